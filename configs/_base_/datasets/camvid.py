@@ -1,0 +1,73 @@
+# CamVid, 367 frames of 480x360 for training. Two thirds of that size here, so that two
+# CPU cores learn something within an hour; labels are compared at their full size.
+scale = (320, 240)
+crop_size = (192, 192)
+train_pipeline = [
+    dict(type='LoadCheckedImage'),
+    dict(type='LoadCheckedAnnotations'),
+    dict(type='RandomResize', scale=scale, ratio_range=(0.7, 1.6), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadCheckedImage'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadCheckedAnnotations'),
+    dict(type='PackSegInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadCheckedImage'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=size, keep_ratio=True)
+                for size in ((240, 180), (320, 240), (400, 300))
+            ],
+            [
+                dict(type='RandomFlip', prob=0.0, direction='horizontal'),
+                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
+            ],
+            [dict(type='LoadCheckedAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+# data_root: the data set's own default, CAMVID_ROOT or data/camvid.
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='CamVidDataset',
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CamVidDataset',
+        data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CamVidDataset',
+        data_prefix=dict(img_path='leftImg8bit/test', seg_map_path='gtFine/test'),
+        pipeline=test_pipeline,
+    ),
+)
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

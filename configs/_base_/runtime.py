@@ -1,0 +1,23 @@
+# What every run shares. Importing the package registers the backbone, the hooks and the
+# data sets, so that mmseg's own tools and MMSegInferencer run these configs as well.
+custom_imports = dict(imports=['mmseg_repvgg'], allow_failed_imports=False)
+default_scope = 'mmseg'
+custom_hooks = [dict(type='DeployHook'), dict(type='FiniteHook')]
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+randomness = dict(seed=0)
+visualizer = dict(
+    type='SegLocalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend')],
+    name='visualizer',
+)
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+tta_model = dict(type='SegTTAModel')
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

@@ -1,0 +1,33 @@
+# From scratch, in bfloat16, on two CPU cores.
+max_iters = 3000
+optim_wrapper = dict(
+    type='BFloat16OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=50, by_epoch=False),
+    dict(
+        type='PolyLR',
+        power=0.9,
+        eta_min=0.0,
+        begin=0,
+        end=max_iters,
+        by_epoch=False,
+    ),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=25, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(
+        type='CheckpointHook',
+        by_epoch=False,
+        interval=250,
+        save_best='mIoU',
+        max_keep_ckpts=2,
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'),
+)
+auto_scale_lr = dict(enable=False, base_batch_size=8)

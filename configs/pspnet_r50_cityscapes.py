@@ -1,0 +1,18 @@
+_base_ = [
+    '_base_/models/pspnet.py',
+    '_base_/datasets/cityscapes.py',
+    '_base_/schedules/cityscapes_40e.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='ResNetV1c',
+        depth=50,
+        strides=(1, 2, 1, 1),
+        dilations=(1, 1, 2, 4),
+        contract_dilation=True,
+        norm_cfg={{_base_.norm_cfg}},
+    ),
+    decode_head=dict(in_channels=2048),
+    auxiliary_head=dict(in_channels=1024),
+)

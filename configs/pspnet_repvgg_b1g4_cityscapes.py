@@ -1,0 +1,11 @@
+_base_ = [
+    '_base_/models/pspnet.py',
+    '_base_/datasets/cityscapes.py',
+    '_base_/schedules/cityscapes_40e.py',
+    '_base_/runtime.py',
+]
+model = dict(
+    backbone=dict(type='RepVGG', arch='B1g4', norm_cfg={{_base_.norm_cfg}}),
+    decode_head=dict(in_channels=2048),
+    auxiliary_head=dict(in_channels=512),
+)

@@ -1,0 +1,10 @@
+"""RepVGG as a backbone for MMSegmentation; importing registers everything."""
+
+from .datasets import CamVidDataset
+from .engine import DeployHook
+from .models import RepVGG
+from .reparam import deploy
+
+__version__ = '0.1.0'
+
+__all__ = ['CamVidDataset', 'DeployHook', 'RepVGG', '__version__', 'deploy']

@@ -1,0 +1,60 @@
+"""CamVid, 11 classes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+
+@DATASETS.register_module()
+class CamVidDataset(BaseSegDataset):
+    """CamVid in its SegNet version: 480x360, 11 classes, label 255 ignored.
+
+    Brostow et al., Pattern Recognition Letters 2009, in the selection of Badrinarayanan
+    et al., "SegNet", PAMI 2017. Folders: ``leftImg8bit/{train,val,test}/NAME.jpg`` and
+    ``gtFine/{train,val,test}/NAME.png``, train ids.
+
+    Args:
+        data_root: The folder; by default that of the environment variable
+            ``CAMVID_ROOT``, else ``data/camvid``.
+        **kwargs: As for ``BaseSegDataset``.
+    """
+
+    METAINFO = dict(
+        classes=(
+            'sky',
+            'building',
+            'pole',
+            'road',
+            'pavement',
+            'tree',
+            'sign symbol',
+            'fence',
+            'car',
+            'pedestrian',
+            'bicyclist',
+        ),
+        palette=[
+            [128, 128, 128],
+            [128, 0, 0],
+            [192, 192, 128],
+            [128, 64, 128],
+            [60, 40, 222],
+            [128, 128, 0],
+            [192, 128, 128],
+            [64, 64, 128],
+            [64, 0, 128],
+            [64, 64, 0],
+            [0, 128, 192],
+        ],
+    )
+
+    def __init__(self, data_root: str | None = None, **kwargs: Any) -> None:
+        if data_root is None:
+            data_root = os.environ.get('CAMVID_ROOT', 'data/camvid')
+        super().__init__(
+            img_suffix='.jpg', seg_map_suffix='.png', data_root=data_root, **kwargs
+        )

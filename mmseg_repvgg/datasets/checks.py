@@ -1,0 +1,65 @@
+"""Is the data there? Asked before anything is built, trained or written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmseg.registry import DATASETS
+
+from ..errors import DataError
+
+_HINTS = {
+    'CityscapesDataset': (
+        'Download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from '
+        'https://www.cityscapes-dataset.com (free registration) and unpack both into '
+        '{root}; then make the labelTrainIds: pip install cityscapesscripts && '
+        'CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs'
+    ),
+    'CamVidDataset': (
+        'Set the environment variable CAMVID_ROOT to a folder with '
+        'leftImg8bit/{{train,val,test}} and gtFine/{{train,val,test}}'
+    ),
+}
+
+
+def check_dataset(cfg: Mapping[str, Any]) -> None:
+    """Check that the files of a data set exist, each image with its label map.
+
+    Args:
+        cfg: Config of a data set. One that is not a ``BaseSegDataset`` on a local disk,
+            or one without labels, is not looked at further.
+
+    Raises:
+        DataError: If a folder is missing or empty, or an image has no label map.
+    """
+    kind = cfg.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    if 'data_prefix' not in cfg or cfg.get('backend_args'):
+        return
+    dataset = DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
+    folder = dataset.data_prefix.get('img_path')
+    root = dataset.data_root or folder
+    hint = _HINTS.get(name.split('.')[-1], 'Set data_root and data_prefix of it')
+    hint = hint.format(root=root)
+    if folder is None:
+        return
+    if not os.path.isdir(folder):
+        raise DataError(f'the folder {folder} of {name} does not exist. {hint}')
+    samples = dataset.load_data_list()
+    if not samples:
+        raise DataError(
+            f'the folder {folder} of {name} holds no image *{dataset.img_suffix}. {hint}'
+        )
+    bare = [
+        sample['img_path']
+        for sample in samples
+        if 'seg_map_path' in sample and not os.path.isfile(sample['seg_map_path'])
+    ]
+    if bare:
+        raise DataError(
+            f'{len(bare)} of {len(samples)} images of {name} in {folder} have no label '
+            f'map *{dataset.seg_map_suffix} in {dataset.data_prefix["seg_map_path"]}; '
+            f'the first is {bare[0]}. {hint}'
+        )

@@ -1,0 +1,190 @@
+"""The hook by which every evaluation runs on the fused model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import BaseLoop, Runner
+from mmseg.registry import HOOKS
+from torch import Tensor, nn
+
+from ..errors import DeployError
+from ..reparam import deploy, is_deployed
+
+
+@HOOKS.register_module()
+class DeployHook(Hook):
+    """Validate and test a deployed copy; train on with the model as it was.
+
+    The copy is in ``runner.model`` from before to after a val or test epoch; then, or
+    after any exception on the way, the original is back. The priority lets EMAHook put
+    its weights in before, and CheckpointHook save the trained form after.
+
+    Args:
+        verify: Whether to run the first batch of each evaluation through both forms, log
+            how far they differ, and stop where it is beyond ``tolerance``.
+        tolerance: Largest allowed difference of a logit, relative to the largest
+            absolute logit.
+
+    Raises:
+        DeployError: From the evaluation, if the forms differ beyond ``tolerance``.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, verify: bool = True, tolerance: float = 1e-3) -> None:
+        if not tolerance > 0:
+            raise ValueError(f'tolerance must be positive, but got {tolerance!r}')
+        self.verify = verify
+        self.tolerance = tolerance
+        self._original: nn.Module | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """See to it that an exception within an evaluation undoes the swap.
+
+        No hook is called then, so the loops' ``run`` is wrapped.
+        """
+        for loop in (runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
+                loop.run = self._restoring(runner, loop.run)
+
+    def _restoring(self, runner: Runner, run: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(run)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._restore(runner)
+
+        return guarded
+
+    def _swap_in(self, runner: Runner) -> None:
+        if is_deployed(runner.model):
+            runner.logger.info('DeployHook: nothing to fuse, the model stays as it is')
+            return
+        self._original = runner.model
+        runner.model = deploy(runner.model)
+        runner.logger.info('DeployHook: evaluating the fused model')
+
+    def _restore(self, runner: Runner) -> None:
+        if self._original is not None:
+            runner.model, self._original = self._original, None
+
+    def _verify(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
+        if batch_idx or not self.verify or self._original is None:
+            return
+        difference, disagreement = compare_logits(
+            self._original, runner.model, data_batch
+        )
+        runner.logger.info(
+            'DeployHook: on the first batch the fused logits differ from the training '
+            f"form's by at most {difference:.1e} of their scale, the label on "
+            f'{disagreement:.3%} of the positions'
+        )
+        # Written so that NaN fails as well.
+        if not difference <= self.tolerance:
+            raise DeployError(
+                f"the fused model's logits differ from the training form's by "
+                f'{difference:.3g} of their scale, more than tolerance={self.tolerance} '
+                f'(labels differ on {disagreement:.2%} of the positions). Nothing was '
+                'evaluated. Check the norms for variances near 0 or values that are not '
+                'finite, or raise the tolerance of DeployHook'
+            )
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Put the deployed copy in."""
+        self._swap_in(runner)
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Put the deployed copy in."""
+        self._swap_in(runner)
+
+    def before_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Compare both forms on the first batch."""
+        self._verify(runner, batch_idx, data_batch)
+
+    def before_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Compare both forms on the first batch."""
+        self._verify(runner, batch_idx, data_batch)
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Put the original back."""
+        self._restore(runner)
+
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Put the original back."""
+        self._restore(runner)
+
+
+@torch.no_grad()
+def compare_logits(
+    original: nn.Module, deployed: nn.Module, data_batch: Any
+) -> tuple[float, float]:
+    """Compare what two forms of a segmentor compute on a batch of a dataloader.
+
+    Args:
+        original: The training form; evaluated in eval mode, its mode is kept.
+        deployed: The fused form.
+        data_batch: As the dataloader yields it; of a TTA batch the first view is taken.
+
+    Returns:
+        The largest absolute difference of the logits of the decode head relative to
+        their largest absolute value, and the share of positions, from 0 to 1, whose
+        label differs.
+    """
+    with _full_precision(), _in_eval_mode(_inner(original)) as reference:
+        expected = _logits(reference, data_batch)
+    with _full_precision():
+        actual = _logits(_inner(deployed), data_batch)
+    scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    difference = (actual - expected).abs().max() / scale
+    disagreement = (actual.argmax(1) != expected.argmax(1)).float().mean()
+    return float(difference), float(disagreement)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _logits(model: nn.Module, data_batch: Any) -> Tensor:
+    inputs = data_batch['inputs']
+    if isinstance(inputs[0], (list, tuple)):
+        data_batch = {key: value[0] for key, value in data_batch.items()}
+    data = model.data_preprocessor(data_batch, False)
+    return model(data['inputs'], mode='tensor').float()
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep TF32 out of the comparison: alone it makes 1e-3. Untested on a GPU."""
+    with torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, allow_tf32=False
+    ):
+        yield

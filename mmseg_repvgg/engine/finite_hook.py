@@ -1,0 +1,67 @@
+"""The hook that stops a training whose numbers are no longer finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+from ..errors import TrainingError
+
+
+@HOOKS.register_module()
+class FiniteHook(Hook):
+    """Stop when the loss is NaN or infinite; never save weights that are.
+
+    Args:
+        interval: Iterations between looks at the loss; each look waits for the device.
+            Before a checkpoint is written there is always one.
+
+    Raises:
+        TrainingError: From the training, naming the iteration and the last checkpoint.
+    """
+
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self, interval: int = 10) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, but got {interval!r}')
+        self.interval = interval
+        self._losses: dict[str, Tensor] = {}
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Look at the losses every ``interval`` iterations."""
+        self._losses = {k: v for k, v in (outputs or {}).items() if 'loss' in k}
+        if self.every_n_train_iters(runner, self.interval):
+            self._look(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Look at the losses and at every weight that is about to be saved."""
+        self._look(runner)
+        for name, value in checkpoint['state_dict'].items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                self._stop(runner, f'the weights {name} are not finite')
+
+    def _look(self, runner: Runner) -> None:
+        for name, value in self._losses.items():
+            if not torch.isfinite(value).all():
+                self._stop(runner, f'{name} is {float(value)}')
+
+    def _stop(self, runner: Runner, what: str) -> None:
+        last = find_latest_checkpoint(runner.work_dir)
+        kept = f'The last good checkpoint is {last}' if last else 'None was saved before'
+        raise TrainingError(
+            f'{what} at iteration {runner.iter + 1}; the training stops. {kept}. Lower '
+            'the learning rate, clip the gradients, or look for labels outside of the '
+            'classes and images that are not what they seem'
+        )

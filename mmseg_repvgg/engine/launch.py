@@ -1,0 +1,268 @@
+"""From a config file and command-line choices to a Runner that can start.
+
+The tools share what is here: it adapts a config to the machine, checks the input before
+anything is built or written, and makes every evaluation a fused one.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmseg.registry import RUNNERS
+from torch import distributed
+
+from ..datasets.checks import check_dataset
+from ..errors import CheckpointError, ConfigError
+
+
+def load_config(args: Namespace) -> Config:
+    """Read a config file and apply what the command line says.
+
+    Args:
+        args: ``config``, the file; ``work_dir``, where logs and checkpoints go, by
+            default what the config says, else ``work_dirs/NAME_OF_CONFIG``;
+            ``launcher``; ``cfg_options``; ``local_rank``.
+
+    Raises:
+        ConfigError: If the file does not exist.
+    """
+    path = args.config
+    if not os.path.isfile(path):
+        raise ConfigError(f'the config file {path} does not exist')
+    cfg = Config.fromfile(path)
+    cfg.launcher = args.launcher
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(path).stem)
+    return cfg
+
+
+def prepare_training(
+    cfg: Config, *, amp: bool = False, auto_scale_lr: bool = False, resume: bool = False
+) -> None:
+    """Set a config up for training, and check what it will read.
+
+    Args:
+        cfg: From :func:`load_config`; changed in place.
+        amp: Train in mixed precision: float16 with loss scaling on CUDA, else bfloat16.
+        auto_scale_lr: Scale the learning rate by the global batch size over that of the
+            recipe.
+        resume: Go on from the latest checkpoint in the work dir, if there is one.
+
+    Raises:
+        ConfigError: If the config has not what a choice needs.
+        CheckpointError: If a checkpoint to start from cannot be read.
+        DataError: If data is missing.
+    """
+    if amp:
+        _use_amp(cfg)
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError(
+                '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
+                'global batch size that its learning rate is meant for'
+            )
+        cfg.auto_scale_lr.enable = True
+    cfg.resume = cfg.get('resume', False) or resume
+    set_hook(cfg, 'DeployHook', True)
+    set_hook(cfg, 'FiniteHook', True)
+    set_hook(cfg, 'StrictLoadHook', cfg.resume)
+    starts = [cfg.get('load_from'), _pretrained(cfg)]
+    if cfg.resume and not cfg.get('load_from'):
+        starts.append(find_latest_checkpoint(cfg.work_dir))
+    for start in starts:
+        if start:
+            check_checkpoint_file(start)
+    _check_data(cfg, 'train_dataloader', 'val_dataloader')
+
+
+def prepare_testing(
+    cfg: Config,
+    checkpoint: str,
+    *,
+    out: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+    fused: bool = True,
+) -> None:
+    """Set a config up for testing a checkpoint, and check what it will read.
+
+    Args:
+        cfg: From :func:`load_config`; changed in place.
+        checkpoint: The file to test.
+        out: Folder for the predicted label maps, if they are wanted.
+        show_dir: Folder for painted images, if they are wanted.
+        tta: Average over the views of the config's ``tta_pipeline``.
+        fused: Whether to evaluate the fused model, or else the training form.
+
+    Raises:
+        ConfigError: If the config has not what a choice needs.
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If data is missing.
+    """
+    check_checkpoint_file(checkpoint)
+    _check_data(cfg, 'test_dataloader')
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    set_hook(cfg, 'DeployHook', fused)
+    set_hook(cfg, 'StrictLoadHook', True)
+    if out is not None:
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator['output_dir'] = out
+    if show_dir is not None:
+        cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True)
+        cfg.visualizer.save_dir = show_dir
+    if tta:
+        if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+            raise ConfigError('--tta needs tta_pipeline and tta_model in the config')
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = {**cfg.tta_model, 'module': cfg.model}
+
+
+def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
+    """Say where a training departs from its recipe without having been told to."""
+    warnings = []
+    recipe = cfg.get('auto_scale_lr', {})
+    batch = cfg.train_dataloader.batch_size * world_size
+    batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
+    base = recipe.get('base_batch_size', batch)
+    if batch != base and not recipe.get('enable'):
+        warnings.append(
+            f'the global batch size is {batch} and the learning rate is meant for {base}: '
+            '--auto-scale-lr scales it'
+        )
+    backbone = cfg.model.get('backbone', {})
+    if (
+        cfg.train_dataloader.dataset.type == 'CityscapesDataset'
+        and backbone.get('type') == 'RepVGG'
+        and not (_pretrained(cfg) or cfg.get('load_from') or cfg.resume)
+    ):
+        warnings.append(
+            'the backbone starts from random weights, where the paper starts from '
+            'ImageNet: --cfg-options model.backbone.init_cfg.type=Pretrained '
+            'model.backbone.init_cfg.checkpoint=FILE'
+        )
+    return warnings
+
+
+def _pretrained(cfg: Config) -> str | None:
+    init = cfg.model.get('backbone', {}).get('init_cfg')
+    if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
+        return init.get('checkpoint')
+    return None
+
+
+def _use_amp(cfg: Config) -> None:
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind in ('AmpOptimWrapper', 'BFloat16OptimWrapper'):
+        return
+    if kind != 'OptimWrapper':
+        raise ConfigError(
+            f"--amp needs a config with optim_wrapper type 'OptimWrapper', got {kind!r}"
+        )
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    else:
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+
+
+def set_hook(cfg: Config, kind: str, present: bool) -> None:
+    """Add a custom hook that a config may lack, or take it away."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    has = any(hook.get('type') == kind for hook in hooks)
+    if present and not has:
+        hooks.append(dict(type=kind))
+    elif not present:
+        hooks = [hook for hook in hooks if hook.get('type') != kind]
+    cfg.custom_hooks = hooks
+
+
+def check_checkpoint_file(path: str) -> None:
+    """Check that a checkpoint can be read, before anything is built around it.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated or no checkpoint.
+    """
+    if '://' in path:
+        return
+    if not os.path.isfile(path):
+        raise CheckpointError(
+            f'the checkpoint {path} does not exist. Train one with tools/train.py, or '
+            'give the path of another'
+        )
+    try:
+        with open(path, 'rb') as file:
+            torch.load(file, map_location='meta', weights_only=True)
+    except Exception as error:
+        # Anything but these is a class that weights_only refuses; mmengine decides then.
+        if 'weights_only' not in str(error).lower():
+            raise CheckpointError(
+                f'the checkpoint {path} cannot be read ({_first_line(error)}): it is '
+                'truncated or no checkpoint. Copy it again, or take an older one'
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Adapt a config to the machine and build its Runner.
+
+    Where there is no GPU, several processes talk through gloo, DDP gets no device ids
+    and SyncBN, which torch has for GPUs only, becomes BN.
+
+    Args:
+        cfg: The config, ``launcher`` and ``work_dir`` set.
+    """
+    if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
+        _start_gloo(cfg)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def _check_data(cfg: Config, *loaders: str) -> None:
+    for loader in loaders:
+        if cfg.get(loader):
+            check_dataset(cfg[loader].dataset)
+
+
+def _start_gloo(cfg: Config) -> None:
+    cfg.env_cfg = {**cfg.get('env_cfg', {}), 'dist_cfg': dict(backend='gloo')}
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    _replace_sync_bn(cfg.model)
+    # mmengine would ask for a CUDA device on the way; a group that is there it leaves be.
+    if not is_distributed():
+        distributed.init_process_group('gloo')
+
+
+def _replace_sync_bn(cfg: Any) -> None:
+    if isinstance(cfg, Mapping):
+        if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+            cfg['type'] = 'BN'  # type: ignore[index]
+        for value in cfg.values():
+            _replace_sync_bn(value)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            _replace_sync_bn(value)

@@ -1,0 +1,5 @@
+"""What MMSegmentation's MODELS registry gets."""
+
+from .repvgg import RepVGG
+
+__all__ = ['RepVGG']

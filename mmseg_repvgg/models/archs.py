@@ -1,0 +1,191 @@
+"""The RepVGG architectures and the dilation plan, as data.
+
+Tables 2 and 3 and section 4.3 of RepVGG (Ding et al., CVPR 2021,
+https://arxiv.org/abs/2101.03697); D2se and the grouping of layers are those of the
+author's code (https://github.com/DingXiaoH/RepVGG). Strides, dilations and branches are
+all decided here, before anything is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError
+
+DEPTHS_A = (2, 4, 14, 1)
+DEPTHS_B = (4, 6, 16, 1)
+DEPTHS_D = (8, 14, 24, 1)
+
+# Of the last two stages, when the net is dilated to output stride 8. The paper names
+# the layers but not the rates; these are the rates of the author's PSPNet example.
+STAGE_RATES = (1, 1, 2, 4)
+FAST_LAYERS = 5
+DILATIONS = ('full', 'fast', None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    """One architecture.
+
+    Attributes:
+        depths: Layers of stages 2 to 5; stage 1 is always one layer, the stem.
+        a: Width multiplier of stages 1 to 4.
+        b: Width multiplier of stage 5.
+        groups: Groups of every second layer, the third of the net being the first.
+        se: Whether every block has squeeze-and-excitation.
+    """
+
+    depths: tuple[int, int, int, int]
+    a: float
+    b: float
+    groups: int = 1
+    se: bool = False
+
+    @property
+    def widths(self) -> tuple[int, int, int, int, int]:
+        """Channels of stages 1 to 5."""
+        a, b = self.a, self.b
+        return (
+            min(64, int(64 * a)),
+            int(64 * a),
+            int(128 * a),
+            int(256 * a),
+            int(512 * b),
+        )
+
+
+ARCHS: dict[str, Arch] = {
+    'A0': Arch(DEPTHS_A, 0.75, 2.5),
+    'A1': Arch(DEPTHS_A, 1, 2.5),
+    'A2': Arch(DEPTHS_A, 1.5, 2.75),
+    'B0': Arch(DEPTHS_B, 1, 2.5),
+    'B1': Arch(DEPTHS_B, 2, 4),
+    'B1g2': Arch(DEPTHS_B, 2, 4, groups=2),
+    'B1g4': Arch(DEPTHS_B, 2, 4, groups=4),
+    'B2': Arch(DEPTHS_B, 2.5, 5),
+    'B2g2': Arch(DEPTHS_B, 2.5, 5, groups=2),
+    'B2g4': Arch(DEPTHS_B, 2.5, 5, groups=4),
+    'B3': Arch(DEPTHS_B, 3, 5),
+    'B3g2': Arch(DEPTHS_B, 3, 5, groups=2),
+    'B3g4': Arch(DEPTHS_B, 3, 5, groups=4),
+    'D2se': Arch(DEPTHS_D, 2.5, 5, se=True),
+}
+
+
+def get_arch(arch: str | Mapping[str, Any] | Arch) -> Arch:
+    """Look up or build an architecture.
+
+    Args:
+        arch: A name of :data:`ARCHS`, or the fields of :class:`Arch`.
+
+    Raises:
+        ConfigError: If the name, a field or a field's value is not allowed.
+    """
+    if isinstance(arch, Arch):
+        return arch
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ConfigError(
+                f'arch must be one of {", ".join(ARCHS)}, or a dict of '
+                f'{_field_names()}, but got {arch!r}'
+            )
+        return ARCHS[arch]
+    if not isinstance(arch, Mapping):
+        raise ConfigError(f'arch must be a name or a dict, but got {arch!r}')
+    unknown = set(arch) - set(_field_names())
+    missing = {'depths', 'a', 'b'} - set(arch)
+    if unknown or missing:
+        raise ConfigError(
+            f'an arch dict takes {_field_names()} and needs depths, a and b, but got '
+            f'{dict(arch)!r}'
+        )
+    built = Arch(**{**arch, 'depths': tuple(arch['depths'])})
+    if len(built.depths) != 4 or min(built.depths) < 1:
+        raise ConfigError(
+            'depths of an arch must be 4 numbers of layers, each at least 1, for '
+            f'stages 2 to 5, but got {built.depths}'
+        )
+    if min(built.widths) < 1 or any(w % built.groups for w in built.widths[1:]):
+        raise ConfigError(
+            f'the widths of an arch, here {built.widths}, must be positive and those '
+            f'of stages 2 to 5 divisible by groups={built.groups}'
+        )
+    return built
+
+
+def _field_names() -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(Arch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What is to be built for one layer of the net.
+
+    Attributes:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride as built, that is 1 where dilation took its place.
+        dilation: Dilation of the 3x3 conv.
+        groups: Groups of both convs.
+        identity: Whether the training form has an identity branch; decided by the
+            stride of the undilated net, so that every dilation of an arch has the
+            same weights.
+    """
+
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    identity: bool = False
+
+
+def plan(
+    arch: Arch, dilation: str | None = None, in_channels: int = 3
+) -> tuple[tuple[Layer, ...], ...]:
+    """Lay out every layer of a net.
+
+    Args:
+        arch: The architecture.
+        dilation: None, stride 32 and no dilation; ``'full'``, output stride 8 with
+            every 3x3 conv of the last two stages dilated, 2 and 4; ``'fast'``, output
+            stride 8 with only the last 5 layers of the net dilated, at their stages'
+            rates (section 4.3).
+        in_channels: Channels of the image.
+
+    Returns:
+        The layers of the five stages, the stem being the first.
+
+    Raises:
+        ConfigError: If ``dilation`` is unknown.
+    """
+    if dilation not in DILATIONS:
+        raise ConfigError(
+            f"dilation must be 'full', 'fast' or None, but got {dilation!r}"
+        )
+    widths = arch.widths
+    total = 1 + sum(arch.depths)
+    layers = [Layer(in_channels, widths[0], 2, identity=False)]
+    stages = [(layers[0],)]
+    for width, depth, rate in zip(widths[1:], arch.depths, STAGE_RATES):
+        stage = []
+        for position in range(depth):
+            index, previous = len(layers), layers[-1].out_channels
+            stride = 2 if position == 0 else 1
+            dilated = dilation == 'full' or (
+                dilation == 'fast' and index >= total - FAST_LAYERS
+            )
+            layer = Layer(
+                previous,
+                width,
+                stride=1 if dilation and rate > 1 else stride,
+                dilation=rate if dilated else 1,
+                groups=arch.groups if index % 2 == 0 else 1,
+                identity=previous == width and stride == 1,
+            )
+            layers.append(layer)
+            stage.append(layer)
+        stages.append(tuple(stage))
+    return tuple(stages)

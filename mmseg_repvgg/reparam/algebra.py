@@ -1,0 +1,112 @@
+"""The algebra of structural re-parameterization, as pure functions on tensors.
+
+Equations 1-4 and Figure 4 of RepVGG (Ding et al., CVPR 2021,
+https://arxiv.org/abs/2101.03697): a convolution followed by a batch norm is a
+convolution with a bias; an identity is a 1x1 convolution; a 1x1 kernel is a 3x3 kernel
+with zeros around it; and parallel convolutions of one geometry add up.
+
+Every function computes in float64 and returns float64. The caller casts the end result
+back once, so a fused net is as exact as its dtype allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class ConvParams(NamedTuple):
+    """What a convolution computes with.
+
+    Attributes:
+        kernel: Shape (out_channels, in_channels / groups, height, width).
+        bias: Shape (out_channels,).
+    """
+
+    kernel: Tensor
+    bias: Tensor
+
+
+def to_float64(tensor: Tensor) -> Tensor:
+    """Detach a tensor and cast it to float64, on the CPU where the device has none."""
+    tensor = tensor.detach()
+    if tensor.device.type == 'mps':
+        tensor = tensor.cpu()
+    return tensor.double()
+
+
+def fold_batch_norm(
+    conv: ConvParams,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+) -> ConvParams:
+    """Fold an inference-time batch norm into the convolution before it (eq. 3).
+
+    Args:
+        conv: The convolution.
+        mean: Running mean, shape (out_channels,).
+        var: Running variance, shape (out_channels,).
+        gamma: Scale, shape (out_channels,); None stands for ones.
+        beta: Shift, shape (out_channels,); None stands for zeros.
+        eps: What the batch norm adds to the variance.
+
+    Returns:
+        The one convolution that computes both.
+    """
+    scale = (to_float64(var) + eps).rsqrt()
+    if gamma is not None:
+        scale = scale * to_float64(gamma)
+    bias = (to_float64(conv.bias) - to_float64(mean)) * scale
+    if beta is not None:
+        bias = bias + to_float64(beta)
+    return ConvParams(to_float64(conv.kernel) * scale.view(-1, 1, 1, 1), bias)
+
+
+def identity_kernel(channels: int, groups: int = 1) -> Tensor:
+    """Build the 1x1 kernel that passes its input through.
+
+    In a grouped convolution an output channel sees only its own group, so output
+    channel i reads input channel ``i % (channels / groups)`` of that group.
+
+    Args:
+        channels: Number of input and of output channels, a multiple of ``groups``.
+        groups: Groups of the convolution.
+
+    Returns:
+        Kernel of shape (channels, channels / groups, 1, 1), float64, on the CPU.
+    """
+    width = channels // groups
+    return torch.eye(width, dtype=torch.float64).repeat(groups, 1).view(-1, width, 1, 1)
+
+
+def pad_kernel(kernel: Tensor, size: int) -> Tensor:
+    """Pad an odd square kernel with zeros, centred, to ``size`` x ``size`` taps."""
+    margin = (size - kernel.shape[-1]) // 2
+    return F.pad(kernel, [margin] * 4)
+
+
+def add_parallel(branches: Iterable[ConvParams]) -> ConvParams:
+    """Add up parallel convolutions of the same stride, dilation and groups (eq. 4).
+
+    Smaller kernels are padded to the largest. With dilation d a centred 1x1 kernel
+    still reads the centre tap, whatever d is.
+
+    Args:
+        branches: At least one; kernels are odd and square.
+
+    Returns:
+        The one convolution that equals their sum.
+    """
+    convs = [ConvParams(to_float64(b.kernel), to_float64(b.bias)) for b in branches]
+    size = max(conv.kernel.shape[-1] for conv in convs)
+    kernels = [pad_kernel(conv.kernel, size) for conv in convs]
+    return ConvParams(
+        torch.stack(kernels).sum(0), torch.stack([conv.bias for conv in convs]).sum(0)
+    )

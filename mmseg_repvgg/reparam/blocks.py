@@ -1,0 +1,239 @@
+"""The RepVGG block: one ``conv`` slot, and the type of what sits in it is the state.
+
+In training the slot holds a multi-branch :class:`RepConv`; deployed, the plain
+``nn.Conv2d`` that :meth:`RepConv.fuse` returns. Nothing else of the block knows
+(Ding et al., CVPR 2021, section 3.3, https://arxiv.org/abs/2101.03697).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .algebra import ConvParams, add_parallel, fold_batch_norm, identity_kernel
+
+NormFactory = Callable[[int], nn.Module]
+
+
+def conv3x3(
+    in_channels: int,
+    out_channels: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> nn.Conv2d:
+    """Build the 3x3 convolution of a block; its padding keeps the size at stride 1."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+    )
+
+
+class ConvBN(nn.Sequential):
+    """A convolution without bias and its batch norm, as ``conv`` and ``bn``."""
+
+    conv: nn.Conv2d
+    bn: nn.Module
+
+    def __init__(self, conv: nn.Conv2d, norm: NormFactory) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = norm(conv.out_channels)
+
+
+class RepConv(nn.Module):
+    r"""A 3x3 conv with the parallel branches that RepVGG trains it with.
+
+    .. math:: y = BN(conv_{3 \times 3}(x)) + BN(conv_{1 \times 1}(x)) + BN(x)
+
+    The branches are the children, so that forward and fusion cannot disagree on which
+    there are. Dilation moves the outer taps of the 3x3 conv and leaves the others be.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the convolutions.
+        dilation: Dilation and padding of the 3x3 conv.
+        groups: Groups of both convs.
+        identity: Whether there is an identity branch. It is an argument because
+            dilation may have turned a stride of 2 into 1, and a checkpoint has no
+            identity branch there.
+        norm: Makes a batch norm for a number of channels.
+
+    Raises:
+        ValueError: If an identity branch is asked for where input and output differ in
+            shape.
+    """
+
+    branch_3x3: ConvBN
+    branch_1x1: ConvBN
+    branch_identity: nn.Module
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        *,
+        identity: bool = False,
+        norm: NormFactory = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        if identity and (in_channels != out_channels or stride != 1):
+            raise ValueError(
+                'an identity branch needs as many output as input channels and stride '
+                f'1, but got {in_channels} -> {out_channels} channels, stride {stride}'
+            )
+        self.branch_3x3 = ConvBN(
+            conv3x3(in_channels, out_channels, stride, dilation, groups), norm
+        )
+        self.branch_1x1 = ConvBN(
+            nn.Conv2d(in_channels, out_channels, 1, stride, groups=groups, bias=False),
+            norm,
+        )
+        if identity:
+            self.branch_identity = norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add up the branches.
+
+        Args:
+            x: Shape (B, in_channels, H, W).
+
+        Returns:
+            Shape (B, out_channels, ceil(H / stride), ceil(W / stride)).
+        """
+        first, *others = self.children()
+        y = first(x)
+        for branch in others:
+            y = y + branch(x)
+        return y
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """Return the plain convolution that computes what evaluation would compute.
+
+        Its geometry is copied from the live 3x3 conv, its numbers are worked out in
+        float64 from the running statistics and cast to the live conv's dtype. This
+        module is left as it is and no random generator is touched.
+
+        Returns:
+            A 3x3 ``nn.Conv2d`` with bias, on the same device; it asks for no gradients.
+
+        Raises:
+            ValueError: If a branch's norm keeps no running statistics.
+        """
+        live = self.branch_3x3.conv
+        params = add_parallel(
+            _as_conv(branch, live.in_channels, live.groups)
+            for branch in self.children()
+        )
+        return conv_like(live, params)
+
+
+def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
+    """Build a conv with bias and given numbers, of the geometry of a live conv.
+
+    Args:
+        live: Gives kernel size, stride, padding, dilation, groups, dtype and device.
+        params: Kernel and bias.
+
+    Returns:
+        The conv in evaluation mode; its parameters ask for no gradients.
+    """
+    # On the meta device nothing is allocated and no initial weights are drawn: the
+    # random state stays as it was.
+    conv = nn.Conv2d(
+        live.in_channels,
+        live.out_channels,
+        live.kernel_size,  # type: ignore[arg-type]
+        stride=live.stride,  # type: ignore[arg-type]
+        padding=live.padding,  # type: ignore[arg-type]
+        dilation=live.dilation,  # type: ignore[arg-type]
+        groups=live.groups,
+        padding_mode=live.padding_mode,
+        device='meta',
+    )
+    conv.weight = nn.Parameter(params.kernel.to(live.weight), requires_grad=False)
+    conv.bias = nn.Parameter(params.bias.to(live.weight), requires_grad=False)
+    return conv.eval()
+
+
+def _as_conv(branch: nn.Module, channels: int, groups: int) -> ConvParams:
+    """Express a branch, a ConvBN or the identity's norm, as one convolution."""
+    norm: Any
+    if isinstance(branch, ConvBN):
+        kernel, norm = branch.conv.weight, branch.bn
+    else:
+        norm = branch
+        kernel = identity_kernel(channels, groups)
+    if getattr(norm, 'running_mean', None) is None:
+        raise ValueError(
+            f'cannot fuse {norm}: it keeps no running statistics, so evaluation '
+            'normalizes with those of the batch. Use a batch norm that tracks them'
+        )
+    kernel = kernel.to(norm.running_mean.device)
+    return fold_batch_norm(
+        ConvParams(kernel, torch.zeros_like(norm.running_mean)),
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+    )
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation on (B, C, H, W) maps, as D2se uses it.
+
+    Hu et al., CVPR 2018, https://arxiv.org/abs/1709.01507.
+
+    Args:
+        channels: Channels of the map.
+        reduction: Channels per neuron of the bottleneck.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels // reduction, 1)
+        self.up = nn.Conv2d(channels // reduction, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale each channel of ``x``, shape (B, C, H, W), by its gate."""
+        pooled = x.mean((2, 3), keepdim=True)
+        return x * self.up(self.down(pooled).relu()).sigmoid()
+
+
+class RepVGGBlock(nn.Module):
+    """A slot for a 3x3 conv, SE where asked for, and ReLU, in this order.
+
+    SE sits between the sum of the branches and the activation and is no part of what
+    is fused; it is there in either form.
+
+    Args:
+        conv: What sits in the slot: :class:`RepConv`, ``nn.Conv2d``, or anything that
+            maps (B, in_channels, H, W) to (B, out_channels, H', W').
+        se: Squeeze-and-excitation, if any.
+    """
+
+    def __init__(self, conv: nn.Module, se: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.se = nn.Identity() if se is None else se
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        return self.act(self.se(self.conv(x)))

@@ -1,0 +1,105 @@
+"""``deploy``: a fused copy of any model, by the only walk over a module tree."""
+
+from __future__ import annotations
+
+from copy import copy
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from .blocks import RepConv
+
+ENGINES = ('torch',)
+
+
+@torch.no_grad()
+def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
+    """Return a fused, evaluation-mode copy of a model.
+
+    Every :class:`RepConv` in the tree becomes the plain convolution it stands for;
+    everything else keeps its type. Modules are new objects, tensors that did not change
+    share their memory with ``model``, and ``model`` itself is untouched and goes on
+    training: take a new copy after it has learned on. Fused numbers come from the
+    running statistics, whatever mode ``model`` is in. Nothing is drawn from any random
+    generator, and deploying twice is the same as once.
+
+    ``DataParallel`` and ``DistributedDataParallel`` wrappers, and the one that
+    ``torch.compile`` puts around a module, are taken off: they belong to training.
+
+    Args:
+        model: A backbone, a segmentor, or a wrapper of one (TTA, DDP).
+        engine: What computes the fused convs: ``'torch'``, as ``nn.Conv2d``.
+
+    Returns:
+        The copy; none of its parameters asks for gradients.
+
+    Raises:
+        ValueError: If ``engine`` is unknown, or a norm to be folded keeps no running
+            statistics.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f'engine must be one of {ENGINES}, but got {engine!r}')
+    return _deployed(_unwrap(model), {})
+
+
+def is_deployed(model: nn.Module) -> bool:
+    """Tell whether nothing in the model is left to fuse."""
+    return not any(isinstance(module, RepConv) for module in model.modules())
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif isinstance(original := getattr(model, '_orig_mod', None), nn.Module):
+            model = original
+        else:
+            return model
+
+
+def _deployed(module: nn.Module, done: dict[int, Any]) -> nn.Module:
+    """Copy a module tree, fusing on the way; ``done`` maps what was met to its copy.
+
+    The memory of ``done`` keeps what is shared within the model (a module used twice,
+    tied weights) shared within the copy.
+    """
+    if id(module) in done:
+        return done[id(module)]
+    if isinstance(module, RepConv):
+        return done.setdefault(id(module), module.fuse())
+    twin = object.__new__(type(module))
+    done[id(module)] = twin
+    state = twin.__dict__
+    # Containers (hooks, buffers) are copied, so that adding to one adds to one only.
+    for name, value in module.__dict__.items():
+        state[name] = copy(value) if isinstance(value, (dict, set)) else value
+    state['training'] = False
+    # What torch compiled in place is bound to the original.
+    state.pop('_compiled_call_impl', None)
+    state['_parameters'] = {
+        name: _alias(parameter, done) for name, parameter in module._parameters.items()
+    }
+    state['_modules'] = {
+        name: None if child is None else _deployed(_unwrap(child), done)
+        for name, child in module._modules.items()
+    }
+    # A method kept as an attribute would go on calling the original.
+    for name, value in module.__dict__.items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            state[name] = MethodType(value.__func__, twin)
+    return twin
+
+
+def _alias(parameter: nn.Parameter | None, done: dict[int, Any]) -> nn.Parameter | None:
+    """Give a parameter a second object over the same memory.
+
+    ``copy.half()`` or ``copy.cuda()`` then leaves the original's parameter alone.
+    """
+    if parameter is None:
+        return None
+    if id(parameter) not in done:
+        done[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return done[id(parameter)]

@@ -1,0 +1,40 @@
+"""Test a checkpoint, fused unless told otherwise."""
+
+import argparse
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.engine import launch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--work-dir', help='for logs and metrics; default work_dirs/NAME_OF_CONFIG'
+    )
+    parser.add_argument('--out', help='folder for the predicted label maps (PNG)')
+    parser.add_argument('--show-dir', help='folder for images painted with predictions')
+    parser.add_argument(
+        '--tta', action='store_true', help='average over scales and flips'
+    )
+    parser.add_argument(
+        '--no-deploy', action='store_true', help='evaluate the training form'
+    )
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    launch.prepare_testing(
+        cfg,
+        args.checkpoint,
+        out=args.out,
+        show_dir=args.show_dir,
+        tta=args.tta,
+        fused=not args.no_deploy,
+    )
+    launch.build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    cli.run(main)

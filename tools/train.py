@@ -1,0 +1,46 @@
+"""Train a segmentor; every validation runs on the fused model."""
+
+import argparse
+
+from mmengine.dist import get_world_size
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.engine import launch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help='for logs and checkpoints; default work_dirs/NAME_OF_CONFIG'
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on from the latest checkpoint in the work dir',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on CUDA, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the global batch size over that of the recipe',
+    )
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    launch.prepare_training(
+        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume
+    )
+    runner = launch.build_runner(cfg)
+    for warning in launch.recipe_warnings(cfg, get_world_size()):
+        runner.logger.warning(warning)
+    runner.train()
+
+
+if __name__ == '__main__':
+    cli.run(main)
