@@ -5,7 +5,7 @@ _base_ = [
     '_base_/runtime.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=(192, 192)),
+    data_preprocessor=dict(size=(193, 193)),
     backbone=dict(
         type='ResNetV1c',
         depth=18,

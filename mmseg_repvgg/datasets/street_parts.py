@@ -405,14 +405,18 @@ def _draw_vehicle(street: Street, label: str, x: float, z: float) -> None:
 
 
 def _draw_person(street: Street, x: float, z: float) -> None:
-    rng, at = street.rng, street.upright(x, z)
+    rng, plane = street.rng, street.upright(x, z)
+
+    def at(flat: npt.ArrayLike) -> Points:
+        return plane(1.12 * np.asarray(flat))  # a little larger than life
+
     left, right = rng.uniform(0.0, 0.28, 2)  # how far each foot is set out
     half = [(0.15, 1.72), (0.17, 1.56), (0.1, 1.46), (0.3, 1.42), (0.38, 0.95)]
     half += [(0.34, 0.75), (0.24, 0.8)]
     outline = [(0, 1.8), *half, (0.26 + right, 0), (0.06 + right, 0), (0, 0.65)]
     outline += [(-0.06 - left, 0), (-0.26 - left, 0)]
     outline += [(-across, up) for across, up in reversed(half)]
-    coat = street.color((190, 40, 130), (150, 45, 160), (205, 60, 110), (120, 45, 150))
+    coat = street.color((200, 45, 140), (170, 50, 165), (215, 60, 125))
     trousers = street.color((60, 45, 95), (75, 50, 70), spread=8)
     hair = street.color((40, 28, 20), (110, 75, 40), spread=8)
     details: Details = [
