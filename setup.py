@@ -9,19 +9,27 @@ VERSION = next(
     if line.startswith('__version__')
 )
 
-# torch and numpy are what both stacks need, in ranges that either satisfies. The stack
-# itself is an extra, so that `pip install -e .` never overwrites an upstream
-# mmsegmentation that is there: its packages and the maintained ones share their names
-# of import (mmseg, mmengine, mmcv) but not of distribution.
+# The maintained stack (onedl-*) is the default: it installs in seconds on current Python,
+# torch and numpy. Its packages import under the same names (mmseg, mmengine, mmcv) as the
+# upstream ones, so someone who has those installs with `pip install --no-deps -e .`.
 setup(
     name='mmseg_repvgg',
     version=VERSION,
     description='RepVGG as a first-class backbone for MMSegmentation',
-    long_description=(HERE / 'README.md').read_text(),
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*']),
     package_data={'mmseg_repvgg': ['py.typed']},
-    install_requires=['torch>=2.1', 'numpy>=1.24', 'opencv-python>=4.7', 'pillow>=9'],
+    install_requires=[
+        'torch>=2.1',
+        'numpy>=1.24',
+        'opencv-python>=4.7',
+        'pillow>=9',
+        'onedl-mmsegmentation>=1.4',
+        'onedl-mmengine>=0.10.12',
+        'onedl-mmcv>=2.3',
+    ],
+    extras_require={'dev': ['pytest>=8', 'ruff>=0.9', 'mypy>=1.10', 'pre-commit>=3']},
 )

@@ -169,9 +169,7 @@ def _draw_pavement(street: Street) -> None:
     paint = street.color((225, 225, 220), spread=8)
     marks = street.on_road
     phase = street.rng.uniform(0, 4)
-    marks += [
-        (strip(-0.09, 0.09, z, z + 2), paint) for z in np.arange(2 + phase, 60, 5)
-    ]
+    marks += [(strip(-0.09, 0.09, z, z + 2), paint) for z in np.arange(2 + phase, 60, 5)]
     if street.chance(0.5):
         for x in (-kerb + 0.4, kerb - 0.4):
             marks.append((strip(x - 0.07, x + 0.07, 1, 80), paint))
@@ -207,6 +205,7 @@ def _draw_side(street: Street, side: int) -> None:
         far = near - 0.01
     if street.chance(0.5):
         for z in np.arange(rng.uniform(8, 13), 40, rng.uniform(9, 16)):
+            # On the grass or, where there is none, at the sidewalk's far edge.
             offset = street.walk + (verge / 2 if verge else -0.8)
             _draw_tree(street, side * (street.road + offset), z, z)
 
@@ -285,9 +284,7 @@ def _draw_tree(street: Street, x: float, z: float, depth: float) -> None:
         size = radius * rng.uniform(0.1, 0.3)
         # Lighter above, darker below: the sun is up.
         light = 1 + 0.3 * (spot[1] - middle) / radius + rng.normal(0, 0.15)
-        blobs.append(
-            (at(_disc(spot[0], spot[1], size)), np.clip(leaves * light, 0, 255))
-        )
+        blobs.append((at(_disc(spot[0], spot[1], size)), np.clip(leaves * light, 0, 255)))
     street.add('vegetation', at(crown + (0, middle)), leaves, depth, blobs, -25)
 
 

@@ -109,6 +109,4 @@ class RandomGaussianBlur(BaseTransform):
         return results
 
     def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(prob={self.prob}, kernel_size={self.kernel_size})'
-        )
+        return f'{type(self).__name__}(prob={self.prob}, kernel_size={self.kernel_size})'

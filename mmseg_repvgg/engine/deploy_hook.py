@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
 from ..errors import DeployError
 from ..reparam import deploy, is_deployed
+from .wrappers import unwrap
 
 
 @HOOKS.register_module()
@@ -146,23 +147,17 @@ def compare_logits(
         their largest absolute value, and the share of positions, from 0 to 1, whose
         label differs.
     """
-    with _full_precision(), _in_eval_mode(_inner(original)) as reference:
+    with _full_precision(), _in_eval_mode(unwrap(original)) as reference:
         expected = _logits(reference, data_batch)
     with _full_precision():
-        actual = _logits(_inner(deployed), data_batch)
+        actual = _logits(unwrap(deployed), data_batch)
     scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     difference = (actual - expected).abs().max() / scale
     disagreement = (actual.argmax(1) != expected.argmax(1)).float().mean()
     return float(difference), float(disagreement)
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def _logits(model: nn.Module, data_batch: Any) -> Tensor:
+def _logits(model: BaseModel, data_batch: Any) -> Tensor:
     inputs = data_batch['inputs']
     if isinstance(inputs[0], (list, tuple)):
         data_batch = {key: value[0] for key, value in data_batch.items()}
@@ -171,7 +166,7 @@ def _logits(model: nn.Module, data_batch: Any) -> Tensor:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+def _in_eval_mode(model: BaseModel) -> Iterator[BaseModel]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ..errors import CheckpointError
+from .wrappers import unwrap
 
 
 @HOOKS.register_module()
@@ -27,12 +27,9 @@ class StrictLoadHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Compare names and shapes before anything is copied."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
         stored = checkpoint.get('state_dict', checkpoint)
         found = {re.sub(r'^module\.', '', key): value for key, value in stored.items()}
-        wanted = model.state_dict()
+        wanted = unwrap(runner.model).state_dict()
         # The backbone gives the better reasons for its own.
         problems = [f'{key} is missing' for key in wanted if key not in found]
         problems += [f'{key} is not in the model' for key in found if key not in wanted]

@@ -168,7 +168,7 @@ def plan(
     widths = arch.widths
     total = 1 + sum(arch.depths)
     layers = [Layer(in_channels, widths[0], 2, identity=False)]
-    stages = [(layers[0],)]
+    stages: list[tuple[Layer, ...]] = [(layers[0],)]
     for width, depth, rate in zip(widths[1:], arch.depths, STAGE_RATES):
         stage = []
         for position in range(depth):

@@ -137,8 +137,7 @@ class RepConv(nn.Module):
         """
         live = self.branch_3x3.conv
         params = add_parallel(
-            _as_conv(branch, live.in_channels, live.groups)
-            for branch in self.children()
+            _as_conv(branch, live.in_channels, live.groups) for branch in self.children()
         )
         return conv_like(live, params)
 

@@ -118,8 +118,12 @@ def test_label_table_is_the_official_one():
 def test_same_seed_same_bytes_whatever_the_other_splits(root, tmp_path):
     write_street_scenes(tmp_path / 'again', {'train': 5, 'val': 3}, SIZE, seed=3)
     assert contents(tmp_path / 'again') == contents(root)
-    write_street_scenes(tmp_path / 'more', {'test': 1, 'train': 6}, SIZE, seed=3)
+    write_street_scenes(
+        tmp_path / 'more', {'test': 1, 'val': 1, 'train': 6}, SIZE, seed=3
+    )
     more = contents(tmp_path / 'more')
+    pictures = [v for k, v in more.items() if k.endswith('leftImg8bit.png')]
+    assert len(set(pictures)) == 8  # across the splits, too
     train = {k: v for k, v in contents(root).items() if '/train/' in k}
     assert len(train) == 5 * 6
     assert train.items() <= more.items()

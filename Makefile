@@ -1,0 +1,50 @@
+# Everything runs in a virtual environment of the checkout's own.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UPSTREAM_PYTHON ?= python3.10
+WORK_DIR ?= work_dirs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick test-upstream lint format clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+$(VENV)/.ready: setup.py requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## Draw street scenes, train on them, evaluate the fused model
+	$(BIN)/python tools/make_street_scenes.py data/street
+	$(BIN)/python tools/train.py configs/pspnet_repvgg_a0_street.py --work-dir $(WORK_DIR)
+	$(BIN)/python tools/compare_forms.py configs/pspnet_repvgg_a0_street.py \
+		"$$(cat $(WORK_DIR)/last_checkpoint)" --work-dir $(WORK_DIR)
+
+lint: $(VENV)/.ready-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## Check style and types and run every test
+	$(BIN)/pytest
+
+test-quick: lint  ## The same without the slow tests
+	$(BIN)/pytest -m 'not slow'
+
+test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 15 minutes)
+	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"
+
+format: $(VENV)/.ready-dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environments, caches and the demo's data and results
+	rm -rf $(VENV) .venv-upstream data/street $(WORK_DIR)
+	rm -rf .pytest_cache .ruff_cache .mypy_cache *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

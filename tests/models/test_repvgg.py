@@ -1,0 +1,229 @@
+"""The backbone: shapes and strides, freezing, recomputation, what it loads."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.runner import load_checkpoint, save_checkpoint
+from mmseg.registry import MODELS
+from torch import nn
+from torch.testing import assert_close
+
+from mmseg_repvgg import RepVGG, deploy
+from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.models.archs import ARCHS
+
+TINY = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25)
+STRIDES = {'full': (4, 8, 8, 8), 'fast': (4, 8, 8, 8), None: (4, 8, 16, 32)}
+
+
+@pytest.mark.parametrize('dilation', STRIDES)
+@pytest.mark.parametrize('arch', ARCHS)
+def test_shapes_and_strides(arch, dilation):
+    with torch.device('meta'):
+        model = MODELS.build(dict(type='RepVGG', arch=arch, dilation=dilation))
+        outputs = model(torch.empty(2, 3, 97, 129))
+    widths = ARCHS[arch].widths[1:]
+    assert model.out_channels == widths
+    for output, width, stride in zip(outputs, widths, STRIDES[dilation]):
+        assert output.shape == (2, width, -(-97 // stride), -(-129 // stride))
+
+
+@pytest.mark.parametrize('dilation', STRIDES)
+@pytest.mark.parametrize('arch', ['A0', 'B1g4', pytest.param('D2se', marks=pytest.mark.slow)])
+def test_fused_net_equals_trained_net(randomize_norms, arch, dilation):
+    model = randomize_norms(RepVGG(arch, dilation)).eval()
+    fused = deploy(model)
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        for a, b in zip(model(x), fused(x)):
+            assert float((a - b).abs().max() / a.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize('arch', ['A0', 'B1g2', 'D2se'])
+def test_deploy_true_builds_what_deploy_makes(arch):
+    with torch.device('meta'):
+        fused = deploy(RepVGG(arch))
+        built = RepVGG(arch, deploy=True)
+    assert {k: v.shape for k, v in fused.state_dict().items()} == {
+        k: v.shape for k, v in built.state_dict().items()
+    }
+    for a, b in zip(fused.modules(), built.modules()):
+        assert type(a) is type(b)
+        if isinstance(a, nn.Conv2d):
+            assert (a.stride, a.padding, a.dilation, a.groups) == (
+                b.stride,
+                b.padding,
+                b.dilation,
+                b.groups,
+            )
+
+
+def test_state_dict_keys_are_those_of_the_contract():
+    keys = list(RepVGG(TINY).state_dict())
+    assert 'stage_1.0.conv.branch_3x3.conv.weight' in keys
+    assert 'stem.conv.branch_1x1.bn.running_mean' in keys
+    assert 'stage_2.1.conv.branch_identity.weight' in keys
+    assert 'stage_1.0.conv.weight' in RepVGG(TINY, deploy=True).state_dict()
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (3,), (1, 3), (0, 1, 2, 3)])
+def test_out_indices_choose_outputs(out_indices):
+    model = RepVGG(TINY, out_indices=out_indices)
+    outputs = model(torch.randn(2, 3, 32, 32))
+    widths = (16, 32, 64, 128)
+    assert tuple(o.shape[1] for o in outputs) == tuple(widths[i] for i in out_indices)
+    assert model.out_channels == tuple(widths[i] for i in out_indices)
+    # No parameter that never gets a gradient: DDP would stop at it.
+    sum(o.sum() for o in outputs).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('bad', [(4,), (-1,), (), (1, 0), (1, 1)])
+def test_out_indices_out_of_range(bad):
+    with pytest.raises(ValueError, match=r'some of \(0, 1, 2, 3\).*but got'):
+        RepVGG(TINY, out_indices=bad)
+
+
+@pytest.mark.parametrize('frozen', range(-1, 5))
+def test_frozen_stages(frozen):
+    model = RepVGG(TINY, frozen_stages=frozen).train()
+    for index, stage in enumerate(model.stages):
+        still = index <= frozen
+        assert all(p.requires_grad != still for p in stage.parameters())
+        assert all(m.training != still for m in stage.modules())
+
+
+def test_frozen_stages_out_of_range():
+    with pytest.raises(ValueError, match='from -1 .* to 4, but got 5'):
+        RepVGG(TINY, frozen_stages=5)
+
+
+@pytest.mark.parametrize('norm_type', ['BN', 'SyncBN'])
+def test_norm_eval_keeps_running_statistics(norm_type):
+    model = RepVGG(TINY, norm_cfg=dict(type=norm_type), norm_eval=True).train()
+    norms = [m for m in model.modules() if hasattr(m, 'running_mean')]
+    assert norms
+    assert not any(norm.training for norm in norms)
+    assert model.training
+
+
+@pytest.mark.parametrize('norm_type', ['GN', 'IN'])
+def test_norm_that_cannot_be_fused_is_refused(norm_type):
+    cfg = dict(type=norm_type, **({'num_groups': 1} if norm_type == 'GN' else {}))
+    with pytest.raises(ValueError, match=f'running statistics.*{norm_type}'):
+        RepVGG(TINY, norm_cfg=cfg)
+
+
+@pytest.mark.parametrize('arch', [TINY, dict(TINY, se=True)])
+def test_with_cp_changes_neither_gradients_nor_statistics(arch):
+    plain = RepVGG(arch).train()
+    saving = RepVGG(arch, with_cp=True).train()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 40, 40)
+    for model in (plain, saving):
+        sum(y.square().mean() for y in model(x)).backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(plain.named_buffers(), saving.buffers()):
+        assert torch.equal(a, b), name
+
+
+def test_with_cp_recomputes():
+    calls = []
+    model = RepVGG(TINY, with_cp=True).train()
+    model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model(torch.randn(2, 3, 32, 32))[-1].sum().backward()
+    assert len(calls) == 2
+
+
+def test_in_channels():
+    outputs = RepVGG(TINY, in_channels=5)(torch.randn(1, 5, 32, 32))
+    assert outputs[0].shape == (1, 16, 8, 8)
+
+
+def test_initialization_is_applied():
+    model = RepVGG(TINY)
+    nn.init.zeros_(model.stem.conv.branch_3x3.conv.weight)
+    model.init_weights()
+    assert model.stem.conv.branch_3x3.conv.weight.std() > 0.01
+
+
+# Loading ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path, randomize_norms):
+    model = randomize_norms(RepVGG(TINY)).eval()
+    other = RepVGG(dict(TINY, depths=(1, 2, 4, 1)))
+    wider = RepVGG(dict(TINY, b=0.5))
+    saved = {
+        'training': model.state_dict(),
+        'fused': deploy(model).state_dict(),
+        'another arch': other.state_dict(),
+        'another width': wider.state_dict(),
+        'another layout': {'stage1.0.rbr_dense.conv.weight': torch.zeros(1)},
+        'nothing': {},
+    }
+    for name, state in saved.items():
+        save_checkpoint({'state_dict': state}, str(tmp_path / f'{name}.pth'))
+    return model, tmp_path
+
+
+def test_pretrained_init_cfg_loads(files):
+    model, folder = files
+    init = dict(type='Pretrained', checkpoint=str(folder / 'training.pth'))
+    loaded = RepVGG(TINY, init_cfg=init)
+    loaded.init_weights()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[key]), key
+
+
+def test_fused_checkpoint_loads_into_fused_form(files):
+    model, folder = files
+    built = RepVGG(TINY, deploy=True).eval()
+    load_checkpoint(built, str(folder / 'fused.pth'))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert_close(built(x)[-1], model(x)[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('name', 'deployed', 'says'),
+    [
+        ('fused', False, r'fused and the model is in the training form.*deploy=True'),
+        ('training', True, r'training form and the model is built fused'),
+        ('another arch', False, 'of another arch.*stage_3.3'),
+        ('another width', False, r'of another arch.*\(256, 64, 3, 3\) where the model'),
+        ('another layout', False, 'no weights in the layout'),
+        ('nothing', False, 'no weights in the layout of mmseg_repvgg under the name'),
+    ],
+)
+@pytest.mark.parametrize('via', ['load_checkpoint', 'load_state_dict', 'init_cfg'])
+def test_what_does_not_fit_is_an_error_on_every_path(files, name, deployed, says, via):
+    file = str(files[1] / f'{name}.pth')
+    model = RepVGG(TINY, deploy=deployed)
+    before = copy.deepcopy(model.state_dict())
+
+    def load():
+        if via == 'load_checkpoint':
+            load_checkpoint(model, file)
+        elif via == 'load_state_dict':
+            model.load_state_dict(torch.load(file)['state_dict'], strict=False)
+        else:
+            model.init_cfg = dict(type='Pretrained', checkpoint=file)
+            model.init_weights()
+
+    with pytest.raises(CheckpointError, match='(?s)' + says):
+        load()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), f'{key} was loaded all the same'
+
+
+def test_stages_that_are_not_built_are_no_loss(files):
+    model, folder = files
+    short = RepVGG(TINY, out_indices=(0, 1))
+    load_checkpoint(short, str(folder / 'training.pth'))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(short.eval()(x)[1], model(x)[1])

@@ -1,0 +1,149 @@
+"""deploy(): a fused copy that leaves the original alone."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import mmseg_repvgg
+from mmseg_repvgg import RepVGG
+from mmseg_repvgg.reparam import RepConv, deploy, is_deployed
+
+TINY = dict(depths=(1, 1, 2, 1), a=0.25, b=0.25)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = RepVGG(TINY)
+        self.head = nn.Conv2d(128, 3, 1)
+        self.again = self.head
+        self.missing = None
+
+    def forward(self, x):
+        return self.head(self.backbone(x)[-1])
+
+
+@pytest.fixture
+def net(randomize_norms):
+    return randomize_norms(Net())
+
+
+def test_package_offers_the_same_function():
+    assert mmseg_repvgg.deploy is deploy
+
+
+def test_copy_is_fused_and_equal(net):
+    x = torch.randn(2, 3, 33, 47)
+    net.train()
+    fused = deploy(net)
+    assert is_deployed(fused)
+    assert not is_deployed(net)
+    assert not fused.training
+    assert not any(module.training for module in fused.modules())
+    with torch.no_grad():
+        assert_close(fused(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_original_goes_on_training(net):
+    net.train()
+    before = copy.deepcopy(net.state_dict())
+    modes = [module.training for module in net.modules()]
+    fused = deploy(net)
+    assert modes == [module.training for module in net.modules()]
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    net(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+
+
+def test_unchanged_tensors_share_memory_and_nothing_else(net):
+    fused = deploy(net)
+    assert fused.head.weight.data_ptr() == net.head.weight.data_ptr()
+    assert fused.head is not net.head
+    assert fused.head is fused.again
+    fused.half()
+    assert net.head.weight.dtype == torch.float32
+    assert net.backbone.stem.conv.branch_3x3.conv.weight.dtype == torch.float32
+
+
+def test_hooks_of_the_copy_are_its_own(net):
+    calls = []
+    net.head.register_forward_hook(lambda *_: calls.append('original'))
+    fused = deploy(net)
+    fused.head.register_forward_hook(lambda *_: calls.append('copy'))
+    x = torch.randn(1, 3, 32, 32)
+    net(x)
+    assert calls == ['original']
+    calls.clear()
+    fused(x)
+    assert calls == ['original', 'copy']
+
+
+def test_methods_kept_as_attributes_belong_to_the_copy(net):
+    net.run = net.forward
+    fused = deploy(net)
+    assert fused.run.__self__ is fused
+
+
+def test_tied_parameters_stay_tied(net):
+    net.twin = nn.Conv2d(128, 3, 1)
+    net.twin.weight = net.head.weight
+    fused = deploy(net)
+    assert fused.twin.weight is fused.head.weight
+    assert fused.twin.weight is not net.head.weight
+
+
+def test_twice_is_the_same_as_once(net):
+    once = deploy(net)
+    twice = deploy(once)
+    assert list(once.state_dict()) == list(twice.state_dict())
+    for key, value in once.state_dict().items():
+        assert torch.equal(value, twice.state_dict()[key]), key
+
+
+def test_nothing_random_is_drawn(net):
+    before = torch.get_rng_state()
+    deploy(net)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_single_slot_can_be_deployed(randomize_norms):
+    rep = randomize_norms(RepConv(4, 4, identity=True)).eval()
+    x = torch.randn(1, 4, 6, 6)
+    fused = deploy(rep)
+    assert type(fused) is nn.Conv2d
+    assert_close(fused(x), rep(x), rtol=1e-5, atol=1e-5)
+
+
+def test_data_parallel_wrapper_is_taken_off(net):
+    fused = deploy(nn.DataParallel(net))
+    assert type(fused) is Net
+    assert is_deployed(fused)
+
+
+def test_compiled_model_is_deployed_not_bypassed(net):
+    # eager backend: no compiler needed; what counts is whose forward runs.
+    net.backbone = torch.compile(net.backbone, backend='eager')
+    net.head.compile(backend='eager')
+    fused = deploy(net)
+    assert is_deployed(fused)
+    assert isinstance(fused.backbone, RepVGG)
+    with torch.no_grad():
+        fused.head.weight = nn.Parameter(torch.zeros_like(fused.head.weight))
+        fused.head.bias = nn.Parameter(torch.zeros_like(fused.head.bias))
+        assert not fused(torch.randn(1, 3, 32, 32)).any()
+
+
+def test_unknown_engine_is_named(net):
+    with pytest.raises(ValueError, match=r"one of \('torch',\), but got 'tensorrt'"):
+        deploy(net, engine='tensorrt')
+
+
+def test_partial_and_lambda_attributes_do_not_hinder(net):
+    net.scale = functools.partial(torch.mul, other=2)
+    assert deploy(net).scale(torch.ones(1)) == 2

@@ -1,0 +1,61 @@
+"""Compare the trained and the fused form of a checkpoint on a config's test set."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import mmcv
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.forms import compare_forms
+from mmseg_repvgg.analysis.pictures import save_triptych
+from mmseg_repvgg.engine import launch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file, in the training form')
+    parser.add_argument(
+        '--work-dir', help='for logs and pictures; default work_dirs/NAME_OF_CONFIG'
+    )
+    parser.add_argument(
+        '--pictures', type=int, default=8, help='how many pictures to write'
+    )
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    launch.prepare_testing(cfg, args.checkpoint, fused=False)
+    cfg.log_level = logging.WARNING
+    runner = launch.build_runner(cfg)
+    runner.load_or_resume()
+    dataloader = runner.build_dataloader(cfg.test_dataloader)
+    palette = dataloader.dataset.metainfo['palette']
+    folder = Path(cfg.work_dir) / 'pictures'
+
+    def save(index: int, sample) -> None:
+        if index < args.pictures:
+            name = Path(sample.img_path).stem
+            save_triptych(
+                folder / f'{name}.png',
+                mmcv.imread(sample.img_path),
+                sample.gt_sem_seg.data[0].numpy(),
+                sample.pred_sem_seg.data[0].cpu().numpy(),
+                palette,
+            )
+
+    result = compare_forms(runner.model, dataloader, save)
+    ratio = result.trained_seconds / result.fused_seconds
+    print(f"""
+                                trained form    fused form
+  mIoU (%)                    {result.trained['mIoU']:14.2f}{result.fused['mIoU']:14.2f}
+  time per image (ms, median) {1e3 * result.trained_seconds:14.1f}\
+{1e3 * result.fused_seconds:14.1f}   fused is {ratio:.2f}x as fast
+  largest logit difference    {result.logit_difference:14.1e}   of the largest logit
+  pixels of another label     {result.label_disagreement:14.4%}
+  pictures                    {folder}/ (input | ground truth | prediction)""")
+
+
+if __name__ == '__main__':
+    cli.run(main)
