@@ -41,7 +41,7 @@ class FiniteHook(Hook):
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
         """Look at the losses every ``interval`` iterations."""
-        self._losses = {k: v for k, v in (outputs or {}).items() if 'loss' in k}
+        self._losses = {k: v.detach() for k, v in (outputs or {}).items() if 'loss' in k}
         if self.every_n_train_iters(runner, self.interval):
             self._look(runner)
 

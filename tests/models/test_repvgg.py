@@ -30,7 +30,9 @@ def test_shapes_and_strides(arch, dilation):
 
 
 @pytest.mark.parametrize('dilation', STRIDES)
-@pytest.mark.parametrize('arch', ['A0', 'B1g4', pytest.param('D2se', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'arch', ['A0', 'B1g4', pytest.param('D2se', marks=pytest.mark.slow)]
+)
 def test_fused_net_equals_trained_net(randomize_norms, arch, dilation):
     model = randomize_norms(RepVGG(arch, dilation)).eval()
     fused = deploy(model)

@@ -23,7 +23,9 @@ MATRIX = [
 ]
 
 
-@pytest.mark.parametrize(('identity', 'stride', 'dilation', 'groups', 'se', 'norm'), MATRIX)
+@pytest.mark.parametrize(
+    ('identity', 'stride', 'dilation', 'groups', 'se', 'norm'), MATRIX
+)
 def test_fused_block_equals_training_block(
     randomize_norms, identity, stride, dilation, groups, se, norm
 ):

@@ -1,5 +1,6 @@
 # PSPNet (Zhao et al., CVPR 2017) without its backbone: pyramid head, auxiliary head on
-# stage 4 with weight 0.4, dropout 0.1. The leaf gives backbone and widths.
+# stage 4 with weight 0.4, dropout 0.1, losses averaged over the pixels that are not
+# ignored. The leaf gives backbone and widths.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 head = dict(
     dropout_ratio=0.1,
@@ -23,7 +24,7 @@ model = dict(
         in_index=3,
         channels=512,
         pool_scales=(1, 2, 3, 6),
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True, loss_weight=1.0),
         **head,
     ),
     auxiliary_head=dict(
@@ -32,7 +33,7 @@ model = dict(
         channels=256,
         num_convs=1,
         concat_input=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True, loss_weight=0.4),
         **head,
     ),
     train_cfg=dict(),

@@ -1,0 +1,56 @@
+"""Missing data is found before anything is built."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmseg_repvgg.datasets.checks import check_dataset
+from mmseg_repvgg.errors import DataError
+
+
+def cityscapes(root):
+    return dict(
+        type='CityscapesDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
+    )
+
+
+def test_complete_data_passes(street_root):
+    check_dataset(cityscapes(street_root))
+
+
+def test_missing_root_says_how_to_get_the_data(tmp_path):
+    with pytest.raises(
+        DataError, match=r'(?s)nowhere.*does not exist.*cityscapes-dataset'
+    ):
+        check_dataset(cityscapes(tmp_path / 'nowhere'))
+
+
+def test_empty_root(tmp_path):
+    (tmp_path / 'leftImg8bit' / 'train').mkdir(parents=True)
+    with pytest.raises(DataError, match=r'holds no image \*_leftImg8bit.png'):
+        check_dataset(cityscapes(tmp_path))
+
+
+def test_image_without_label_is_named(street_root, tmp_path):
+    root = tmp_path / 'copy'
+    shutil.copytree(street_root, root)
+    label = sorted(root.glob('gtFine/train/*/*_labelTrainIds.png'))[2]
+    label.unlink()
+    stem = label.name.replace('_gtFine_labelTrainIds.png', '')
+    with pytest.raises(DataError, match=f'1 of 8 images .*{stem}_leftImg8bit.png'):
+        check_dataset(cityscapes(root))
+
+
+def test_camvid_points_to_its_environment_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv('CAMVID_ROOT', str(tmp_path / 'gone'))
+    cfg = dict(type='CamVidDataset', data_prefix=dict(img_path='leftImg8bit/train'))
+    with pytest.raises(DataError, match='gone.*CAMVID_ROOT'):
+        check_dataset(cfg)
+
+
+def test_other_data_sets_are_left_alone():
+    check_dataset(dict(type='RepeatDataset', times=2))
+    assert Path.cwd()

@@ -1,0 +1,58 @@
+"""A checkpoint fills the whole model or is refused."""
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmseg_repvgg.errors import CheckpointError
+
+
+def saved(cfg, change):
+    runner = Runner.from_cfg({**cfg, 'experiment_name': 'source'})
+    state = runner.model.state_dict()
+    change(state)
+    path = f'{cfg.work_dir}/changed.pth'
+    torch.save({'state_dict': state, 'meta': {}}, path)
+    return path
+
+
+def run_test(cfg, path, **changes):
+    cfg.custom_hooks = [dict(type='StrictLoadHook'), dict(type='DeployHook')]
+    cfg.load_from = path
+    cfg.merge_from_dict(changes)
+    runner = Runner.from_cfg(cfg)
+    runner.test()
+    return runner
+
+
+def test_what_fits_is_loaded(street_config):
+    path = saved(street_config, lambda state: None)
+    runner = run_test(street_config, path)
+    state = torch.load(path)['state_dict']
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize(
+    ('change', 'says'),
+    [
+        (lambda s: s.pop('decode_head.conv_seg.bias'), 'conv_seg.bias is missing'),
+        (lambda s: s.update(extra=torch.ones(1)), 'extra is not in the model'),
+        (
+            lambda s: s.update({'decode_head.conv_seg.bias': torch.ones(11)}),
+            r'conv_seg.bias is \(11,\) where the model has \(19,\)',
+        ),
+        (lambda s: s.pop('backbone.stem.conv.branch_1x1.conv.weight'), 'does not fit'),
+    ],
+)
+def test_what_does_not_is_an_error(street_config, change, says):
+    path = saved(street_config, change)
+    with pytest.raises(CheckpointError, match=says):
+        run_test(street_config, path)
+
+
+def test_wrapped_in_test_time_augmentation(street_config):
+    path = saved(street_config, lambda state: None)
+    street_config.test_dataloader.dataset.pipeline = street_config.tta_pipeline
+    street_config.model = dict(type='SegTTAModel', module=street_config.model)
+    run_test(street_config, path)

@@ -1,0 +1,124 @@
+"""Every config of the mission: it builds, its widths fit, it trains a step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from mmseg_repvgg import deploy
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+ARCHS = 'a0 a1 a2 b0 b1 b1g2 b1g4 b2 b2g2 b2g4 b3 b3g2 b3g4'.split()
+CITYSCAPES = [
+    f'pspnet_repvgg_{arch}{fast}_cityscapes' for arch in ARCHS for fast in ('', '_fast')
+]
+PEERS = ['pspnet_r50_cityscapes', 'pspnet_r101_cityscapes']
+SMALL = [
+    'pspnet_repvgg_a0_camvid',
+    'pspnet_repvgg_a0_fast_camvid',
+    'pspnet_r18_camvid',
+    'pspnet_repvgg_a0_street',
+]
+ALL = CITYSCAPES + PEERS + SMALL
+
+
+def load(name):
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def build(cfg):
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
+
+
+def test_the_configs_are_exactly_these():
+    assert {path.stem for path in CONFIGS.glob('*.py')} == set(ALL)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_leaves_are_short(name):
+    lines = (CONFIGS / f'{name}.py').read_text().splitlines()
+    assert len(lines) <= 20
+    assert lines[0].startswith('_base_')
+
+
+@pytest.mark.parametrize('name', CITYSCAPES)
+def test_names_say_what_is_built(name):
+    backbone = load(name).model.backbone
+    arch = name.split('_')[2]
+    assert backbone.arch.lower() == arch
+    assert backbone.get('dilation', 'full') == ('fast' if '_fast' in name else 'full')
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_trains_a_step_at_a_small_crop(name):
+    cfg = load(name)
+    size, classes = (65, 65), cfg.model.decode_head.num_classes
+    cfg.model.data_preprocessor.size = size
+    model = build(cfg).train()
+    labels = torch.randint(0, classes, (2, 1, *size))
+    batch = model.data_preprocessor(
+        {
+            'inputs': [torch.randint(0, 255, (3, *size), dtype=torch.uint8)] * 2,
+            'data_samples': [SegDataSample(gt_sem_seg=PixelData(data=x)) for x in labels],
+        },
+        True,
+    )
+    losses = model(**batch, mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name_, parameter in model.named_parameters():
+        assert parameter.grad is not None, name_
+    assert [float(losses[k]) > 0 for k in losses if 'loss' in k] == [True, True]
+
+
+@pytest.mark.parametrize('name', ['pspnet_repvgg_a0_cityscapes', *SMALL])
+def test_fused_segmentor_equals_trained_segmentor(randomize_norms, name):
+    model = randomize_norms(build(load(name))).eval()
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        trained, fused = model(x, mode='tensor'), deploy(model)(x, mode='tensor')
+    assert float((trained - fused).abs().max() / trained.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize('name', CITYSCAPES + PEERS)
+def test_cityscapes_configs_share_one_recipe(name):
+    """Only the backbone and the widths that follow from it may differ."""
+    reference, cfg = load('pspnet_repvgg_b2_cityscapes'), load(name)
+    for one in (reference, cfg):
+        one.model.pop('backbone')
+        one.model.decode_head.pop('in_channels')
+        one.model.auxiliary_head.pop('in_channels')
+    assert cfg.to_dict() == reference.to_dict()
+
+
+def test_cityscapes_recipe_is_the_papers():
+    cfg = load('pspnet_repvgg_b2_cityscapes')
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('SGD', 0.01)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.type, schedule.power, schedule.eta_min) == ('PolyLR', 0.9, 0.0)
+    assert cfg.train_cfg.max_iters == schedule.end == 7440
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.model.data_preprocessor.size == (713, 713)
+    assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
+    assert cfg.model.auxiliary_head.in_index == 2
+    test = cfg.model.test_cfg
+    assert (test.mode, test.crop_size, test.stride) == ('slide', (713, 713), (476, 476))
+    assert {hook.type for hook in cfg.custom_hooks} == {'DeployHook', 'FiniteHook'}
+
+
+@pytest.mark.parametrize('names', [SMALL[:3]])
+def test_camvid_configs_share_one_recipe(names):
+    configs = [load(name) for name in names]
+    for cfg in configs:
+        cfg.model.pop('backbone')
+        cfg.model.decode_head.pop('in_channels')
+        cfg.model.auxiliary_head.pop('in_channels')
+    assert configs[0].to_dict() == configs[1].to_dict() == configs[2].to_dict()
