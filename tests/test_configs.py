@@ -13,7 +13,8 @@ from mmseg.structures import SegDataSample
 from mmseg_repvgg import deploy
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-ARCHS = 'a0 a1 a2 b0 b1 b1g2 b1g4 b2 b2g2 b2g4 b3 b3g2 b3g4'.split()
+GROUPS = ('', 'g2', 'g4')
+ARCHS = ['a0', 'a1', 'a2', 'b0', *(f'b{n}{g}' for n in (1, 2, 3) for g in GROUPS)]
 CITYSCAPES = [
     f'pspnet_repvgg_{arch}{fast}_cityscapes' for arch in ARCHS for fast in ('', '_fast')
 ]
@@ -74,7 +75,7 @@ def test_trains_a_step_at_a_small_crop(name):
     assert torch.isfinite(loss)
     for name_, parameter in model.named_parameters():
         assert parameter.grad is not None, name_
-    assert [float(losses[k]) > 0 for k in losses if 'loss' in k] == [True, True]
+    assert {'decode.loss_ce', 'aux.loss_ce'} < set(losses)
 
 
 @pytest.mark.parametrize('name', ['pspnet_repvgg_a0_cityscapes', *SMALL])

@@ -29,7 +29,8 @@ def main() -> None:
     launch.prepare_testing(cfg, args.checkpoint, fused=False)
     cfg.log_level = logging.WARNING
     runner = launch.build_runner(cfg)
-    runner.load_or_resume()
+    with launch.naming_checkpoint(cfg.load_from):
+        runner.load_or_resume()
     dataloader = runner.build_dataloader(cfg.test_dataloader)
     palette = dataloader.dataset.metainfo['palette']
     folder = Path(cfg.work_dir) / 'pictures'

@@ -33,7 +33,8 @@ def main() -> None:
         tta=args.tta,
         fused=not args.no_deploy,
     )
-    launch.build_runner(cfg).test()
+    with launch.naming_checkpoint(cfg.load_from):
+        launch.build_runner(cfg).test()
 
 
 if __name__ == '__main__':

@@ -39,7 +39,8 @@ def main() -> None:
     runner = launch.build_runner(cfg)
     for warning in launch.recipe_warnings(cfg, get_world_size()):
         runner.logger.warning(warning)
-    runner.train()
+    with launch.naming_checkpoint(cfg.load_from):
+        runner.train()
 
 
 if __name__ == '__main__':

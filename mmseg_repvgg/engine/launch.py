@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     base = recipe.get('base_batch_size', batch)
     if batch != base and not recipe.get('enable'):
         warnings.append(
-            f'the global batch size is {batch} and the learning rate is meant for {base}: '
+            f'the global batch size is {batch}, the learning rate is meant for {base}: '
             '--auto-scale-lr scales it'
         )
     backbone = cfg.model.get('backbone', {})
@@ -241,6 +242,17 @@ def _check_data(cfg: Config, *loaders: str) -> None:
     for loader in loaders:
         if cfg.get(loader):
             check_dataset(cfg[loader].dataset)
+
+
+@contextmanager
+def naming_checkpoint(path: str | None) -> Iterator[None]:
+    """Name the file in a complaint about what is in it."""
+    try:
+        yield
+    except CheckpointError as error:
+        if path is None or path in str(error):
+            raise
+        raise CheckpointError(f'{path}: {error}') from error
 
 
 def _start_gloo(cfg: Config) -> None:

@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
 from .archs import Arch, Layer, get_arch, plan
 from .state_dict import require_match
@@ -148,6 +148,18 @@ class RepVGG(BaseModule):
         for stage in self.stages[: self.frozen_stages + 1]:
             stage.eval()
             stage.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says.
+
+        Raises:
+            CheckpointError: If it names a checkpoint that does not fit.
+        """
+        try:
+            super().init_weights()
+        except CheckpointError as error:
+            file = self.init_cfg['checkpoint']
+            raise CheckpointError(f'{file}, of init_cfg: {error}') from error
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any

@@ -1,0 +1,317 @@
+"""The tools as a user starts them: processes of their own, real files."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+pytestmark = pytest.mark.slow
+
+REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def trained(street_config_file, tmp_path, run_tool):
+    """A config and a checkpoint of 2 iterations, by tools/train.py."""
+    result = run_tool(
+        'train.py',
+        street_config_file,
+        '--cfg-options',
+        'train_cfg.max_iters=2',
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    return street_config_file, tmp_path / 'work' / 'iter_2.pth', result
+
+
+def metrics(result):
+    """The summary line of a test, as a dict."""
+    line = [x for x in result.stdout.splitlines() if 'mIoU:' in x][-1]
+    words = line.split('aAcc:')[1].split()
+    return float(words[0]), float(words[2])
+
+
+def test_train_then_test(trained, tmp_path, run_tool):
+    config, checkpoint, training = trained
+    assert checkpoint.is_file()
+    assert 'DeployHook: evaluating the fused model' in training.stdout
+    assert 'eta:' in training.stdout
+    assert 'the global batch size is 2' in training.stdout
+
+    fused = run_tool(
+        'test.py',
+        config,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'tested',
+        '--out',
+        tmp_path / 'predictions',
+        '--show-dir',
+        tmp_path / 'shown',
+        cwd=tmp_path,
+    )
+    assert fused.returncode == 0, fused.stderr
+    assert 'evaluating the fused model' in fused.stdout
+    labels = sorted((tmp_path / 'predictions').glob('*.png'))
+    assert len(labels) == 3
+    assert cv2.imread(str(labels[0]), cv2.IMREAD_UNCHANGED).shape == (64, 128)
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 3
+    assert list((tmp_path / 'tested').rglob('*.json'))
+
+    plain = run_tool('test.py', config, checkpoint, '--no-deploy', cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert 'evaluating the fused model' not in plain.stdout
+    assert metrics(plain) == pytest.approx(metrics(fused), abs=0.05)
+
+
+def test_test_time_augmentation(trained, tmp_path, run_tool):
+    config, checkpoint, _ = trained
+    result = run_tool('test.py', config, checkpoint, '--tta', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'evaluating the fused model' in result.stdout
+    metrics(result)
+
+
+def test_resume_and_amp(trained, tmp_path, run_tool):
+    config, _, _ = trained
+    result = run_tool('train.py', config, '--resume', '--amp', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'resumed epoch: 0, iter: 2' in result.stdout
+    assert 'BFloat16OptimWrapper' in result.stdout
+    assert (tmp_path / 'work' / 'iter_4.pth').is_file()
+
+
+def test_auto_scale_lr(street_config_file, tmp_path, run_tool):
+    result = run_tool(
+        'train.py',
+        street_config_file,
+        '--auto-scale-lr',
+        '--cfg-options',
+        'train_cfg.max_iters=1',
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'Scaling the original LR by 0.25' in result.stdout
+    assert 'the global batch size' not in result.stdout
+
+
+def test_compare_forms(trained, tmp_path, run_tool):
+    config, checkpoint, _ = trained
+    result = run_tool(
+        'compare_forms.py', config, checkpoint, '--pictures', 2, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    for words in ('mIoU', 'time per image', 'logit difference', 'another label'):
+        assert words in result.stdout
+    pictures = sorted((tmp_path / 'work' / 'pictures').glob('*.png'))
+    assert len(pictures) == 2
+    picture = cv2.imread(str(pictures[0]))
+    assert picture.shape == (64, 3 * 128 + 2 * 4, 3)
+    assert np.ptp(picture) > 100
+
+
+def dist(script, *args, cwd, **env):
+    return subprocess.run(
+        ['bash', str(REPO / 'tools' / script), *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_two_processes(trained, tmp_path):
+    # SyncBN in the config, gloo, no GPU: it works without a flag.
+    config, checkpoint, _ = trained
+    work = tmp_path / 'dist'
+    result = dist('dist_train.sh', config, 2, '--work-dir', work, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count('evaluating the fused model') == 2
+    assert 'MMDistributedDataParallel' in result.stdout
+    keys = torch.load(work / 'iter_4.pth', weights_only=False)['state_dict']
+    assert 'backbone.stem.conv.branch_3x3.conv.weight' in keys
+
+    tested = dist('dist_test.sh', config, checkpoint, 2, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    assert 'evaluating the fused model' in tested.stdout
+    metrics(tested)
+
+
+def test_port_in_use(street_config_file, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = dist(
+            'dist_train.sh', street_config_file, 2, cwd=tmp_path, PORT=str(port)
+        )
+    assert result.returncode != 0
+    assert f'port {port} is in use. Set PORT' in result.stderr
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('bad', ['0', 'two'])
+def test_bad_number_of_processes(street_config_file, tmp_path, bad):
+    result = dist('dist_train.sh', street_config_file, bad, cwd=tmp_path)
+    assert result.returncode != 0
+    assert f"got '{bad}'" in result.stderr
+
+
+def test_several_nodes_are_told_to_torchrun(tmp_path):
+    fake = tmp_path / 'python'
+    fake.write_text('#!/usr/bin/env bash\n[ "$1" = -c ] || echo "$@"\n')
+    fake.chmod(0o755)
+    nodes = dict(PYTHON=str(fake), NNODES='2', NODE_RANK='1', PORT='29400')
+    result = dist(
+        'dist_train.sh', 'c.py', 4, '--amp', cwd=tmp_path, MASTER_ADDR='h', **nodes
+    )
+    assert result.stdout.startswith(
+        '-m torch.distributed.run --nnodes 2 --nproc_per_node 4'
+    )
+    assert '--node_rank 1 --master_addr h --master_port 29400' in result.stdout
+    assert result.stdout.strip().endswith('train.py c.py --launcher pytorch --amp')
+    lost = dist('dist_train.sh', 'c.py', 4, cwd=tmp_path, **nodes)
+    assert lost.returncode != 0
+    assert 'set MASTER_ADDR' in lost.stderr
+
+
+@pytest.mark.parametrize(
+    ('script', 'rest', 'ends'),
+    [
+        ('slurm_train.sh', ['c.py', '--amp'], 'train.py c.py --amp --launcher slurm'),
+        ('slurm_test.sh', ['c.py', 'x.pth'], 'test.py c.py x.pth --launcher slurm'),
+    ],
+)
+def test_slurm_is_asked_for_a_process_a_gpu(tmp_path, script, rest, ends):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/usr/bin/env bash\necho "$@"\n')
+    srun.chmod(0o755)
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    result = dist(script, 'gpu', 'job', *rest, cwd=tmp_path, PATH=path, GPUS='16')
+    assert '-p gpu --job-name=job --gres=gpu:8 --ntasks=16' in result.stdout
+    assert result.stdout.strip().endswith(ends)
+    assert dist(script, 'gpu', cwd=tmp_path, PATH=path).returncode == 2
+
+
+# Bad input --------------------------------------------------------------------------
+
+
+def fails(result, *says, work=None):
+    """The error is one line that says so, the status is not 0, nothing was begun."""
+    assert result.returncode not in (0, None)
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith('error')]
+    text = result.stderr[result.stderr.index(line) :]
+    for words in says:
+        assert words in text, text
+    assert 'Traceback' not in result.stderr
+    if work is not None:
+        assert not list(Path(work).rglob('*.pth'))
+
+
+@pytest.mark.parametrize(
+    ('option', 'says'),
+    [
+        ('model.backbone.arch=B7', ['arch must be one of A0', 'D2se', "'B7'"]),
+        ('model.backbone.dilation=slow', ["'full', 'fast' or None", "'slow'"]),
+        ('model.backbone.out_indices=(0,1,2,4)', ['out_indices', '4)']),
+        ('train_dataloader.dataset.data_root=/nowhere', ['/nowhere', 'Download']),
+        ('load_from=gone.pth', ['gone.pth', 'does not exist']),
+    ],
+)
+def test_bad_option_to_train(street_config_file, tmp_path, run_tool, option, says):
+    result = run_tool(
+        'train.py', street_config_file, '--cfg-options', option, cwd=tmp_path
+    )
+    fails(result, *says, work=tmp_path / 'work')
+
+
+def test_missing_config(tmp_path, run_tool):
+    fails(run_tool('train.py', 'gone.py', cwd=tmp_path), 'gone.py does not exist')
+
+
+def change_data(config_file, tmp_path, change):
+    cfg = Config.fromfile(config_file)
+    root = tmp_path / 'changed'
+    shutil.copytree(cfg.train_dataloader.dataset.data_root, root)
+    change(root)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(root)
+    cfg.train_dataloader.num_workers = 1
+    cfg.dump(config_file)
+
+
+def test_image_without_a_label(street_config_file, tmp_path, run_tool):
+    def change(root):
+        next(root.glob('gtFine/train/*/*_labelTrainIds.png')).unlink()
+
+    change_data(street_config_file, tmp_path, change)
+    result = run_tool('train.py', street_config_file, cwd=tmp_path)
+    fails(result, '1 of 8 images', 'have no label map', work=tmp_path / 'work')
+
+
+def test_truncated_images(street_config_file, tmp_path, run_tool):
+    def change(root):
+        for path in root.glob('leftImg8bit/train/*/*.png'):
+            os.truncate(path, path.stat().st_size // 2)
+
+    change_data(street_config_file, tmp_path, change)
+    result = run_tool('train.py', street_config_file, cwd=tmp_path)
+    fails(result, '_leftImg8bit.png cannot be read whole', work=tmp_path / 'work')
+
+
+def test_nan_loss(street_config_file, tmp_path, run_tool):
+    options = ['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=[]']
+    result = run_tool(
+        'train.py', street_config_file, '--cfg-options', *options, cwd=tmp_path
+    )
+    fails(result, 'at iteration', 'the training stops', 'Lower the learning rate')
+
+
+def test_bad_checkpoints(trained, tmp_path, run_tool):
+    config, checkpoint, _ = trained
+
+    def test(path, *options):
+        return run_tool('test.py', config, path, *options, cwd=tmp_path)
+
+    fails(test('gone.pth'), 'gone.pth does not exist')
+
+    torn = tmp_path / 'torn.pth'
+    torn.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    fails(test(torn), 'torn.pth cannot be read')
+
+    fails(
+        test(checkpoint, '--cfg-options', 'model.backbone.arch=A1'),
+        'of another arch',
+        'iter_2.pth',
+    )
+
+    from mmseg_repvgg import RepVGG, deploy
+
+    state = torch.load(checkpoint, weights_only=False)['state_dict']
+    backbone = RepVGG('A0')
+    backbone.load_state_dict(
+        {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
+    )
+    fused = {f'backbone.{k}': v for k, v in deploy(backbone).state_dict().items()}
+    heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
+    torch.save({'state_dict': {**fused, **heads}}, tmp_path / 'fused.pth')
+    fails(test(tmp_path / 'fused.pth'), 'it is fused', 'backbone.deploy=True')
+    # and what the message says to do works
+    result = test(tmp_path / 'fused.pth', '--cfg-options', 'model.backbone.deploy=True')
+    assert result.returncode == 0, result.stderr
+
+    resumed = tmp_path / 'work' / 'iter_2.pth'
+    os.truncate(resumed, 1000)
+    fails(
+        run_tool('train.py', config, '--resume', cwd=tmp_path),
+        'iter_2.pth cannot be read',
+    )
