@@ -125,7 +125,9 @@ def prepare_testing(
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             evaluator['output_dir'] = out
     if show_dir is not None:
-        cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True)
+        cfg.default_hooks.visualization = dict(
+            type='SegVisualizationHook', draw=True, interval=1
+        )
         cfg.visualizer.save_dir = show_dir
     if tta:
         if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:

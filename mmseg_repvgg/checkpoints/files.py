@@ -1,0 +1,269 @@
+"""Reading checkpoints without running anything, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+import types
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from ..errors import CheckpointError
+
+CHECKSUM_SUFFIX = '.sha256'
+_TRUST = 'If you trust where it comes from, pass --trust-checkpoint'
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str], *, trust: bool = False, map_location: Any = 'cpu'
+) -> Any:
+    """Read a checkpoint; nothing that is in it can run.
+
+    Args:
+        path: A file as ``torch.save`` writes it, or ``*.safetensors``.
+        trust: Unpickle whatever is in it: only for a file whose origin you trust.
+        map_location: As for ``torch.load``.
+
+    Returns:
+        What was saved; of a safetensors file, a dict of tensors.
+
+    Raises:
+        CheckpointError: If the file is missing, corrupt, or needs a class beyond tensors
+            and what mmengine itself stores.
+    """
+    path = os.fspath(path)
+    data = _read_bytes(path)
+    _verify_checksum(path, data)
+    try:
+        if path.endswith('.safetensors'):
+            return _safetensors(path).load(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return _unpickled(io.BytesIO(data), trust, map_location)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _explained(path, error) from error
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f'the checkpoint {path} does not exist. Train one with tools/train.py, or '
+            'give the path of another'
+        ) from error
+    except IsADirectoryError as error:
+        raise CheckpointError(
+            f'the checkpoint {path} is a folder; give one of the files in it'
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f'the checkpoint {path} cannot be read: {error}') from error
+
+
+def _unpickled(file: io.BytesIO, trust: bool, map_location: Any) -> Any:
+    if trust:
+        return torch.load(file, map_location=map_location, weights_only=False)
+    if hasattr(torch.serialization, 'safe_globals'):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    # Before torch 2.5 the list of weights_only cannot be extended; there the same list
+    # goes into an unpickler of our own.
+    return torch.load(
+        file,
+        map_location=map_location,
+        weights_only=False,
+        pickle_module=_restricted_pickle(),
+    )
+
+
+def _history_statistic(owner: Any, name: str) -> Any:
+    """What a pickled HistoryBuffer needs of ``getattr``, and nothing beyond."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'GLOBAL getattr is refused for {name!r}')
+    return getattr(owner, name)
+
+
+# mmengine stores a HistoryBuffer a logged number, and numpy scalars and arrays in it.
+# Building one of these runs nothing of the file's choosing.
+_CORE: Any = np._core if hasattr(np, '_core') else np.core  # type: ignore[attr-defined]
+_SAFE_GLOBALS: list[Any] = [
+    _CORE.multiarray._reconstruct,
+    _CORE.multiarray.scalar,
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdgSU'},
+    HistoryBuffer,
+    (_history_statistic, 'builtins.getattr'),
+]
+
+
+def _restricted_pickle() -> types.ModuleType:
+    """Build a stand-in for ``pickle`` that knows only what is on the list."""
+    import _codecs
+
+    allowed: dict[tuple[str, str], Any] = {
+        ('collections', 'OrderedDict'): OrderedDict,
+        ('_codecs', 'encode'): _codecs.encode,
+        ('builtins', 'getattr'): _history_statistic,
+        ('__builtin__', 'getattr'): _history_statistic,
+        ('torch', 'Size'): torch.Size,
+        ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
+        ('torch._utils', '_rebuild_parameter'): torch._utils._rebuild_parameter,
+    }
+    for item in _SAFE_GLOBALS[:-1]:
+        modules = {item.__module__}
+        if item.__module__ == 'numpy':
+            modules |= {'numpy.core.multiarray', 'numpy._core.multiarray'}
+        for module in modules:
+            allowed[module, item.__name__] = item
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) in allowed:
+                return allowed[module, name]
+            if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
+                return getattr(torch, name)
+            raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is not allowed')
+
+    stand_in = types.ModuleType('restricted_pickle')
+    stand_in.__dict__.update(vars(pickle))
+    stand_in.__dict__.update(
+        Unpickler=Unpickler, load=lambda file, **kwargs: Unpickler(file, **kwargs).load()
+    )
+    return stand_in
+
+
+def _explained(path: str, error: Exception) -> CheckpointError:
+    lines = str(error).strip().splitlines() or [repr(error)]
+    if isinstance(error, pickle.UnpicklingError):
+        needed = [line.strip() for line in lines if 'GLOBAL' in line or 'class ' in line]
+        if needed:
+            return CheckpointError(
+                f'the checkpoint {path} holds more than weights and is refused, since '
+                f'reading it could run code: {needed[0].rstrip(".")}. {_TRUST}'
+            )
+    return CheckpointError(
+        f'the checkpoint {path} cannot be read ({lines[0]}): it is truncated or no '
+        'checkpoint. Copy it again, or take an older one'
+    )
+
+
+def _safetensors(path: str) -> Any:
+    try:
+        from safetensors import torch as safetensors_torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} needs the extra 'safetensors': pip install safetensors"
+        ) from error
+    return safetensors_torch
+
+
+def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint so that the file is there whole or not at all.
+
+    Args:
+        checkpoint: What ``torch.save`` takes; for ``*.safetensors``, a dict of tensors.
+        path: The file; its folder must exist. What was there is replaced at the end.
+
+    Raises:
+        CheckpointError: If it cannot be written, such as on a full disk.
+    """
+    path = os.fspath(path)
+    if path.endswith('.safetensors'):
+        data = _safetensors(path).save({k: v.contiguous() for k, v in checkpoint.items()})
+    else:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        data = buffer.getvalue()
+    write_bytes(data, path)
+
+
+def write_bytes(
+    data: bytes, path: str | os.PathLike[str], checksum: bool = False
+) -> None:
+    """Write a file atomically: temporary name, flush to disk, rename.
+
+    Args:
+        data: What to write.
+        path: The file.
+        checksum: Also write its SHA-256 beside it, by which reading tells corruption.
+
+    Raises:
+        CheckpointError: If it cannot be written; the file is then as it was before.
+    """
+    path = Path(path)
+    try:
+        if not checksum:
+            _replace(path, data)
+            return
+        # While a file is replaced under its own name, both sums are on record: a crash
+        # in between condemns neither the old nor the new one.
+        sums = path.with_name(path.name + CHECKSUM_SUFFIX)
+        line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
+        _replace(sums, (line + _read_text(sums)).encode())
+        _replace(path, data)
+        _replace(sums, line.encode())
+    except OSError as error:
+        raise CheckpointError(
+            f'{path} cannot be written: {error}. What was saved before is as it was. Free '
+            'some space, or choose another folder with --work-dir'
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    # The rename itself must reach the disk too; some file systems cannot say so.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _verify_checksum(path: str, data: bytes) -> None:
+    """Compare with the SHA-256 beside the file, if there is one."""
+    lines = _read_text(Path(path + CHECKSUM_SUFFIX)).splitlines()
+    stored = {line.split()[0] for line in lines if line.strip()}
+    if stored and hashlib.sha256(data).hexdigest() not in stored:
+        raise CheckpointError(
+            f'the checkpoint {path} is not what was saved: its SHA-256 differs from that '
+            f'in {path}{CHECKSUM_SUFFIX}. Copy it again, or take an older one'
+        )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ''
