@@ -27,6 +27,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='what started the processes, if there are several',
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='unpickle whatever a checkpoint holds; only for one whose origin you trust',
+    )
     # torchrun sets LOCAL_RANK; older launchers pass one of these.
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
 

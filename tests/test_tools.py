@@ -304,14 +304,22 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     fused = {f'backbone.{k}': v for k, v in deploy(backbone).state_dict().items()}
     heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
     torch.save({'state_dict': {**fused, **heads}}, tmp_path / 'fused.pth')
-    fails(test(tmp_path / 'fused.pth'), 'it is fused', 'backbone.deploy=True')
-    # and what the message says to do works
-    result = test(tmp_path / 'fused.pth', '--cfg-options', 'model.backbone.deploy=True')
+    # Testing a fused checkpoint switches the model to the fused form and says so,
+    result = test(tmp_path / 'fused.pth')
     assert result.returncode == 0, result.stderr
+    assert 'the model is built in the fused form' in result.stdout
+    # training from one is an error.
+    load = f'load_from={tmp_path / "fused.pth"}'
+    fails(
+        run_tool('train.py', config, '--cfg-options', load, cwd=tmp_path),
+        'fused.pth',
+        'fusing cannot be undone',
+    )
 
     resumed = tmp_path / 'work' / 'iter_2.pth'
     os.truncate(resumed, 1000)
     fails(
         run_tool('train.py', config, '--resume', cwd=tmp_path),
-        'iter_2.pth cannot be read',
+        'none of the 1 checkpoints',
+        'iter_2.pth is not what was saved',
     )

@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
-    launch.prepare_testing(cfg, args.checkpoint, fused=False)
+    launch.prepare_testing(cfg, args.checkpoint, fused=False, trust=args.trust_checkpoint)
     cfg.log_level = logging.WARNING
     runner = launch.build_runner(cfg)
     with launch.naming_checkpoint(cfg.load_from):

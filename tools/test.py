@@ -32,6 +32,7 @@ def main() -> None:
         show_dir=args.show_dir,
         tta=args.tta,
         fused=not args.no_deploy,
+        trust=args.trust_checkpoint,
     )
     with launch.naming_checkpoint(cfg.load_from):
         launch.build_runner(cfg).test()

@@ -34,7 +34,11 @@ def main() -> None:
 
     cfg = launch.load_config(args)
     launch.prepare_training(
-        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume
+        cfg,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        resume=args.resume,
+        trust=args.trust_checkpoint,
     )
     runner = launch.build_runner(cfg)
     for warning in launch.recipe_warnings(cfg, get_world_size()):

@@ -2,7 +2,12 @@
 # data sets, so that mmseg's own tools and MMSegInferencer run these configs as well.
 custom_imports = dict(imports=['mmseg_repvgg'], allow_failed_imports=False)
 default_scope = 'mmseg'
-custom_hooks = [dict(type='DeployHook'), dict(type='FiniteHook')]
+custom_hooks = [
+    dict(type='DeployHook'),
+    dict(type='FiniteHook'),
+    dict(type='IterationSeedHook'),
+    dict(type='TerminationHook'),
+]
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

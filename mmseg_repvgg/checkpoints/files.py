@@ -98,7 +98,7 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
 # mmengine stores a HistoryBuffer a logged number, and numpy scalars and arrays in it.
 # Building one of these runs nothing of the file's choosing.
-_CORE: Any = np._core if hasattr(np, '_core') else np.core  # type: ignore[attr-defined]
+_CORE: Any = np._core if hasattr(np, '_core') else np.core
 _SAFE_GLOBALS: list[Any] = [
     _CORE.multiarray._reconstruct,
     _CORE.multiarray.scalar,
@@ -218,8 +218,8 @@ def write_bytes(
         _replace(sums, line.encode())
     except OSError as error:
         raise CheckpointError(
-            f'{path} cannot be written: {error}. What was saved before is as it was. Free '
-            'some space, or choose another folder with --work-dir'
+            f'{path} cannot be written: {error}. What was saved before is as it was. '
+            'Free some space, or choose another folder with --work-dir'
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The key names of other projects' RepVGG checkpoints, and the ways between them and ours.
+"""The key names of other projects' RepVGG checkpoints, and the ways to and from ours.
 
 Four projects name the same tensors: this one, the author's repository
 (https://github.com/DingXiaoH/RepVGG), mmpretrain and timm. All that they disagree on is
@@ -100,7 +100,9 @@ class _Names:
     def write(self, place: _Place) -> str:
         """Name a place, without prefix."""
         stage, block, part, tensor = place
-        where = self.stem if stage == 0 else f'{self.stage}{stage - 1 + self.first}.{block}'
+        where = (
+            self.stem if stage == 0 else f'{self.stage}{stage - 1 + self.first}.{block}'
+        )
         return f'{where}.{self.parts[part]}.{tensor}'
 
 
@@ -395,12 +397,35 @@ def fuse_state_dict(
     for where, parts in blocks.items():
         kept = {part: parts[part] for part in (*_SE, 'fused') if part in parts}
         if any(_form(part) == 'training' for part in parts):
-            name = _NAMES['mmseg_repvgg'].write(_Place(*where, 'fused', 'weight'))
-            kept['fused'] = _fuse_block(parts, eps, name.removesuffix('.weight'))
+            slot = _NAMES['mmseg_repvgg'].write(_Place(*where, 'fused', 'weight'))
+            slot = slot.removesuffix('.weight')
+            if 'fused' in parts:
+                raise CheckpointError(f'{slot} is there in both forms')
+            kept['fused'] = _fuse_block(parts, eps, slot)
         for part, tensors in kept.items():
             for tensor, value in tensors.items():
                 fused[_Place(*where, part, tensor)] = value
     return _in_order('mmseg_repvgg', fused)
+
+
+def kernels_3x3(backbone: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]:
+    """Pick the 3x3 kernel of every block, of either form.
+
+    Args:
+        backbone: By our keys, without prefix.
+
+    Returns:
+        The kernels by stage and block, in order; the stem is stage 0, block 0.
+
+    Raises:
+        CheckpointError: If a key is not one of ours.
+    """
+    places = _native_places(backbone)
+    return {
+        place[:2]: places[place]
+        for place in sorted(places)
+        if place.part in ('kernel_3x3', 'fused') and place.tensor == 'weight'
+    }
 
 
 def _parse(layout: str, key: str) -> tuple[str, _Place] | None:
@@ -537,11 +562,7 @@ def _kernel(parts: Mapping[str, Mapping[str, Tensor]], part: str, name: str) -> 
     if kernel is None:
         raise CheckpointError(f'{name} has no {size}x{size} kernel')
     fits = kernel.dim() == 4 and kernel.shape[2:] == (size, size) and kernel.numel()
-    if not fits or kernel.shape[0] % kernel.shape[1] or not kernel.is_floating_point():
-        # A kernel narrower than its input may not divide its output; that is seen by
-        # whoever knows the input. An identity needs it, and is checked there.
-        if fits and kernel.is_floating_point():
-            return kernel
+    if not fits or not kernel.is_floating_point():
         raise CheckpointError(
             f'{name} has as its {size}x{size} kernel a {kernel.dtype} of shape '
             f'{tuple(kernel.shape)}'

@@ -1,8 +1,21 @@
-"""What a Runner gets: hooks and an optimizer wrapper."""
+"""What a Runner gets: hooks, a sampler, an optimizer wrapper."""
 
 from .autocast import BFloat16OptimWrapper
+from .checkpoint_hook import CrashSafeCheckpointHook
 from .deploy_hook import DeployHook
+from .determinism import IterationSeedHook, PositionSampler, SeedSample
 from .finite_hook import FiniteHook
-from .strict_load_hook import StrictLoadHook
+from .load_hook import LoadHook
+from .termination_hook import TerminationHook
 
-__all__ = ['BFloat16OptimWrapper', 'DeployHook', 'FiniteHook', 'StrictLoadHook']
+__all__ = [
+    'BFloat16OptimWrapper',
+    'CrashSafeCheckpointHook',
+    'DeployHook',
+    'FiniteHook',
+    'IterationSeedHook',
+    'PositionSampler',
+    'SeedSample',
+    'LoadHook',
+    'TerminationHook',
+]

@@ -61,7 +61,7 @@ class DeployHook(Hook):
             try:
                 return run(*args, **kwargs)
             finally:
-                self._restore(runner)
+                self.restore(runner)
 
         return guarded
 
@@ -73,7 +73,8 @@ class DeployHook(Hook):
         runner.model = deploy(runner.model)
         runner.logger.info('DeployHook: evaluating the fused model')
 
-    def _restore(self, runner: Runner) -> None:
+    def restore(self, runner: Runner) -> None:
+        """Put the original back, if a copy is in."""
         if self._original is not None:
             runner.model, self._original = self._original, None
 
@@ -122,13 +123,13 @@ class DeployHook(Hook):
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         """Put the original back."""
-        self._restore(runner)
+        self.restore(runner)
 
     def after_test_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         """Put the original back."""
-        self._restore(runner)
+        self.restore(runner)
 
 
 @torch.no_grad()

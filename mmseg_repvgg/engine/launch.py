@@ -17,10 +17,14 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
 
+from ..checkpoints.files import read_checkpoint
+from ..checkpoints.layouts import recognise, unwrap
+from ..checkpoints.loading import find_resumable, make_loading_safe
 from ..datasets.checks import check_dataset
 from ..errors import CheckpointError, ConfigError
 
@@ -52,7 +56,12 @@ def load_config(args: Namespace) -> Config:
 
 
 def prepare_training(
-    cfg: Config, *, amp: bool = False, auto_scale_lr: bool = False, resume: bool = False
+    cfg: Config,
+    *,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: bool = False,
+    trust: bool = False,
 ) -> None:
     """Set a config up for training, and check what it will read.
 
@@ -62,6 +71,7 @@ def prepare_training(
         auto_scale_lr: Scale the learning rate by the global batch size over that of the
             recipe.
         resume: Go on from the latest checkpoint in the work dir, if there is one.
+        trust: Unpickle whatever a checkpoint holds.
 
     Raises:
         ConfigError: If the config has not what a choice needs.
@@ -77,16 +87,22 @@ def prepare_training(
                 'global batch size that its learning rate is meant for'
             )
         cfg.auto_scale_lr.enable = True
+    for kind in ('DeployHook', 'FiniteHook', 'IterationSeedHook', 'TerminationHook'):
+        set_hook(cfg, kind, True)
+    saving = cfg.default_hooks.get('checkpoint')
+    if saving and saving.type == 'CheckpointHook' and not saving.get('backend_args'):
+        saving.type = 'CrashSafeCheckpointHook'
+    make_loading_safe(trust)
     cfg.resume = cfg.get('resume', False) or resume
-    set_hook(cfg, 'DeployHook', True)
-    set_hook(cfg, 'FiniteHook', True)
-    set_hook(cfg, 'StrictLoadHook', cfg.resume)
-    starts = [cfg.get('load_from'), _pretrained(cfg)]
     if cfg.resume and not cfg.get('load_from'):
-        starts.append(find_latest_checkpoint(cfg.work_dir))
-    for start in starts:
-        if start:
-            check_checkpoint_file(start)
+        cfg.load_from = find_resumable(cfg.work_dir, trust)
+        cfg.resume = cfg.load_from is not None
+    set_hook(cfg, 'LoadHook', True, strict=cfg.resume)
+    for start in (cfg.get('load_from'), _pretrained(cfg)):
+        if start and '://' not in start:
+            checkpoint = read_checkpoint(start, trust=trust)
+            if cfg.resume:
+                _keep_seed(cfg, checkpoint)
     _check_data(cfg, 'train_dataloader', 'val_dataloader')
 
 
@@ -98,6 +114,7 @@ def prepare_testing(
     show_dir: str | None = None,
     tta: bool = False,
     fused: bool = True,
+    trust: bool = False,
 ) -> None:
     """Set a config up for testing a checkpoint, and check what it will read.
 
@@ -108,18 +125,20 @@ def prepare_testing(
         show_dir: Folder for painted images, if they are wanted.
         tta: Average over the views of the config's ``tta_pipeline``.
         fused: Whether to evaluate the fused model, or else the training form.
+        trust: Unpickle whatever the checkpoint holds.
 
     Raises:
         ConfigError: If the config has not what a choice needs.
         CheckpointError: If the checkpoint cannot be read.
         DataError: If data is missing.
     """
-    check_checkpoint_file(checkpoint)
+    make_loading_safe(trust)
+    _match_form(cfg, read_checkpoint(checkpoint, trust=trust))
     _check_data(cfg, 'test_dataloader')
     cfg.load_from = checkpoint
     cfg.resume = False
     set_hook(cfg, 'DeployHook', fused)
-    set_hook(cfg, 'StrictLoadHook', True)
+    set_hook(cfg, 'LoadHook', True)
     if out is not None:
         evaluators = cfg.test_evaluator
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
@@ -162,6 +181,27 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     return warnings
 
 
+def _match_form(cfg: Config, checkpoint: Any) -> None:
+    """Build the fused form for a fused checkpoint; fusing cannot be undone."""
+    backbone = cfg.model.get('backbone', {})
+    found = recognise(unwrap(checkpoint))
+    if (
+        backbone.get('type') == 'RepVGG'
+        and found is not None
+        and found.form == 'fused'
+        and not backbone.get('deploy')
+    ):
+        backbone.deploy = True
+        print_log('the checkpoint is fused: the model is built in the fused form')
+
+
+def _keep_seed(cfg: Config, checkpoint: dict[str, Any]) -> None:
+    """Resume with the seed of before, which mmengine would set only after the sampler."""
+    seed = checkpoint.get('meta', {}).get('seed')
+    if seed is not None and cfg.get('randomness', {}).get('seed') is None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
+
+
 def _pretrained(cfg: Config) -> str | None:
     init = cfg.model.get('backbone', {}).get('init_cfg')
     if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
@@ -184,44 +224,15 @@ def _use_amp(cfg: Config) -> None:
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
 
 
-def set_hook(cfg: Config, kind: str, present: bool) -> None:
+def set_hook(cfg: Config, kind: str, present: bool, **arguments: Any) -> None:
     """Add a custom hook that a config may lack, or take it away."""
     hooks = list(cfg.get('custom_hooks') or [])
     has = any(hook.get('type') == kind for hook in hooks)
     if present and not has:
-        hooks.append(dict(type=kind))
+        hooks.append(dict(type=kind, **arguments))
     elif not present:
         hooks = [hook for hook in hooks if hook.get('type') != kind]
     cfg.custom_hooks = hooks
-
-
-def check_checkpoint_file(path: str) -> None:
-    """Check that a checkpoint can be read, before anything is built around it.
-
-    Raises:
-        CheckpointError: If the file is missing, truncated or no checkpoint.
-    """
-    if '://' in path:
-        return
-    if not os.path.isfile(path):
-        raise CheckpointError(
-            f'the checkpoint {path} does not exist. Train one with tools/train.py, or '
-            'give the path of another'
-        )
-    try:
-        with open(path, 'rb') as file:
-            torch.load(file, map_location='meta', weights_only=True)
-    except Exception as error:
-        # Anything but these is a class that weights_only refuses; mmengine decides then.
-        if 'weights_only' not in str(error).lower():
-            raise CheckpointError(
-                f'the checkpoint {path} cannot be read ({_first_line(error)}): it is '
-                'truncated or no checkpoint. Copy it again, or take an older one'
-            ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
 
 
 def build_runner(cfg: Config) -> Runner:

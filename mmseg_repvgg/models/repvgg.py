@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmseg.registry import MODELS
@@ -21,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import CheckpointError, ConfigError
 from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
 from .archs import Arch, Layer, get_arch, plan
-from .state_dict import require_match
+from .state_dict import adapt
 
 NUM_STAGES = 4
 
@@ -58,7 +59,7 @@ class RepVGG(BaseModule):
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any] = 'B2',
+        arch: str | Mapping[str, Any] | Arch = 'B2',
         dilation: str | None = 'full',
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
@@ -88,7 +89,8 @@ class RepVGG(BaseModule):
         self.with_cp = with_cp
         self.out_channels = tuple(stages[i + 1][-1].out_channels for i in out_indices)
 
-        norm = partial(_build_norm, dict(norm_cfg or dict(type='BN')))
+        self.norm_cfg = dict(norm_cfg or dict(type='BN'))
+        norm = partial(_build_norm, self.norm_cfg)
         build = partial(_build_block, self.arch, norm=norm, deploy=deploy)
         ((stem,), *rest) = stages
         self.stem = build(stem)
@@ -161,18 +163,35 @@ class RepVGG(BaseModule):
             file = self.init_cfg['checkpoint']
             raise CheckpointError(f'{file}, of init_cfg: {error}') from error
 
+    def adapt_state_dict(
+        self, state_dict: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], str]:
+        """Turn a state dict of any layout into one that fills this backbone exactly.
+
+        Args:
+            state_dict: See :func:`~mmseg_repvgg.models.state_dict.adapt`.
+
+        Returns:
+            The backbone's tensors, and what was done, in a line.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        return adapt(state_dict, self.state_dict(), self.norm_cfg.get('eps', 1e-5))
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
         # mmengine loads with strict=False: whatever does not match is passed over. Here,
         # on the one path that all loading takes, a backbone is loaded whole or not at
-        # all, whoever asks.
-        # Stages that were not built, being behind the last output, are no loss.
-        unbuilt = range(max(self.out_indices) + 2, NUM_STAGES + 1)
-        for key in list(state_dict):
-            if key.startswith(tuple(f'{prefix}stage_{i}.' for i in unbuilt)):
-                del state_dict[key]
-        require_match(self, state_dict, prefix)
+        # all, whoever asks, from any project's layout.
+        own = [key for key in state_dict if key.startswith(prefix)]
+        found = {key[len(prefix) :]: state_dict[key] for key in own}
+        backbone, said = self.adapt_state_dict(found)
+        for key in own:
+            del state_dict[key]
+        state_dict.update({prefix + key: value for key, value in backbone.items()})
+        print_log(said, 'current')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -2,81 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
+from ..checkpoints.layouts import fuse_state_dict, recognise, to_native, unwrap
 from ..errors import CheckpointError
 
 _COUNTER = 'num_batches_tracked'
 
 
-def require_match(
-    backbone: nn.Module, state_dict: Mapping[str, Tensor], prefix: str
-) -> None:
-    """Check that a state dict fills a backbone exactly, before anything is loaded.
+def adapt(
+    state_dict: Mapping[str, Any], wanted: Mapping[str, Tensor], eps: float = 1e-5
+) -> tuple[dict[str, Tensor], str]:
+    """Turn a state dict of any layout into one that fills a backbone exactly.
+
+    A training-form state dict is fused where the backbone is.
 
     Args:
-        backbone: The backbone to be loaded.
-        state_dict: Of a whole model, or of the backbone alone.
-        prefix: What the backbone's keys begin with in it.
+        state_dict: Of a backbone or of a model that holds one, in the layout of this
+            project, the author, mmpretrain or timm; wrappers are taken off.
+        wanted: The backbone's own state dict.
+        eps: What the backbone's batch norms add to the variance.
+
+    Returns:
+        The backbone's tensors, and what was done, in a line.
 
     Raises:
-        CheckpointError: If a tensor is missing, left over or of another shape. The
-            message says which form the checkpoint has, and the first few on both sides.
+        CheckpointError: If a tensor is missing, left over, of another shape or not
+            finite, or if the state dict is fused and the backbone in the training form.
+            The message lists the first few on both sides.
     """
-    wanted = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
-    found = {
-        key[len(prefix) :]: tuple(value.shape)
-        for key, value in state_dict.items()
-        if key.startswith(prefix)
+    try:
+        native = to_native(unwrap(state_dict))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'the checkpoint does not fit the RepVGG backbone: {error}'
+        ) from error
+    backbone = native.backbone
+    have, need = native.recognised.form, _form(wanted)
+    if have == 'training' and need == 'fused':
+        backbone = fuse_state_dict(backbone, eps)
+    said = (
+        f'RepVGG: {native.recognised.layout} layout, {have} form'
+        f'{", fused on the way in" if have != need else ""}: {len(backbone)} tensors '
+        f'into the backbone, {len(native.classifier)} of a classifier set aside'
+    )
+    if have == 'fused' and need == 'training':
+        raise CheckpointError(
+            'the checkpoint does not fit the RepVGG backbone: it is fused, and the model '
+            'is in the training form; fusing cannot be undone. To train, start from a '
+            'checkpoint in the training form. To evaluate this one, tools/test.py builds '
+            'the fused form by itself; else --cfg-options model.backbone.deploy=True'
+        )
+    # Stages that were not built, being behind the last output, are no loss.
+    built = {key.split('.')[0] for key in wanted}
+    backbone = {
+        key: value
+        for key, value in backbone.items()
+        if key.split('.')[0] in built or not key.startswith('stage_')
     }
+    _require_match(backbone, wanted, have)
+    return backbone, said
+
+
+def _form(keys: Mapping[str, Any]) -> str:
+    recognised = recognise(keys)
+    return recognised.form if recognised else 'training'
+
+
+def _require_match(
+    found: dict[str, Tensor], wanted: Mapping[str, Tensor], form: str
+) -> None:
     # Batch norms of before torch 0.4.1 kept no counter; torch fills it in.
     missing = [k for k in wanted if k not in found and not k.endswith(_COUNTER)]
     unexpected = [k for k in found if k not in wanted]
-    reshaped = [k for k in wanted if k in found and wanted[k] != found[k]]
-    if not (missing or unexpected or reshaped):
-        return
-    lines = [f'the checkpoint does not fit the RepVGG backbone: {_reason(wanted, found)}']
+    reshaped = [
+        f'{k} {tuple(found[k].shape)} where the model has {tuple(wanted[k].shape)}'
+        for k in wanted
+        if k in found and found[k].shape != wanted[k].shape
+    ]
+    spoilt = [
+        f'{k} ({found[k].dtype})'
+        for k in wanted
+        if k in found
+        and wanted[k].is_floating_point()
+        and not (found[k].is_floating_point() and bool(torch.isfinite(found[k]).all()))
+    ]
+    lines = []
     if missing:
         lines.append(f'  missing from the checkpoint: {_few(missing)}')
     if unexpected:
         lines.append(f'  not in the model: {_few(unexpected)}')
     if reshaped:
-        shapes = [f'{k} {found[k]} where the model has {wanted[k]}' for k in reshaped]
-        lines.append(f'  of another shape: {_few(shapes)}')
-    raise CheckpointError('\n'.join(lines))
-
-
-def form(keys: Collection[str]) -> str | None:
-    """Tell the form of a backbone's keys: ``'training'``, ``'fused'`` or None."""
-    if any('.conv.branch_3x3.' in key for key in keys):
-        return 'training'
-    if any(key.endswith('stem.conv.weight') for key in keys):
-        return 'fused'
-    return None
-
-
-def _reason(wanted: Collection[str], found: Collection[str]) -> str:
-    have, need = form(found), form(wanted)
-    if have is None:
-        return (
-            'it holds no weights in the layout of mmseg_repvgg'
-            + ('' if found else ' under the name of the backbone')
-            + '.'
-        )
-    if have == need:
-        return f'it is in the {have} form, as the model is, but of another arch.'
-    if have == 'fused':
-        return (
-            'it is fused and the model is in the training form. Load a checkpoint that '
-            'train.py wrote, or, to evaluate this one, build the fused form: '
-            '--cfg-options model.backbone.deploy=True'
-        )
-    return (
-        'it is in the training form and the model is built fused. Build the model with '
-        'deploy=False and let mmseg_repvgg.deploy(model), or the DeployHook, fuse it.'
-    )
+        lines.append(f'  of another shape: {_few(reshaped)}')
+    if lines:
+        lines.insert(0, f'it is in the {form} form, but of another arch')
+    elif spoilt:
+        lines = [f'it holds numbers that are NaN or infinite, or none: {_few(spoilt)}']
+    if lines:
+        text = '\n'.join(lines)
+        raise CheckpointError(f'the checkpoint does not fit the RepVGG backbone: {text}')
 
 
 def _few(items: list[str], most: int = 5) -> str:

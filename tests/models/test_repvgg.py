@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmseg_repvgg import RepVGG, deploy
+from mmseg_repvgg.checkpoints.layouts import LAYOUTS, from_native
 from mmseg_repvgg.errors import CheckpointError
 from mmseg_repvgg.models.archs import ARCHS
 
@@ -159,12 +160,15 @@ def files(tmp_path, randomize_norms):
     model = randomize_norms(RepVGG(TINY)).eval()
     other = RepVGG(dict(TINY, depths=(1, 2, 4, 1)))
     wider = RepVGG(dict(TINY, b=0.5))
+    state, spoilt = model.state_dict(), 'stem.conv.branch_1x1.conv.weight'
     saved = {
         'training': model.state_dict(),
         'fused': deploy(model).state_dict(),
         'another arch': other.state_dict(),
         'another width': wider.state_dict(),
-        'another layout': {'stage1.0.rbr_dense.conv.weight': torch.zeros(1)},
+        'one layer': {'stage1.0.rbr_dense.conv.weight': torch.zeros(1)},
+        'NaN': {**state, spoilt: state[spoilt] * float('nan')},
+        'integers': {**state, spoilt: state[spoilt].int()},
         'nothing': {},
     }
     for name, state in saved.items():
@@ -190,15 +194,47 @@ def test_fused_checkpoint_loads_into_fused_form(files):
         assert_close(built(x)[-1], model(x)[-1], rtol=1e-4, atol=1e-5)
 
 
+def test_training_form_is_fused_on_the_way_into_a_fused_model(files):
+    model, folder = files
+    built = RepVGG(TINY, deploy=True)
+    load_checkpoint(built, str(folder / 'training.pth'))
+    for key, value in deploy(model).state_dict().items():
+        assert torch.equal(built.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('wrap', [lambda s: s, lambda s: {'model': s, 'epoch': 3}])
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('via', ['load_checkpoint', 'init_cfg'])
+def test_any_layout_loads_as_it_is(files, tmp_path, layout, wrap, fused, via):
+    model, _ = files
+    source = deploy(model) if fused else model
+    classifier = {'weight': torch.ones(10, 128), 'bias': torch.ones(10)}
+    theirs = from_native(
+        source.state_dict(), layout, classifier if layout != 'mmseg_repvgg' else None
+    )
+    file = str(tmp_path / 'theirs.pth')
+    torch.save(wrap(theirs), file)
+    loaded = RepVGG(TINY, deploy=fused)
+    if via == 'init_cfg':
+        loaded.init_cfg = dict(type='Pretrained', checkpoint=file)
+        loaded.init_weights()
+    else:
+        load_checkpoint(loaded, file)
+    for key, value in source.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
 @pytest.mark.parametrize(
     ('name', 'deployed', 'says'),
     [
-        ('fused', False, r'fused and the model is in the training form.*deploy=True'),
-        ('training', True, r'training form and the model is built fused'),
+        ('fused', False, r'fused, and the model is in the training form.*deploy=True'),
         ('another arch', False, 'of another arch.*stage_3.3'),
         ('another width', False, r'of another arch.*\(256, 64, 3, 3\) where the model'),
-        ('another layout', False, 'no weights in the layout'),
-        ('nothing', False, 'no weights in the layout of mmseg_repvgg under the name'),
+        ('one layer', False, 'no RepVGG backbone in the layout of any of'),
+        ('nothing', False, 'is empty'),
+        ('NaN', False, r'NaN or infinite.*stem.conv.branch_1x1.conv.weight'),
+        ('integers', False, r'or none: stem.conv.branch_1x1.conv.weight \(torch.int'),
     ],
 )
 @pytest.mark.parametrize('via', ['load_checkpoint', 'load_state_dict', 'init_cfg'])

@@ -4,6 +4,7 @@
 scale = (321, 241)
 crop_size = (193, 193)
 train_pipeline = [
+    dict(type='SeedSample'),
     dict(type='LoadCheckedImage'),
     dict(type='LoadCheckedAnnotations'),
     dict(type='RandomResize', scale=scale, ratio_range=(0.7, 1.6), keep_ratio=True),
@@ -41,7 +42,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type='CamVidDataset',
         data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),

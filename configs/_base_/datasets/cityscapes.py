@@ -2,6 +2,7 @@
 # degrees, blur, flip, crops of 713x713; 2 images a GPU, 16 in all on 8.
 crop_size = (713, 713)
 train_pipeline = [
+    dict(type='SeedSample'),
     dict(type='LoadCheckedImage'),
     dict(type='LoadCheckedAnnotations'),
     dict(
@@ -53,7 +54,7 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,

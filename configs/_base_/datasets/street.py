@@ -2,6 +2,7 @@
 # of Cityscapes: for the demo and the tests, where no real data is at hand.
 crop_size = (128, 128)
 train_pipeline = [
+    dict(type='SeedSample'),
     dict(type='LoadCheckedImage'),
     dict(type='LoadCheckedAnnotations'),
     dict(type='RandomResize', scale=(256, 128), ratio_range=(1.0, 1.5), keep_ratio=True),
@@ -38,7 +39,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,

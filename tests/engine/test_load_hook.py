@@ -17,7 +17,7 @@ def saved(cfg, change):
 
 
 def run_test(cfg, path, **changes):
-    cfg.custom_hooks = [dict(type='StrictLoadHook'), dict(type='DeployHook')]
+    cfg.custom_hooks = [dict(type='LoadHook'), dict(type='DeployHook')]
     cfg.load_from = path
     cfg.merge_from_dict(changes)
     runner = Runner.from_cfg(cfg)

@@ -1,0 +1,76 @@
+"""The hook by which a checkpoint is loaded whole or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from ..checkpoints.layouts import recognise, unwrap
+from ..errors import CheckpointError
+from ..models import RepVGG
+from .wrappers import unwrap as unwrap_model
+
+
+@HOOKS.register_module()
+class LoadHook(Hook):
+    """Bring a checkpoint of any layout into the model's names, and check that it fits.
+
+    mmengine loads with ``strict=False`` and only logs what did not match. When resuming
+    or testing, a head left at random is never what anyone wants.
+
+    Args:
+        strict: Whether the checkpoint must fill the whole model, or, to fine-tune with
+            other classes or from ImageNet weights, at least the backbone.
+
+    Raises:
+        CheckpointError: If a tensor is missing, left over or of another shape.
+    """
+
+    # Before EMAHook takes its copy of what was loaded.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, strict: bool = True) -> None:
+        self.strict = strict
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Rename and compare before anything is copied."""
+        model = unwrap_model(runner.model)
+        state = unwrap(checkpoint)
+        for name, module in model.named_modules():
+            if isinstance(module, RepVGG):
+                state = _renamed(state, module, f'{name}.' if name else '')
+        checkpoint['state_dict'] = state
+        if self.strict:
+            _require_match(state, model.state_dict())
+
+
+def _renamed(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:
+    """Put what fills the backbone under its prefix; the rest keeps its names."""
+    inside = {k: v for k, v in state.items() if k.startswith(prefix)}
+    if recognise(inside) is None:
+        # A file of a backbone alone, or of another project's classifier.
+        inside = state
+        outside: dict[str, Any] = {}
+    else:
+        outside = {k: v for k, v in state.items() if k not in inside}
+        inside = {k[len(prefix) :]: v for k, v in inside.items()}
+    tensors, _ = backbone.adapt_state_dict(inside)
+    return {**outside, **{prefix + key: value for key, value in tensors.items()}}
+
+
+def _require_match(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    problems = [f'{key} is missing' for key in wanted if key not in found]
+    problems += [f'{key} is not in the model' for key in found if key not in wanted]
+    problems += [
+        f'{key} is {tuple(found[key].shape)} where the model has {tuple(value.shape)}'
+        for key, value in wanted.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f'the checkpoint does not fit the model: {len(problems)} tensors differ, '
+            f'{"; ".join(problems[:5])}. Give the config that it was trained with'
+        )

@@ -1,0 +1,96 @@
+"""The hook by which SIGTERM saves a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, is_distributed
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from .deploy_hook import DeployHook
+
+
+@HOOKS.register_module()
+class TerminationHook(Hook):
+    """Save a checkpoint and exit on SIGTERM.
+
+    A Slurm time limit sends it, and a spot machine that is taken away. The iteration
+    that runs is finished first. During a validation the weights are those of the last
+    training iteration, and are saved as that. The exit status is 143.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._previous: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Start to listen."""
+        self._asked = False
+        try:
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:
+            # Not the main thread: nobody can listen there.
+            runner.logger.warning('TerminationHook: SIGTERM will not save a checkpoint')
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop to listen."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def _everyone(self) -> bool:
+        """Whether any process was asked: all of them stop at the same iteration."""
+        if not is_distributed():
+            return self._asked
+        asked = torch.tensor(float(self._asked))
+        all_reduce(asked, op='max')
+        return bool(asked)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Save and exit, if asked to."""
+        if self._everyone():
+            self._save_and_exit(runner, runner.iter + 1)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Save and exit, if asked to; only what was trained is saved."""
+        if self._previous is None or not self._everyone():
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, DeployHook):
+                hook.restore(runner)
+            if isinstance(hook, EMAHook):
+                # It swapped its weights in before the validation and swaps them back.
+                hook._swap_ema_parameters()
+        self._save_and_exit(runner, runner.iter)
+
+    def _save_and_exit(self, runner: Runner, iteration: int) -> None:
+        hook = next(h for h in runner.hooks if isinstance(h, CheckpointHook))
+        if not hook.by_epoch:
+            meta = dict(epoch=runner.epoch, iter=iteration)
+            hook._save_checkpoint_with_step(runner, iteration, meta)
+            runner.logger.info(
+                f'SIGTERM: saved {hook.last_ckpt}; --resume goes on from there'
+            )
+        raise SystemExit(128 + signal.SIGTERM)

@@ -1,0 +1,250 @@
+"""Kill, terminate, fill the disk, corrupt: nothing is lost and resuming is exact.
+
+Every run is a process of its own, as a user's would be.
+"""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+pytestmark = pytest.mark.slow
+
+REPO = Path(__file__).parents[1]
+ITERATIONS = 40
+
+
+@pytest.fixture
+def config(street_config, tmp_path):
+    """The demo's recipe with EMA, on small images; a checkpoint every 2 iterations."""
+    cfg = street_config
+    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=15)
+    cfg.param_scheduler[1].end = ITERATIONS
+    cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+    cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=3)
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+    path = tmp_path / 'config.py'
+    cfg.dump(path)
+    return path
+
+
+def start(config, work_dir, *options, **kwargs):
+    command = [sys.executable, str(REPO / 'tools' / 'train.py'), str(config)]
+    return subprocess.Popen(
+        [*command, '--work-dir', str(work_dir), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **kwargs,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+def wait_for(process, ready):
+    while process.poll() is None and not ready():
+        time.sleep(0.002)
+
+
+def kill(process):
+    """SIGKILL to the trainer and its workers, as a machine that goes away."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def final(work_dir):
+    return torch.load(work_dir / f'iter_{ITERATIONS}.pth', weights_only=False)
+
+
+def newest(work_dir):
+    steps = [int(path.stem[5:]) for path in work_dir.glob('iter_*.pth')]
+    return max(steps, default=0)
+
+
+def assert_same(ours, theirs, where=''):
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in theirs:
+            assert_same(ours[key], theirs[key], f'{where}.{key}')
+    elif isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for index, (a, b) in enumerate(zip(ours, theirs)):
+            assert_same(a, b, f'{where}[{index}]')
+    else:
+        assert ours == theirs, where
+
+
+def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path):
+    straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+    run = start(config, straight)
+    output = finish(run)
+    assert run.returncode == 0, output[-3000:]
+
+    rng = random.Random(0)
+    during_save = terminated = 0
+    for attempt in range(11):
+        if newest(broken) >= ITERATIONS - 2:
+            break
+        process = start(config, broken, '--resume')
+        before = newest(broken)
+        if attempt % 3 == 0:
+            # In the middle of writing: a temporary file is there.
+            wait_for(process, lambda: any(broken.glob('.iter_*.pth.*')))
+            during_save += process.poll() is None
+            kill(process)
+        elif attempt % 3 == 1:
+            wait_for(process, lambda b=before: newest(broken) > b)
+            time.sleep(rng.uniform(0, 0.4))
+            kill(process)
+        else:
+            wait_for(process, lambda b=before: newest(broken) > b)
+            time.sleep(rng.uniform(0, 0.2))
+            process.send_signal(signal.SIGTERM)
+            output = finish(process)
+            assert process.returncode == 143, output[-3000:]
+            assert 'SIGTERM: saved' in output
+            terminated += 1
+    assert attempt >= 9
+    assert during_save >= 3
+    assert terminated >= 3
+    process = start(config, broken, '--resume')
+    output = finish(process)
+    assert process.returncode == 0, output[-3000:]
+
+    ours, theirs = final(broken), final(straight)
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+        assert_same(ours[part], theirs[part], part)
+    assert not list(broken.glob('.iter_*.pth.*')) or during_save
+
+
+@pytest.fixture
+def half_way(config, tmp_path):
+    """A work dir with checkpoints at iterations 2, 4 and 6."""
+    work_dir = tmp_path / 'work'
+    process = start(config, work_dir, '--cfg-options', 'train_cfg.max_iters=6')
+    output = finish(process)
+    assert process.returncode == 0, output[-3000:]
+    return work_dir
+
+
+SHORT = ['--resume', '--cfg-options', 'train_cfg.max_iters=8']
+
+
+@pytest.mark.parametrize('damage', ['torn', 'flipped', 'empty', 'no last_checkpoint'])
+def test_resume_takes_the_newest_that_is_whole(config, half_way, damage):
+    path = half_way / 'iter_6.pth'
+    data = bytearray(path.read_bytes())
+    resumed = 4
+    if damage == 'torn':
+        path.write_bytes(data[: len(data) // 3])
+    elif damage == 'flipped':
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == 'empty':
+        path.write_bytes(b'')
+    else:
+        (half_way / 'last_checkpoint').unlink()
+        resumed = 6
+    process = start(config, half_way, *SHORT)
+    output = finish(process)
+    assert process.returncode == 0, output[-3000:]
+    assert f'resumed epoch: 0, iter: {resumed}' in output
+    assert (f'skipped when resuming: the checkpoint {path}' in output) == (resumed == 4)
+
+
+def test_nothing_whole_is_an_error_not_a_fresh_start(config, half_way):
+    for path in half_way.glob('iter_*.pth'):
+        os.truncate(path, 1000)
+    process = start(config, half_way, *SHORT)
+    output = finish(process)
+    assert process.returncode == 2
+    assert 'none of the 3 checkpoints' in output
+    assert 'Traceback' not in output
+
+
+def test_full_disk_is_a_clear_error_and_spoils_nothing(config, half_way):
+    before = {p.name: p.read_bytes() for p in half_way.glob('iter_*.pth')}
+
+    def limit():
+        # No file may grow beyond this: writing fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    process = start(config, half_way, *SHORT, preexec_fn=limit)
+    output = finish(process)
+    assert process.returncode == 2
+    assert 'iter_8.pth' in output
+    assert 'cannot be written' in output
+    assert 'Traceback' not in output
+    assert {p.name: p.read_bytes() for p in half_way.glob('iter_*.pth')} == before
+    assert not list(half_way.glob('.iter_8*'))
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_nothing_in_a_checkpoint_runs(config, half_way, tmp_path):
+    fuse = tmp_path / 'the file that must never appear'
+    checkpoint = torch.load(half_way / 'iter_6.pth', weights_only=False)
+    checkpoint['extra'] = Bomb(fuse)
+    hostile = tmp_path / 'hostile.pth'
+    torch.save(checkpoint, hostile)
+    tools = REPO / 'tools'
+    work = tmp_path / 'elsewhere'
+    work.mkdir()
+    torch.save(checkpoint, work / 'iter_6.pth')
+    init = 'model.backbone.init_cfg'
+    commands = {
+        'resume': ['train.py', config, '--work-dir', work, '--resume'],
+        'init_cfg': [
+            'train.py',
+            config,
+            '--cfg-options',
+            f'{init}.type=Pretrained',
+            f'{init}.checkpoint={hostile}',
+        ],
+        'load_from': ['train.py', config, '--cfg-options', f'load_from={hostile}'],
+        'test': ['test.py', config, hostile],
+        'compare_forms': ['compare_forms.py', config, hostile],
+        'convert': ['convert_checkpoint.py', hostile, tmp_path / 'converted.pth'],
+    }
+    for name, (tool, *args) in commands.items():
+        result = subprocess.run(
+            [sys.executable, str(tools / tool), *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert result.returncode == 2, (name, result.stderr[-2000:])
+        assert 'open' in result.stderr, name
+        assert '--trust-checkpoint' in result.stderr, name
+        assert 'Traceback' not in result.stderr, name
+        assert not fuse.exists(), name
+    assert not (tmp_path / 'converted.pth').exists()
+    # With the flag it is the user's word.
+    trusted = [sys.executable, str(tools / 'test.py'), str(config), str(hostile)]
+    subprocess.run([*trusted, '--trust-checkpoint'], capture_output=True, cwd=tmp_path)
+    assert fuse.exists()
+
+
+def test_the_config_is_the_demos(config):
+    assert Config.fromfile(config).optim_wrapper.optimizer.type == 'AdamW'
