@@ -35,6 +35,11 @@ from .layouts import (
 # The largest difference of any stage's output, relative to the largest output.
 TOLERANCE = 1e-5
 
+_FORGETS_SE = (
+    'the fused form of mmpretrain leaves squeeze-and-excitation out (1.3.6 does), and '
+    'computes something else; its training form does not'
+)
+
 _Shapes = dict[tuple[int, int], tuple[int, ...]]
 
 
@@ -52,6 +57,7 @@ class Conversion:
         others: How many tensors there are beside the backbone, by what they are, and
             whether they were written too.
         difference: Largest difference of the outputs, relative to the largest output.
+        warning: What the other project does wrong with such a file, if anything.
     """
 
     source: Recognised
@@ -62,6 +68,7 @@ class Conversion:
     written: int
     others: Mapping[str, tuple[int, bool]]
     difference: float
+    warning: str | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -76,6 +83,8 @@ class Conversion:
             )
             + f'; read back, its outputs differ by {self.difference:.1e} at most',
         ]
+        if self.warning:
+            lines.append(f'beware:     {self.warning}')
         return '\n'.join(lines)
 
 
@@ -166,6 +175,9 @@ def convert(
         written=len(backbone),
         others={what: number for what, number in others.items() if number[0]},
         difference=difference,
+        warning=_FORGETS_SE
+        if (to, form) == ('mmpretrain', 'fused') and _has_se(backbone)
+        else None,
     )
 
 

@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import types
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def read_checkpoint(
     try:
         if path.endswith('.safetensors'):
             return _safetensors(path).load(data)
+        if not trust:
+            _verify_zip(data)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return _unpickled(io.BytesIO(data), trust, map_location)
@@ -71,6 +74,15 @@ def _read_bytes(path: str) -> bytes:
         ) from error
     except OSError as error:
         raise CheckpointError(f'the checkpoint {path} cannot be read: {error}') from error
+
+
+def _verify_zip(data: bytes) -> None:
+    """Check the sums that ``torch.save`` wrote; ``torch.load`` does not look at them."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            spoilt = archive.testzip()
+        if spoilt is not None:
+            raise zipfile.BadZipFile(f'wrong checksum of {spoilt} in it')
 
 
 def _unpickled(file: io.BytesIO, trust: bool, map_location: Any) -> Any:

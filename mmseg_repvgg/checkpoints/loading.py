@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,23 @@ def make_loading_safe(trust: bool = False) -> None:
     Args:
         trust: Unpickle whatever a file holds, and allow addresses.
     """
+
+    # mmengine logs a loader's name from its 10th letter on.
+    def load_from_local_file(filename: str, map_location: Any = None) -> Any:
+        path = os.path.expanduser(filename)
+        return read_checkpoint(path, trust=trust, map_location=map_location)
+
+    def load_from_address(filename: str, map_location: Any = None, **_: Any) -> Any:
+        raise CheckpointError(
+            f'{filename} is not a local file: download it and give its path, or pass '
+            '--trust-checkpoint to have it downloaded and unpickled'
+        )
+
     if not trust:
         for prefix in list(CheckpointLoader._schemes):
             if prefix:
-                CheckpointLoader.register_scheme(prefix, _refuse_address, force=True)
-    CheckpointLoader.register_scheme('', partial(_read, trust=trust), force=True)
-
-
-def _read(filename: str, map_location: Any = None, *, trust: bool) -> Any:
-    path = os.path.expanduser(filename)
-    return read_checkpoint(path, trust=trust, map_location=map_location)
-
-
-def _refuse_address(filename: str, map_location: Any = None, **kwargs: Any) -> Any:
-    raise CheckpointError(
-        f'{filename} is not a local file: download it and give its path, or pass '
-        '--trust-checkpoint to have it downloaded and unpickled'
-    )
+                CheckpointLoader.register_scheme(prefix, load_from_address, force=True)
+    CheckpointLoader.register_scheme('', load_from_local_file, force=True)
 
 
 def find_resumable(work_dir: str, trust: bool = False) -> str | None:

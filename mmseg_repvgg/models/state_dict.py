@@ -88,8 +88,10 @@ def _require_match(
         f'{k} ({found[k].dtype})'
         for k in wanted
         if k in found
-        and wanted[k].is_floating_point()
-        and not (found[k].is_floating_point() and bool(torch.isfinite(found[k]).all()))
+        and (
+            found[k].is_floating_point() != wanted[k].is_floating_point()
+            or not bool(torch.isfinite(found[k]).all())
+        )
     ]
     lines = []
     if missing:
@@ -101,7 +103,7 @@ def _require_match(
     if lines:
         lines.insert(0, f'it is in the {form} form, but of another arch')
     elif spoilt:
-        lines = [f'it holds numbers that are NaN or infinite, or none: {_few(spoilt)}']
+        lines = [f'it holds what is NaN, infinite or of another kind: {_few(spoilt)}']
     if lines:
         text = '\n'.join(lines)
         raise CheckpointError(f'the checkpoint does not fit the RepVGG backbone: {text}')

@@ -86,6 +86,7 @@ def test_fusing(native, source, tmp_path, to):
     assert (conversion.source.form, conversion.form) == ('training', 'fused')
     assert 0 < conversion.difference < 1e-6
     assert_same(load(dst).backbone, native['fused'])
+    assert ('squeeze-and-excitation out' in str(conversion)) == (to == 'mmpretrain')
 
 
 def test_fusing_what_is_fused_changes_nothing(native, tmp_path):
@@ -329,7 +330,7 @@ def _stopped(write):
             'linear.bias was changed',
         ),
         ('write_checkpoint', _torn, CheckpointError, 'cannot be read'),
-        ('write_checkpoint', _stopped, KeyboardInterrupt, ''),
+        ('write_checkpoint', _stopped, KeyboardInterrupt, None),
     ],
 )
 def test_a_conversion_that_goes_wrong_leaves_nothing(
@@ -373,7 +374,7 @@ def test_arch_that_is_none_of_ours(native):
 def test_tool_says_what_it_did(source, native, tmp_path, run_tool):
     done = run_tool(TOOL, 'source.pth', 'dst.pth', '--fuse', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    *_, first, second = done.stdout.splitlines()
     assert 'layout of official, training form' in first
     assert f'{len(native["training"])} tensors, besides 2 of the classifier' in first
     assert f'layout of mmseg_repvgg, fused form, {len(native["fused"])} tensors' in second
