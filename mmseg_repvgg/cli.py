@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from mmengine.config import DictAction
@@ -38,6 +39,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool; say what the user can mend in one line and exit with status 2."""
+    # The stack's own, about what is as it should be here.
+    for message in ('When align_corners=True', 'The draw is False'):
+        warnings.filterwarnings('ignore', message)
     try:
         main()
     except UserError as error:

@@ -7,6 +7,7 @@ anything is built or written, and makes every evaluation a fused one.
 from __future__ import annotations
 
 import os
+import subprocess
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -277,9 +278,25 @@ def _start_gloo(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     _replace_sync_bn(cfg.model)
+    if cfg.launcher == 'slurm':
+        _export_slurm_environment()
     # mmengine would ask for a CUDA device on the way; a group that is there it leaves be.
     if not is_distributed():
         distributed.init_process_group('gloo')
+
+
+def _export_slurm_environment() -> None:
+    """Set what torch reads from what Slurm sets."""
+    slurm = os.environ
+    command = ['scontrol', 'show', 'hostname', slurm['SLURM_NODELIST']]
+    nodes = subprocess.run(command, capture_output=True, text=True, check=True)
+    os.environ.update(
+        RANK=slurm['SLURM_PROCID'],
+        WORLD_SIZE=slurm['SLURM_NTASKS'],
+        LOCAL_RANK=slurm['SLURM_LOCALID'],
+        MASTER_ADDR=slurm.get('MASTER_ADDR', nodes.stdout.split()[0]),
+        MASTER_PORT=slurm.get('MASTER_PORT', '29500'),
+    )
 
 
 def _replace_sync_bn(cfg: Any) -> None:

@@ -5,7 +5,6 @@ train_pipeline = [
     dict(type='SeedSample'),
     dict(type='LoadCheckedImage'),
     dict(type='LoadCheckedAnnotations'),
-    dict(type='RandomResize', scale=(256, 128), ratio_range=(1.0, 1.5), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),

@@ -1,8 +1,8 @@
 # A few minutes on two CPU cores.
-max_iters = 240
+max_iters = 480
 optim_wrapper = dict(
     type='BFloat16OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=20, by_epoch=False),
@@ -15,7 +15,7 @@ param_scheduler = [
         by_epoch=False,
     ),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=120)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=240)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
@@ -23,7 +23,7 @@ default_hooks = dict(
     checkpoint=dict(
         type='CrashSafeCheckpointHook',
         by_epoch=False,
-        interval=60,
+        interval=120,
         save_best='mIoU',
         max_keep_ckpts=2,
     ),
