@@ -6,7 +6,7 @@ UPSTREAM_PYTHON ?= python3.10
 WORK_DIR ?= work_dirs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-upstream lint format clean
+.PHONY: help demo test test-quick test-upstream test-peers lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -40,11 +40,14 @@ test-quick: lint  ## The same without the slow tests
 test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 15 minutes)
 	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"
 
+test-peers:  ## Load and save the checkpoints of timm and mmpretrain (torch with CUDA: 5 GB)
+	bash tests/peers.sh
+
 format: $(VENV)/.ready-dev  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environments, caches and the demo's data and results
-	rm -rf $(VENV) .venv-upstream data/street $(WORK_DIR)
+	rm -rf $(VENV) $(VENV)-upstream $(VENV)-peers data/street $(WORK_DIR)
 	rm -rf .pytest_cache .ruff_cache .mypy_cache *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,5 +31,15 @@ setup(
         'onedl-mmengine>=0.10.12',
         'onedl-mmcv>=2.3',
     ],
-    extras_require={'dev': ['pytest>=8', 'ruff>=0.9', 'mypy>=1.10', 'pre-commit>=3']},
+    extras_require={
+        # Checkpoints without pickle.
+        'safetensors': ['safetensors>=0.4'],
+        'dev': [
+            'pytest>=8',
+            'ruff>=0.9',
+            'mypy>=1.10',
+            'pre-commit>=3',
+            'safetensors>=0.4',
+        ],
+    },
 )

@@ -154,7 +154,7 @@ _NAMES: dict[str, _Names] = {
         },
         prefix='backbone.',
         classifier='head.fc',
-        # Seen in files, though not written by the current release.
+        # Of older releases, as is reported; the current one does not write them.
         aliases={'branch_3x3.bn': 'norm_3x3', 'branch_1x1.bn': 'norm_1x1'},
     ),
     'timm': _Names(

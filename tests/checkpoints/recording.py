@@ -63,10 +63,15 @@ def summary(output: Tensor) -> dict[str, Any]:
     picked = flat[torch.linspace(0, len(flat) - 1, SAMPLES).long()]
     return {
         'shape': list(output.shape),
-        'scale': float(flat.abs().max()),
-        'mean': float(flat.abs().mean()),
-        'samples': picked.tolist(),
+        'scale': _rounded(flat.abs().max()),
+        'mean': _rounded(flat.abs().mean()),
+        'samples': [_rounded(value) for value in picked],
     }
+
+
+def _rounded(value: Tensor) -> float:
+    """Leave out the digits that depend on the number of threads."""
+    return float(f'{float(value):.9g}')
 
 
 def difference(output: Tensor, recorded: dict[str, Any]) -> float:

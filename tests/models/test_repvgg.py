@@ -234,7 +234,11 @@ def test_any_layout_loads_as_it_is(files, tmp_path, layout, wrap, fused, via):
         ('one layer', False, 'no RepVGG backbone in the layout of any of'),
         ('nothing', False, 'is empty'),
         ('NaN', False, r'NaN, infinite.*stem.conv.branch_1x1.conv.weight'),
-        ('integers', False, r'another kind: stem.conv.branch_1x1.conv.weight \(torch.int'),
+        (
+            'integers',
+            False,
+            r'another kind: stem.conv.branch_1x1.conv.weight \(torch.int',
+        ),
     ],
 )
 @pytest.mark.parametrize('via', ['load_checkpoint', 'load_state_dict', 'init_cfg'])

@@ -6,6 +6,7 @@ Run by `make test-peers`, in an environment of its own.
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,9 +89,11 @@ PEERS = {
 CASES = [('timm', a) for a in TIMM_ARCHS] + [('mmpretrain', a) for a in ARCHS]
 
 
-@pytest.fixture(autouse=True)
-def _memory():
-    yield
+@pytest.fixture(name='folder')
+def _folder(tmp_path):
+    """A folder whose files go with the test: all together they would be 60 GB."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
     gc.collect()
 
 
@@ -128,8 +131,8 @@ def read(path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(('layout', 'arch'), CASES)
-def test_their_weights_compute_the_same_here(layout, arch, tmp_path, record_property):
-    file = tmp_path / 'theirs.pth'
+def test_their_weights_compute_the_same_here(layout, arch, folder, record_property):
+    file = folder / 'theirs.pth'
     net = build(layout, arch)
     torch.save(net.state_dict(), file)
     theirs = outputs_of(layout, net)
@@ -152,10 +155,8 @@ def test_their_weights_compute_the_same_here(layout, arch, tmp_path, record_prop
 
 
 @pytest.mark.parametrize(('layout', 'arch'), CASES)
-def test_their_fused_weights_compute_the_same_here(
-    layout, arch, tmp_path, record_property
-):
-    file = tmp_path / 'theirs.pth'
+def test_their_fused_weights_compute_the_same_here(layout, arch, folder, record_property):
+    file = folder / 'theirs.pth'
     net = build(layout, arch)
     # mmpretrain's fused form leaves squeeze-and-excitation out, though its weights are
     # in the file: what they stand for is what the training form computes.
@@ -182,8 +183,8 @@ def test_their_fused_weights_compute_the_same_here(
 
 @pytest.mark.parametrize('form', ['training', 'fused'])
 @pytest.mark.parametrize(('layout', 'arch'), CASES)
-def test_the_way_back_is_strict_and_exact(layout, arch, form, tmp_path):
-    theirs, ours, back = (tmp_path / f'{name}.pth' for name in ('theirs', 'ours', 'back'))
+def test_the_way_back_is_strict_and_exact(layout, arch, form, folder):
+    theirs, ours, back = (folder / f'{name}.pth' for name in ('theirs', 'ours', 'back'))
     net = build(layout, arch)
     if form == 'fused':
         net = PEERS[layout].fuse(net)
@@ -207,8 +208,8 @@ def test_the_way_back_is_strict_and_exact(layout, arch, form, tmp_path):
 
 
 @pytest.mark.parametrize('layout', PEERS)
-def test_their_file_is_taken_as_pretrained(layout, tmp_path):
-    file = tmp_path / 'theirs.pth'
+def test_their_file_is_taken_as_pretrained(layout, folder):
+    file = folder / 'theirs.pth'
     net = build(layout, 'A0')
     torch.save({'state_dict': net.state_dict(), 'meta': {}}, file)
     model = RepVGG('A0', None, init_cfg=dict(type='Pretrained', checkpoint=str(file)))
@@ -220,16 +221,16 @@ def test_their_file_is_taken_as_pretrained(layout, tmp_path):
 
 
 @pytest.mark.parametrize('arch', ['A0', 'D2se'])
-def test_layout_of_features_only(arch, tmp_path):
+def test_layout_of_features_only(arch, folder):
     net = timm.create_model(
         f'repvgg_{arch.lower()}', features_only=True, out_indices=(1, 2, 3, 4)
     ).eval()
     state_dict = recording.fill({k: v.shape for k, v in net.state_dict().items()})
     net.load_state_dict(state_dict, strict=True)
-    torch.save(net.state_dict(), tmp_path / 'features.pth')
+    torch.save(net.state_dict(), folder / 'features.pth')
     with torch.no_grad():
         theirs = net.double()(recording.image())
-    native = to_native(read(tmp_path / 'features.pth'))
+    native = to_native(read(folder / 'features.pth'))
     assert (
         largest_difference(our_outputs(arch, native.backbone, False), theirs) < TOLERANCE
     )

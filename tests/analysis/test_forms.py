@@ -1,0 +1,81 @@
+"""Both forms side by side, and the pictures of it."""
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.runner import Runner
+from torch import nn
+
+from mmseg_repvgg.analysis.counting import count
+from mmseg_repvgg.analysis.forms import compare_forms
+from mmseg_repvgg.analysis.pictures import paint, save_triptych
+from mmseg_repvgg.reparam import RepConv
+
+
+@pytest.fixture
+def runner(street_config):
+    return Runner.from_cfg(street_config)
+
+
+def test_forms_agree(runner, randomize_norms):
+    randomize_norms(runner.model)
+    seen = []
+    result = compare_forms(
+        runner.model,
+        runner.build_dataloader(runner.cfg.test_dataloader),
+        lambda index, sample: seen.append((index, sample.pred_sem_seg.shape)),
+    )
+    assert seen == [(i, (64, 128)) for i in range(3)]
+    assert 0 < result.logit_difference < 1e-5
+    assert result.label_disagreement < 1e-3
+    assert result.trained['mIoU'] == pytest.approx(result.fused['mIoU'], abs=0.05)
+    assert 0 < result.fused_seconds < 10
+    # The model given is still the training form.
+    assert any(isinstance(m, RepConv) for m in runner.model.modules())
+
+
+def test_a_wrong_fusion_shows(runner, monkeypatch, randomize_norms):
+    fuse = RepConv.fuse
+
+    def wrong(self):
+        conv = fuse(self)
+        conv.bias.data.mul_(0.5)
+        return conv
+
+    monkeypatch.setattr(RepConv, 'fuse', wrong)
+    randomize_norms(runner.model)
+    loader = runner.build_dataloader(runner.cfg.test_dataloader)
+    assert compare_forms(runner.model, loader).logit_difference > 0.01
+
+
+def test_counting_by_hand():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),  # 8*3*9 a pixel, Winograd
+        nn.Conv2d(8, 4, 3, stride=2, padding=1, groups=2),  # 4*4*9 at a quarter
+        nn.Conv2d(4, 2, 1),
+    )
+    counts = count(net, (1, 3, 8, 6))
+    assert counts.params == 8 * 27 + 8 + 4 * 36 + 4 + 2 * 4 + 2
+    assert counts.macs == 48 * 216 + 12 * 144 + 12 * 8
+    assert counts.winograd_muls == 48 * 216 * 4 // 9 + 12 * 144 + 12 * 8
+    assert next(net.parameters()).device.type == 'cpu'
+
+
+PALETTE = [[255, 0, 0], [0, 255, 0]]
+
+
+def test_paint_uses_the_palette_in_bgr():
+    labels = np.array([[0, 1, 255]])
+    assert paint(labels, PALETTE).tolist() == [[[0, 0, 255], [0, 255, 0], [0, 0, 0]]]
+
+
+def test_triptych(tmp_path):
+    image = np.full((4, 6, 3), 7, np.uint8)
+    labels = np.ones((4, 6), np.uint8)
+    path = tmp_path / 'new' / 'a.png'
+    save_triptych(path, image, labels * 0, labels, PALETTE)
+    picture = cv2.imread(str(path))
+    assert picture.shape == (4, 6 * 3 + 2 * 4, 3)
+    assert picture[0, 0].tolist() == [7, 7, 7]
+    assert picture[0, 10].tolist() == [0, 0, 255]
+    assert picture[0, -1].tolist() == [0, 255, 0]
