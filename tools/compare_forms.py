@@ -41,7 +41,7 @@ def main() -> None:
             save_triptych(
                 folder / f'{name}.png',
                 mmcv.imread(sample.img_path),
-                sample.gt_sem_seg.data[0].numpy(),
+                sample.gt_sem_seg.data[0].cpu().numpy(),
                 sample.pred_sem_seg.data[0].cpu().numpy(),
                 palette,
             )

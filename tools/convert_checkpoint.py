@@ -9,9 +9,9 @@ from mmengine.logging import MMLogger
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.convert import convert
-from mmseg_repvgg.checkpoints.layouts import LAYOUTS
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.models.archs import ARCHS
+from mmseg_repvgg.models.layouts import LAYOUTS
 
 
 def main() -> None:
@@ -28,6 +28,12 @@ def main() -> None:
     )
     parser.add_argument(
         '--arch', choices=list(ARCHS), help='what SRC must be; default: its shapes tell'
+    )
+    parser.add_argument(
+        '--eps',
+        type=float,
+        default=1e-5,
+        help='what the batch norms add to the variance, if not 1e-5',
     )
     parser.add_argument(
         '--safetensors',
@@ -56,6 +62,7 @@ def main() -> None:
         arch=args.arch,
         force=args.force,
         trust=args.trust_checkpoint,
+        eps=args.eps,
     )
     print(conversion)
 

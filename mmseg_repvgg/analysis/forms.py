@@ -13,7 +13,9 @@ from mmengine.evaluator import Evaluator
 from mmseg.evaluation import IoUMetric
 from torch import nn
 
-from ..reparam import deploy
+from ..engine.wrappers import predict
+from ..errors import ConfigError
+from ..reparam import deploy, is_deployed
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,14 @@ def compare_forms(
         dataloader: Yields batches as a Runner's dataloader does; its dataset has
             ``metainfo`` with the classes.
         on_sample: Called with the index and the fused form's data sample of each image.
+
+    Raises:
+        ConfigError: If the model is fused already.
     """
+    if is_deployed(model):
+        raise ConfigError(
+            'the model is fused already: there is nothing to compare it with'
+        )
     model.eval()
     forms = (model, deploy(model))
     evaluators = tuple(_evaluator(dataloader.dataset.metainfo) for _ in forms)
@@ -63,11 +72,13 @@ def compare_forms(
     pixels = differing = images = 0
     for index, batch in enumerate(dataloader):
         if index == 0:
-            _predict(model, batch)
+            predict(model, batch)
         outputs: dict[int, Sequence[Any]] = {}
         for which in (0, 1) if index % 2 == 0 else (1, 0):
             start = time.perf_counter()
-            outputs[which] = _predict(forms[which], batch)
+            outputs[which] = predict(forms[which], batch)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             elapsed = time.perf_counter() - start
             seconds[which].append(elapsed / len(outputs[which]))
         for a, b in zip(outputs[0], outputs[1]):
@@ -99,10 +110,3 @@ def _evaluator(metainfo: dict[str, Any]) -> Evaluator:
     evaluator = Evaluator(IoUMetric(iou_metrics=['mIoU'], prefix=None))
     evaluator.dataset_meta = metainfo
     return evaluator
-
-
-@torch.no_grad()
-def _predict(model: Any, batch: dict[str, Any]) -> Sequence[Any]:
-    # The data samples are filled in place: each form gets its own.
-    samples = [sample.clone() for sample in batch['data_samples']]
-    return model.test_step({**batch, 'data_samples': samples})

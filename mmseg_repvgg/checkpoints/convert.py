@@ -1,6 +1,6 @@
 """Converting checkpoint files between layouts and forms, each proved before it is there.
 
-Every layout is read and written through our own key names (:mod:`.layouts`), so the
+Every layout is read and written through our own key names (``models.layouts``), so the
 proof is one for all: what was written is read again, mapped back, and must compute what
 the source computes.
 """
@@ -19,9 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..models.archs import ARCHS, Arch, get_arch, plan
-from ..models.repvgg import RepVGG
-from .files import CHECKSUM_SUFFIX, read_checkpoint, write_checkpoint
-from .layouts import (
+from ..models.layouts import (
     LAYOUTS,
     Native,
     Recognised,
@@ -31,6 +29,8 @@ from .layouts import (
     to_native,
     unwrap,
 )
+from ..models.repvgg import RepVGG
+from .files import CHECKSUM_SUFFIX, read_checkpoint, write_checkpoint
 
 # The largest difference of any stage's output, relative to the largest output.
 TOLERANCE = 1e-5
@@ -97,6 +97,7 @@ def convert(
     arch: str | None = None,
     force: bool = False,
     trust: bool = False,
+    eps: float = 1e-5,
 ) -> Conversion:
     """Convert a checkpoint file to another layout, another form, or both.
 
@@ -111,11 +112,12 @@ def convert(
     Args:
         src: In any layout and form, in any of the usual wrappers.
         dst: In a folder that exists; ``*.safetensors`` is written without pickle.
-        to: The layout to write, one of :data:`~.layouts.LAYOUTS`.
+        to: The layout to write, one of :data:`~mmseg_repvgg.models.layouts.LAYOUTS`.
         fuse: Whether to write the fused form; None keeps the source's.
         arch: Name of the architecture that ``src`` must be; by default the shapes tell.
         force: Whether ``dst`` may be overwritten.
         trust: Whether ``src`` may run code while it is read.
+        eps: What the net's batch norms add to the variance; no file says so.
 
     Raises:
         ConfigError: If an argument is not allowed.
@@ -131,11 +133,11 @@ def convert(
         native = to_native(state_dict)
         _require_sound(state_dict, native.backbone)
         form = _form_to_write(native.recognised.form, fuse)
-        net = _Net.of(native.backbone, arch)
+        net = _Net.of(native.backbone, arch, eps)
         wanted = net.outputs(native.backbone)
         backbone = native.backbone
         if form != native.recognised.form:
-            backbone = fuse_state_dict(backbone)
+            backbone = fuse_state_dict(backbone, eps)
     classifier = {key.rpartition('.')[2]: state_dict[key] for key in native.classifier}
     keep_rest = to == 'mmseg_repvgg'
     written = from_native(backbone, to, None if keep_rest else classifier)
@@ -208,9 +210,10 @@ class _Net:
     name: str
     in_channels: int
     out_indices: tuple[int, ...]
+    eps: float
 
     @classmethod
-    def of(cls, backbone: Mapping[str, Tensor], name: str | None) -> _Net:
+    def of(cls, backbone: Mapping[str, Tensor], name: str | None, eps: float) -> _Net:
         """Find the net by its name or else by the shapes of its tensors."""
         shapes = _shapes(backbone)
         arch = get_arch(name) if name else _infer(shapes, _has_se(backbone))
@@ -220,7 +223,7 @@ class _Net:
             )
         name = name or infer_arch(backbone) or f'of depths {arch.depths}'
         stages = max(1, *(stage for stage, _ in shapes), 1)
-        return cls(arch, name, _in_channels(shapes), tuple(range(stages)))
+        return cls(arch, name, _in_channels(shapes), tuple(range(stages)), eps)
 
     @torch.no_grad()
     def outputs(self, backbone: Mapping[str, Tensor]) -> list[Tensor]:
@@ -234,6 +237,7 @@ class _Net:
                 out_indices=self.out_indices,
                 in_channels=self.in_channels,
                 deploy=fused,
+                norm_cfg=dict(type='BN', eps=self.eps),
             )
         model.load_state_dict(dict(backbone), assign=True, strict=False)
         image = torch.randn(

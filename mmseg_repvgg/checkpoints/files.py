@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import io
@@ -18,8 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
 from ..errors import CheckpointError
+
+try:
+    from numpy._core import multiarray
+except ImportError:
+    from numpy.core import multiarray  # type: ignore[no-redef]
 
 CHECKSUM_SUFFIX = '.sha256'
 _TRUST = 'If you trust where it comes from, pass --trust-checkpoint'
@@ -77,9 +84,14 @@ def _read_bytes(path: str) -> bytes:
 
 
 def _verify_zip(data: bytes) -> None:
-    """Check the sums that ``torch.save`` wrote; ``torch.load`` does not look at them."""
+    """Check the sums that ``torch.save`` wrote, which ``torch.load`` does not look at.
+
+    TorchScript, which ``torch.load`` before 2.6 runs whatever it is told, is refused.
+    """
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(name.endswith('constants.pkl') for name in archive.namelist()):
+                raise pickle.UnpicklingError('GLOBAL code of a TorchScript archive')
             spoilt = archive.testzip()
         if spoilt is not None:
             raise zipfile.BadZipFile(f'wrong checksum of {spoilt} in it')
@@ -88,11 +100,15 @@ def _verify_zip(data: bytes) -> None:
 def _unpickled(file: io.BytesIO, trust: bool, map_location: Any) -> Any:
     if trust:
         return torch.load(file, map_location=map_location, weights_only=False)
-    if hasattr(torch.serialization, 'safe_globals'):
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+    if digit_version(torch.__version__) >= digit_version('2.6'):
+        allowed = [
+            item if f'{item.__module__}.{item.__name__}' == name else (item, name)
+            for name, item in _ALLOWED.items()
+        ]
+        with torch.serialization.safe_globals(allowed):
             return torch.load(file, map_location=map_location, weights_only=True)
-    # Before torch 2.5 the list of weights_only cannot be extended; there the same list
-    # goes into an unpickler of our own.
+    # Before torch 2.6 the list of weights_only cannot be extended so; there the same
+    # list goes into an unpickler of our own.
     return torch.load(
         file,
         map_location=map_location,
@@ -110,45 +126,44 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
 # mmengine stores a HistoryBuffer a logged number, and numpy scalars and arrays in it.
 # Building one of these runs nothing of the file's choosing.
-_CORE: Any = np._core if hasattr(np, '_core') else np.core
-_SAFE_GLOBALS: list[Any] = [
-    _CORE.multiarray._reconstruct,
-    _CORE.multiarray.scalar,
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdgSU'},
-    HistoryBuffer,
-    (_history_statistic, 'builtins.getattr'),
-]
+# Named as numpy 1 and 2 do, so that either reads the other's files.
+_ALLOWED: dict[str, Any] = {
+    'builtins.getattr': _history_statistic,
+    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+    'numpy.ndarray': np.ndarray,
+    'numpy.dtype': np.dtype,
+    **{
+        f'numpy.{core}.multiarray.{function.__name__}': function
+        for core in ('core', '_core')
+        for function in (multiarray._reconstruct, multiarray.scalar)
+    },
+    **{
+        f'numpy.dtypes.{kind.__name__}': kind
+        for kind in {type(np.dtype(code)) for code in '?bBhHiIlLqQefdgSU'}
+    },
+}
+# What torch's own list has beside tensors' parts, where ours stands in for it.
+_TORCH_ALLOWED: dict[str, Any] = {
+    'collections.OrderedDict': OrderedDict,
+    '_codecs.encode': codecs.encode,
+    'torch.Size': torch.Size,
+    'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
+    'torch._utils._rebuild_parameter': torch._utils._rebuild_parameter,
+}
 
 
 def _restricted_pickle() -> types.ModuleType:
     """Build a stand-in for ``pickle`` that knows only what is on the list."""
-    import _codecs
-
-    allowed: dict[tuple[str, str], Any] = {
-        ('collections', 'OrderedDict'): OrderedDict,
-        ('_codecs', 'encode'): _codecs.encode,
-        ('builtins', 'getattr'): _history_statistic,
-        ('__builtin__', 'getattr'): _history_statistic,
-        ('torch', 'Size'): torch.Size,
-        ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
-        ('torch._utils', '_rebuild_parameter'): torch._utils._rebuild_parameter,
-    }
-    for item in _SAFE_GLOBALS[:-1]:
-        modules = {item.__module__}
-        if item.__module__ == 'numpy':
-            modules |= {'numpy.core.multiarray', 'numpy._core.multiarray'}
-        for module in modules:
-            allowed[module, item.__name__] = item
+    allowed = {**_ALLOWED, **_TORCH_ALLOWED}
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            if (module, name) in allowed:
-                return allowed[module, name]
+            full = f'{"builtins" if module == "__builtin__" else module}.{name}'
+            if full in allowed:
+                return allowed[full]
             if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
                 return getattr(torch, name)
-            raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is not allowed')
+            raise pickle.UnpicklingError(f'GLOBAL {full} is not allowed')
 
     stand_in = types.ModuleType('restricted_pickle')
     stand_in.__dict__.update(vars(pickle))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,13 @@ def make_loading_safe(trust: bool = False) -> None:
     # mmengine logs a loader's name from its 10th letter on.
     def load_from_local_file(filename: str, map_location: Any = None) -> Any:
         path = os.path.expanduser(filename)
-        return read_checkpoint(path, trust=trust, map_location=map_location)
+        checkpoint = read_checkpoint(path, trust=trust, map_location=map_location)
+        if not trust and isinstance(checkpoint, dict):
+            meta = checkpoint.get('meta')
+            if isinstance(meta, dict):
+                # mmengine's Runner.resume would execute it as a config file.
+                meta.pop('config', None)
+        return checkpoint
 
     def load_from_address(filename: str, map_location: Any = None, **_: Any) -> Any:
         raise CheckpointError(
@@ -56,20 +64,15 @@ def find_resumable(work_dir: str, trust: bool = False) -> str | None:
     Raises:
         CheckpointError: If there are checkpoints but none can be read.
     """
-    folder = Path(work_dir)
-    found = [*folder.glob('iter_*.pth'), *folder.glob('epoch_*.pth')]
-    candidates = sorted(found, key=_step, reverse=True)
     complaints = []
-    for path in candidates:
+    for path in _newest_first(Path(work_dir)):
         try:
-            checkpoint = read_checkpoint(path, trust=trust)
-            if not {'meta', 'state_dict', 'optimizer'} <= set(checkpoint):
-                raise CheckpointError(f'{path} is no checkpoint of a training')
-        except (CheckpointError, TypeError) as error:
+            _require_resumable(path, read_checkpoint(path, trust=trust))
+        except CheckpointError as error:
             complaints.append(str(error))
-            print_log(f'skipped when resuming: {error}', 'current', level=30)
-            continue
-        return str(path)
+            print_log(f'skipped when resuming: {error}', 'current', logging.WARNING)
+        else:
+            return str(path)
     if complaints:
         raise CheckpointError(
             f'none of the {len(complaints)} checkpoints in {work_dir} can be resumed '
@@ -78,6 +81,36 @@ def find_resumable(work_dir: str, trust: bool = False) -> str | None:
     return None
 
 
-def _step(path: Path) -> int:
-    number = path.stem.split('_')[-1]
-    return int(number) if number.isdigit() else -1
+def _newest_first(folder: Path) -> list[Path]:
+    """What ``last_checkpoint`` names, then the others by the time they were written."""
+    folders = {folder}
+    first = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        last = Path((folder / 'last_checkpoint').read_text().strip())
+        # A work dir may have been moved; its checkpoints then lie beside the file.
+        first = [p for p in (last, folder / last.name) if p.is_file()][:1]
+        folders |= {p.parent for p in first}
+    others = {
+        path
+        for place in folders
+        for pattern in ('iter_*.pth', 'epoch_*.pth')
+        for path in place.glob(pattern)
+        if not any(path.samefile(other) for other in first)
+    }
+    return first + sorted(others, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+
+
+def _require_resumable(path: Path, checkpoint: Any) -> None:
+    """Check that all is there that ``Runner.resume`` reads."""
+    parts = dict(
+        meta=dict,
+        state_dict=dict,
+        message_hub=dict,
+        optimizer=dict,
+        param_schedulers=list,
+    )
+    for name, kind in parts.items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
+            raise CheckpointError(f'{path} is no checkpoint of a training: no {name}')
+    if not all(isinstance(checkpoint['meta'].get(key), int) for key in ('epoch', 'iter')):
+        raise CheckpointError(f'{path} does not say at which iteration it was saved')

@@ -63,6 +63,8 @@ class CrashSafeCheckpointHook(CheckpointHook):
         """Get ready; what mmengine would remove from now on is removed after a save."""
         super().before_train(runner)
         self.file_backend = _DeferringBackend()
+        if is_main_process():
+            _sweep(Path(self.out_dir))
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
@@ -104,3 +106,10 @@ class CrashSafeCheckpointHook(CheckpointHook):
             if is_main_process():
                 for name in (path, path + CHECKSUM_SUFFIX):
                     Path(name).unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of a run that was killed while it wrote."""
+    for kind in ('iter_*', 'epoch_*', 'best_*', 'last_checkpoint'):
+        for path in folder.glob(f'.{kind}.????????'):
+            path.unlink(missing_ok=True)

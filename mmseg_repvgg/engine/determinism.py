@@ -90,7 +90,8 @@ class SeedSample(BaseTransform):
         if not isinstance(index, Position):
             raise TypeError(
                 "SeedSample needs the sampler dict(type='PositionSampler') in the "
-                f'dataloader, but got the index {index!r} from another'
+                f'dataloader, and no data set around the data set (RepeatDataset, '
+                f'ConcatDataset); it got the plain index {index!r}'
             )
         seed_all(*index.seed)
         return results

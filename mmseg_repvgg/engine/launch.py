@@ -24,10 +24,10 @@ from mmseg.registry import RUNNERS
 from torch import distributed
 
 from ..checkpoints.files import read_checkpoint
-from ..checkpoints.layouts import recognise, unwrap
 from ..checkpoints.loading import find_resumable, make_loading_safe
 from ..datasets.checks import check_dataset
 from ..errors import CheckpointError, ConfigError
+from ..models.layouts import recognise, unwrap
 
 
 def load_config(args: Namespace) -> Config:
@@ -94,14 +94,23 @@ def prepare_training(
     if saving and saving.type == 'CheckpointHook' and not saving.get('backend_args'):
         saving.type = 'CrashSafeCheckpointHook'
     make_loading_safe(trust)
-    cfg.resume = cfg.get('resume', False) or resume
-    if cfg.resume and not cfg.get('load_from'):
+    for loader in ('train_dataloader', 'val_dataloader'):
+        if cfg.get(loader):
+            cfg[loader].setdefault('worker_init_fn', dict(type='init_worker'))
+    if resume:
+        # What this run has saved comes before what it started from.
+        found = find_resumable(cfg.work_dir, trust)
+        cfg.load_from = found or cfg.get('load_from')
+        cfg.resume = found is not None
+    elif cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = find_resumable(cfg.work_dir, trust)
         cfg.resume = cfg.load_from is not None
     set_hook(cfg, 'LoadHook', True, strict=cfg.resume)
     for start in (cfg.get('load_from'), _pretrained(cfg)):
         if start and '://' not in start:
-            checkpoint = read_checkpoint(start, trust=trust)
+            with naming_checkpoint(start):
+                checkpoint = read_checkpoint(start, trust=trust)
+                unwrap(checkpoint)
             if cfg.resume:
                 _keep_seed(cfg, checkpoint)
     _check_data(cfg, 'train_dataloader', 'val_dataloader')
@@ -134,7 +143,8 @@ def prepare_testing(
         DataError: If data is missing.
     """
     make_loading_safe(trust)
-    _match_form(cfg, read_checkpoint(checkpoint, trust=trust))
+    with naming_checkpoint(checkpoint):
+        _match_form(cfg, read_checkpoint(checkpoint, trust=trust))
     _check_data(cfg, 'test_dataloader')
     cfg.load_from = checkpoint
     cfg.resume = False
@@ -199,7 +209,7 @@ def _match_form(cfg: Config, checkpoint: Any) -> None:
 def _keep_seed(cfg: Config, checkpoint: dict[str, Any]) -> None:
     """Resume with the seed of before, which mmengine would set only after the sampler."""
     seed = checkpoint.get('meta', {}).get('seed')
-    if seed is not None and cfg.get('randomness', {}).get('seed') is None:
+    if seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
 
 

@@ -8,9 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from ..checkpoints.layouts import recognise, unwrap
 from ..errors import CheckpointError
 from ..models import RepVGG
+from ..models.layouts import recognise, unwrap
 from .wrappers import unwrap as unwrap_model
 
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.dist import all_reduce, is_distributed
+from mmengine.dist import all_reduce, barrier, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from .deploy_hook import DeployHook
+
+
+@FUNCTIONS.register_module()
+def init_worker(worker_id: int) -> None:
+    """Let a dataloader's worker outlive a SIGTERM, and seed its generators.
+
+    Slurm sends the signal to every process of a job. The trainer needs its workers to
+    finish the iteration; they end with it.
+
+    Args:
+        worker_id: Not used; torch has given each worker a seed of its own.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 @HOOKS.register_module()
@@ -93,4 +112,10 @@ class TerminationHook(Hook):
             runner.logger.info(
                 f'SIGTERM: saved {hook.last_ckpt}; --resume goes on from there'
             )
+        else:
+            runner.logger.warning(
+                'SIGTERM: the last checkpoint of a whole epoch is what --resume takes'
+            )
+        # Only the main process writes; a launcher may end all when the first one exits.
+        barrier()
         raise SystemExit(128 + signal.SIGTERM)

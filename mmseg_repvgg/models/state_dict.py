@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.layouts import fuse_state_dict, recognise, to_native, unwrap
 from ..errors import CheckpointError
+from .layouts import fuse_state_dict, recognise, to_native, unwrap
 
 _COUNTER = 'num_batches_tracked'
 
@@ -48,7 +48,8 @@ def adapt(
     said = (
         f'RepVGG: {native.recognised.layout} layout, {have} form'
         f'{", fused on the way in" if have != need else ""}: {len(backbone)} tensors '
-        f'into the backbone, {len(native.classifier)} of a classifier set aside'
+        f'into the backbone, {len(native.classifier)} of a classifier and '
+        f'{len(native.rest)} of other parts set aside'
     )
     if have == 'fused' and need == 'training':
         raise CheckpointError(

@@ -77,8 +77,10 @@ def _deployed(module: nn.Module, done: dict[int, Any]) -> nn.Module:
     for name, value in module.__dict__.items():
         state[name] = copy(value) if isinstance(value, (dict, set)) else value
     state['training'] = False
-    # What torch compiled in place is bound to the original.
+    # What torch compiled in place, or was wrapped around forward, calls the original.
     state.pop('_compiled_call_impl', None)
+    if not isinstance(state.get('forward'), MethodType):
+        state.pop('forward', None)
     state['_parameters'] = {
         name: _alias(parameter, done) for name, parameter in module._parameters.items()
     }

@@ -10,9 +10,9 @@ from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints import convert as module
 from mmseg_repvgg.checkpoints.convert import convert, infer_arch
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.checkpoints.layouts import LAYOUTS, from_native, to_native, unwrap
 from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.models.archs import ARCHS
+from mmseg_repvgg.models.layouts import LAYOUTS, from_native, to_native, unwrap
 
 TINY = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25, groups=2, se=True)
 FORMS = ('training', 'fused')

@@ -54,5 +54,5 @@ def test_augmentation_depends_on_neither_workers_nor_where_one_began(street_conf
 
 
 def test_without_the_sampler_it_says_what_is_missing():
-    with pytest.raises(TypeError, match='PositionSampler.*index 3'):
+    with pytest.raises(TypeError, match='PositionSampler.*plain index 3'):
         TRANSFORMS.build(dict(type='SeedSample'))({'sample_idx': 3})

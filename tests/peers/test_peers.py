@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.checkpoints.convert import convert, infer_arch
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.checkpoints.layouts import fuse_state_dict, to_native, unwrap
 from mmseg_repvgg.models.archs import ARCHS
+from mmseg_repvgg.models.layouts import fuse_state_dict, to_native, unwrap
 
 REASON = 'needs the real classes: make test-peers'
 timm = pytest.importorskip('timm', reason=REASON)

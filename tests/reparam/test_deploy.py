@@ -90,6 +90,19 @@ def test_methods_kept_as_attributes_belong_to_the_copy(net):
     assert fused.run.__self__ is fused
 
 
+def test_forward_that_was_wrapped_is_not_that_of_the_original(net):
+    # As mmengine's activation_checkpointing does.
+    original = net.backbone.forward
+    net.backbone.forward = lambda x: original(x)
+    calls = []
+    net.backbone.stem.register_forward_hook(lambda *_: calls.append(1))
+    fused = deploy(net)
+    fused(torch.randn(1, 3, 32, 32))
+    assert len(calls) == 1  # the copy's; the original would be a second one
+    assert 'forward' not in vars(fused.backbone)
+    assert type(fused.backbone.stem.conv) is nn.Conv2d
+
+
 def test_tied_parameters_stay_tied(net):
     net.twin = nn.Conv2d(128, 3, 1)
     net.twin.weight = net.head.weight

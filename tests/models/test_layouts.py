@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.checkpoints.layouts import (
+from mmseg_repvgg.errors import CheckpointError, ConfigError
+from mmseg_repvgg.models.layouts import (
     LAYOUTS,
     Recognised,
     from_native,
@@ -17,7 +18,6 @@ from mmseg_repvgg.checkpoints.layouts import (
     to_native,
     unwrap,
 )
-from mmseg_repvgg.errors import CheckpointError, ConfigError
 
 TINY = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25)
 FORMS = ('training', 'fused')
