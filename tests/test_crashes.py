@@ -3,6 +3,7 @@
 Every run is a process of its own, as a user's would be.
 """
 
+import functools
 import os
 import random
 import resource
@@ -96,32 +97,36 @@ def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path):
     assert run.returncode == 0, output[-3000:]
 
     rng = random.Random(0)
-    during_save = terminated = 0
-    for attempt in range(11):
-        if newest(broken) >= ITERATIONS - 2:
+    kills = during_save = terminated = 0
+    for attempt in range(30):
+        if kills >= 10 and terminated >= 2:
             break
+        left, saved = set(broken.glob('.iter_*.pth.*')), newest(broken)
+        assert saved < ITERATIONS, 'it was over before it was killed often enough'
         process = start(config, broken, '--resume')
-        before = newest(broken)
-        if attempt % 3 == 0:
-            # In the middle of writing: a temporary file is there.
-            wait_for(process, lambda: any(broken.glob('.iter_*.pth.*')))
-            during_save += process.poll() is None
-            kill(process)
-        elif attempt % 3 == 1:
-            wait_for(process, lambda b=before: newest(broken) > b)
-            time.sleep(rng.uniform(0, 0.4))
-            kill(process)
-        else:
-            wait_for(process, lambda b=before: newest(broken) > b)
-            time.sleep(rng.uniform(0, 0.2))
-            process.send_signal(signal.SIGTERM)
+        if attempt % 6 == 5:
+            # To every process of the job, as Slurm sends it.
+            wait_for(process, lambda s=saved: newest(broken) > s)
+            os.killpg(process.pid, signal.SIGTERM)
             output = finish(process)
             assert process.returncode == 143, output[-3000:]
             assert 'SIGTERM: saved' in output
             terminated += 1
-    assert attempt >= 9
+        elif attempt % 3 == 0:
+            # In the middle of writing: a new temporary file is there.
+            temporary = functools.partial(new_temporary, broken, left)
+            wait_for(process, temporary)
+            during_save += temporary()
+            kill(process)
+            kills += 1
+        else:
+            wait_for(process, lambda s=saved: newest(broken) > s)
+            time.sleep(rng.uniform(0, 0.3))
+            kill(process)
+            kills += 1
+    assert kills >= 10
     assert during_save >= 3
-    assert terminated >= 3
+    assert terminated >= 2
     process = start(config, broken, '--resume')
     output = finish(process)
     assert process.returncode == 0, output[-3000:]
@@ -129,7 +134,12 @@ def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path):
     ours, theirs = final(broken), final(straight)
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert_same(ours[part], theirs[part], part)
-    assert not list(broken.glob('.iter_*.pth.*')) or during_save
+    assert not list(broken.glob('.*.pth.*')), 'temporary files were left behind'
+
+
+def new_temporary(folder, known):
+    """Whether a checkpoint is being written that was not before, and is not done."""
+    return bool(set(folder.glob('.iter_*.pth.????????')) - known)
 
 
 @pytest.fixture
@@ -143,6 +153,17 @@ def half_way(config, tmp_path):
 
 
 SHORT = ['--resume', '--cfg-options', 'train_cfg.max_iters=8']
+
+
+def test_resume_goes_by_when_not_by_number(config, half_way):
+    """A second training in the same folder is what is resumed, not the longer first."""
+    old = half_way / 'iter_6.pth'
+    (half_way / 'last_checkpoint').write_text(str(half_way / 'iter_4.pth'))
+    process = start(config, half_way, *SHORT)
+    output = finish(process)
+    assert process.returncode == 0, output[-3000:]
+    assert 'resumed epoch: 0, iter: 4' in output
+    assert old.exists() or newest(half_way) == 8
 
 
 @pytest.mark.parametrize('damage', ['torn', 'flipped', 'empty', 'no last_checkpoint'])
@@ -240,6 +261,16 @@ def test_nothing_in_a_checkpoint_runs(config, half_way, tmp_path):
         assert 'Traceback' not in result.stderr, name
         assert not fuse.exists(), name
     assert not (tmp_path / 'converted.pth').exists()
+    # A string that mmengine would execute as a config file.
+    del checkpoint['extra']
+    checkpoint['meta']['config'] = f'open({str(fuse)!r}, "w")'
+    torch.save(checkpoint, work / 'iter_6.pth')
+    options = ['--work-dir', work, '--resume', '--cfg-options', 'train_cfg.max_iters=7']
+    command = [sys.executable, tools / 'train.py', config, *options]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert 'resumed epoch: 0, iter: 6' in result.stdout
+    assert not fuse.exists()
     # With the flag it is the user's word.
     trusted = [sys.executable, str(tools / 'test.py'), str(config), str(hostile)]
     subprocess.run([*trusted, '--trust-checkpoint'], capture_output=True, cwd=tmp_path)

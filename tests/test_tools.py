@@ -140,6 +140,25 @@ def test_two_processes(trained, tmp_path):
     keys = torch.load(work / 'iter_4.pth', weights_only=False)['state_dict']
     assert 'backbone.stem.conv.branch_3x3.conv.weight' in keys
 
+    # Validation on the way changed nothing in what was learned.
+    silent = tmp_path / 'silent'
+    result = dist(
+        'dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        silent,
+        '--cfg-options',
+        'train_cfg.val_interval=100',
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count('evaluating the fused model') == 1
+    for key, value in torch.load(silent / 'iter_4.pth', weights_only=False)[
+        'state_dict'
+    ].items():
+        assert torch.equal(value, keys[key]), key
+
     tested = dist('dist_test.sh', config, checkpoint, 2, cwd=tmp_path)
     assert tested.returncode == 0, tested.stderr
     assert 'evaluating the fused model' in tested.stdout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -22,16 +24,26 @@ from .deploy_hook import DeployHook
 def init_worker(worker_id: int) -> None:
     """Let a dataloader's worker outlive a SIGTERM, and seed its generators.
 
-    Slurm sends the signal to every process of a job. The trainer needs its workers to
-    finish the iteration; they end with it.
+    Slurm sends the signal to every process of a job, and the trainer needs its workers
+    to finish the iteration. The trainer's own, by which Python ends what is left at
+    exit, still ends them.
 
     Args:
         worker_id: Not used; torch has given each worker a seed of its own.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):
+        # A thread takes the signal since no handler of Python's is told who sent it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
+
+
+def _exit_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @HOOKS.register_module()

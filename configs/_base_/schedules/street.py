@@ -1,5 +1,5 @@
 # A few minutes on two CPU cores.
-max_iters = 480
+max_iters = 400
 optim_wrapper = dict(
     type='BFloat16OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
@@ -15,7 +15,7 @@ param_scheduler = [
         by_epoch=False,
     ),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=240)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
@@ -23,7 +23,7 @@ default_hooks = dict(
     checkpoint=dict(
         type='CrashSafeCheckpointHook',
         by_epoch=False,
-        interval=120,
+        interval=100,
         save_best='mIoU',
         max_keep_ckpts=2,
     ),
