@@ -44,10 +44,14 @@ def street_root(tmp_path_factory) -> Path:
 @pytest.fixture
 def street_config(street_root, tmp_path) -> Config:
     """The demo's config on that data set: a real one, cut to a few iterations."""
+    return small_street_config(street_root, tmp_path)
+
+
+def small_street_config(street_root: Path, folder: Path) -> Config:
     cfg = Config.fromfile(REPO / 'configs' / 'pspnet_repvgg_a0_street.py')
     cfg.merge_from_dict(
         {
-            'work_dir': str(tmp_path / 'work'),
+            'work_dir': str(folder / 'work'),
             'train_dataloader.batch_size': 2,
             'train_dataloader.num_workers': 0,
             'train_dataloader.persistent_workers': False,
@@ -69,6 +73,11 @@ def street_config(street_root, tmp_path) -> Config:
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(street_root)
     return cfg
+
+
+@pytest.fixture(scope='session', name='small_street_config')
+def _small_street_config():
+    return small_street_config
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,17 +24,18 @@ REPO = Path(__file__).parents[1]
 ITERATIONS = 40
 
 
-@pytest.fixture
-def config(street_config, tmp_path):
+@pytest.fixture(scope='module')
+def config(street_root, small_street_config, tmp_path_factory):
     """The demo's recipe with EMA, on small images; a checkpoint every 2 iterations."""
-    cfg = street_config
+    folder = tmp_path_factory.mktemp('config')
+    cfg = small_street_config(street_root, folder)
     cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=15)
     cfg.param_scheduler[1].end = ITERATIONS
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=3)
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
-    path = tmp_path / 'config.py'
+    path = folder / 'config.py'
     cfg.dump(path)
     return path
 
@@ -142,14 +144,23 @@ def new_temporary(folder, known):
     return bool(set(folder.glob('.iter_*.pth.????????')) - known)
 
 
-@pytest.fixture
-def half_way(config, tmp_path):
+@pytest.fixture(scope='module')
+def trained(config, tmp_path_factory):
     """A work dir with checkpoints at iterations 2, 4 and 6."""
-    work_dir = tmp_path / 'work'
+    work_dir = tmp_path_factory.mktemp('trained') / 'work'
     process = start(config, work_dir, '--cfg-options', 'train_cfg.max_iters=6')
     output = finish(process)
     assert process.returncode == 0, output[-3000:]
     return work_dir
+
+
+@pytest.fixture
+def half_way(trained, tmp_path):
+    """A copy of it, to be spoilt."""
+    copy = tmp_path / 'work'
+    shutil.copytree(trained, copy)  # with the times of the files
+    (copy / 'last_checkpoint').write_text(str(copy / 'iter_6.pth'))
+    return copy
 
 
 SHORT = ['--resume', '--cfg-options', 'train_cfg.max_iters=8']
