@@ -29,6 +29,8 @@ except ImportError:
     from numpy.core import multiarray  # type: ignore[no-redef]
 
 CHECKSUM_SUFFIX = '.sha256'
+# Whether the list of weights_only can be extended, by names too.
+_EXTENDABLE = digit_version(torch.__version__) >= digit_version('2.6')
 _TRUST = 'If you trust where it comes from, pass --trust-checkpoint'
 
 
@@ -100,15 +102,14 @@ def _verify_zip(data: bytes) -> None:
 def _unpickled(file: io.BytesIO, trust: bool, map_location: Any) -> Any:
     if trust:
         return torch.load(file, map_location=map_location, weights_only=False)
-    if digit_version(torch.__version__) >= digit_version('2.6'):
+    if _EXTENDABLE:
         allowed = [
             item if f'{item.__module__}.{item.__name__}' == name else (item, name)
             for name, item in _ALLOWED.items()
         ]
         with torch.serialization.safe_globals(allowed):
             return torch.load(file, map_location=map_location, weights_only=True)
-    # Before torch 2.6 the list of weights_only cannot be extended so; there the same
-    # list goes into an unpickler of our own.
+    # Else the same list goes into an unpickler of our own.
     return torch.load(
         file,
         map_location=map_location,

@@ -89,6 +89,13 @@ def test_fusing(native, source, tmp_path, to):
     assert ('squeeze-and-excitation out' in str(conversion)) == (to == 'mmpretrain')
 
 
+def test_fusing_with_another_eps(randomize_norms, tmp_path):
+    model = randomize_norms(RepVGG(TINY, norm_cfg=dict(type='BN', eps=0.1)))
+    torch.save(model.state_dict(), tmp_path / 'src.pth')
+    convert(tmp_path / 'src.pth', tmp_path / 'dst.pth', fuse=True, eps=0.1)
+    assert_same(deploy(model).state_dict(), load(tmp_path / 'dst.pth').backbone)
+
+
 def test_fusing_what_is_fused_changes_nothing(native, tmp_path):
     torch.save(native['fused'], tmp_path / 'src.pth')
     assert convert(tmp_path / 'src.pth', tmp_path / 'dst.pth', fuse=True).difference == 0
@@ -287,8 +294,8 @@ def test_arch_that_it_is_not(source, tmp_path):
 
 
 def _off_by_a_little(fuse):
-    def wrong(backbone):
-        fused = fuse(backbone)
+    def wrong(backbone, eps):
+        fused = fuse(backbone, eps)
         fused['stage_4.0.conv.bias'] += 0.01
         return fused
 

@@ -23,10 +23,10 @@ def what_mmengine_stores():
     }
 
 
-@pytest.fixture(params=['weights_only', 'before torch 2.5'])
+@pytest.fixture(params=['weights_only', 'before torch 2.6'])
 def any_torch(request, monkeypatch):
     if request.param != 'weights_only':
-        monkeypatch.delattr(torch.serialization, 'safe_globals', raising=False)
+        monkeypatch.setattr(files, '_EXTENDABLE', False)
 
 
 def test_reads_what_mmengine_stores(tmp_path, any_torch):
@@ -67,6 +67,12 @@ def test_nothing_runs_without_trust(tmp_path, any_torch, bomb, legacy):
         read_checkpoint(tmp_path / 'a.pth')
     assert not os.path.exists(fuse)
     read_checkpoint(tmp_path / 'a.pth', trust=True)
+
+
+def test_torchscript_is_refused(tmp_path, any_torch):
+    torch.jit.script(torch.nn.ReLU()).save(tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='TorchScript'):
+        read_checkpoint(tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize(
