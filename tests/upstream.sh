@@ -13,7 +13,7 @@ if [ ! -e "$venv/.ready" ]; then
     $pip 'setuptools<70' wheel ninja psutil packaging numpy torch
     # --no-build-isolation: the ops are compiled against the torch that is installed.
     MMCV_WITH_OPS=1 FORCE_CUDA=0 $pip --no-build-isolation --no-deps mmcv
-    $pip mmsegmentation mmengine ftfy regex opencv-python pytest
+    $pip mmsegmentation mmengine ftfy regex opencv-python pytest safetensors
     # Nothing of upstream is overwritten: that is what --no-deps is for.
     $pip --no-deps --no-build-isolation --editable .
     touch "$venv/.ready"
