@@ -4,7 +4,9 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from mmseg_repvgg import RepVGG
 from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.models.layouts import from_native
 
 
 def saved(cfg, change):
@@ -56,3 +58,36 @@ def test_wrapped_in_test_time_augmentation(street_config):
     street_config.test_dataloader.dataset.pipeline = street_config.tta_pipeline
     street_config.model = dict(type='SegTTAModel', module=street_config.model)
     run_test(street_config, path)
+
+
+@pytest.mark.parametrize('layout', ['official', 'timm', 'mmpretrain'])
+@pytest.mark.parametrize('ema', [False, True])
+def test_load_from_takes_another_projects_backbone(
+    street_config, randomize_norms, layout, ema
+):
+    source = randomize_norms(RepVGG('A0'))
+    classifier = {'weight': torch.ones(10, 1280), 'bias': torch.ones(10)}
+    path = f'{street_config.work_dir}.pth'
+    torch.save({'model': from_native(source.state_dict(), layout, classifier)}, path)
+    street_config.load_from = path
+    hooks = [dict(type='LoadHook', strict=False)]
+    street_config.custom_hooks = hooks + [dict(type='EMAHook')] * ema
+    runner = Runner.from_cfg(street_config)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    models = [runner.model]
+    models += [h.ema_model.module for h in runner.hooks if type(h).__name__ == 'EMAHook']
+    assert len(models) == 1 + ema
+    for model in models:
+        for key, value in source.state_dict().items():
+            assert torch.equal(model.backbone.state_dict()[key], value), key
+
+
+def test_load_from_another_projects_other_arch_is_an_error(street_config):
+    path = f'{street_config.work_dir}.pth'
+    torch.save(from_native(RepVGG('A1').state_dict(), 'official'), path)
+    street_config.load_from = path
+    street_config.custom_hooks = [dict(type='LoadHook', strict=False)]
+    runner = Runner.from_cfg(street_config)
+    with pytest.raises(CheckpointError, match='another arch'):
+        runner.load_or_resume()
