@@ -5,7 +5,7 @@ _base_ = [
     '_base_/runtime.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=(193, 193)),
+    data_preprocessor=dict(size=(161, 161)),
     backbone=dict(
         type='ResNetV1c',
         depth=18,

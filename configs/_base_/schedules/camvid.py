@@ -1,5 +1,5 @@
 # From scratch, in bfloat16, on two CPU cores.
-max_iters = 3000
+max_iters = 1500
 optim_wrapper = dict(
     type='BFloat16OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
@@ -11,11 +11,11 @@ param_scheduler = [
         power=0.9,
         eta_min=0.0,
         begin=0,
-        end=max_iters,
+        end=max_iters + 1,  # PolyLR reaches 0 at end - 1
         by_epoch=False,
     ),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=25, log_metric_by_epoch=False),
@@ -23,7 +23,7 @@ default_hooks = dict(
     checkpoint=dict(
         type='CrashSafeCheckpointHook',
         by_epoch=False,
-        interval=250,
+        interval=300,
         save_best='mIoU',
         max_keep_ckpts=2,
     ),

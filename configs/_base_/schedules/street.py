@@ -11,7 +11,7 @@ param_scheduler = [
         power=0.9,
         eta_min=0.0,
         begin=0,
-        end=max_iters,
+        end=max_iters + 1,  # PolyLR reaches 0 at end - 1
         by_epoch=False,
     ),
 ]
