@@ -24,6 +24,18 @@ class ImageError(UserError, OSError):
     """An image file that cannot be decoded whole."""
 
 
+class WriteError(UserError, OSError):
+    """A file that cannot be written, such as on a full disk."""
+
+
+class ExtraError(UserError, ImportError):
+    """An optional package that is needed and is not installed."""
+
+
+class LogError(UserError, ValueError):
+    """A log of a training that cannot be read as one, or has nothing to show."""
+
+
 class TrainingError(UserError, RuntimeError):
     """A training run that cannot go on, such as one whose loss is not finite."""
 

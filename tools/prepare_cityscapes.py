@@ -1,0 +1,27 @@
+"""Make Cityscapes ready for training: unpack, check, make the labelTrainIds."""
+
+import argparse
+import sys
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.datasets.prepare_cityscapes import prepare_cityscapes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'root', help='folder with leftImg8bit and gtFine, or with their zip files'
+    )
+    parser.add_argument('--check', action='store_true', help='only report; write nothing')
+    parser.add_argument(
+        '--jobs', type=int, metavar='N', help='files at a time; default one a core'
+    )
+    args = parser.parse_args()
+
+    report = prepare_cityscapes(args.root, check=args.check, jobs=args.jobs)
+    print(report)
+    sys.exit(not report.ready)
+
+
+if __name__ == '__main__':
+    cli.run(main)
