@@ -30,16 +30,23 @@ setup(
         'onedl-mmsegmentation>=1.4',
         'onedl-mmengine>=0.10.12',
         'onedl-mmcv>=2.3',
+        'matplotlib>=3.7',
     ],
     extras_require={
         # Checkpoints without pickle.
         'safetensors': ['safetensors>=0.4'],
+        # The official label table and evaluation.
+        'cityscapes': ['cityscapesscripts>=2.2'],
+        # Curves and sample predictions of a run.
+        'tensorboard': ['tensorboard>=2.14'],
         'dev': [
             'pytest>=8',
             'ruff>=0.9',
             'mypy>=1.10',
             'pre-commit>=3',
             'safetensors>=0.4',
+            'cityscapesscripts>=2.2',
+            'tensorboard>=2.14',
         ],
     },
 )

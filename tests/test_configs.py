@@ -98,23 +98,6 @@ def test_cityscapes_configs_share_one_recipe(name):
     assert cfg.to_dict() == reference.to_dict()
 
 
-def test_cityscapes_recipe_is_the_papers():
-    cfg = load('pspnet_repvgg_b2_cityscapes')
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr) == ('SGD', 0.01)
-    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
-    (schedule,) = cfg.param_scheduler
-    assert (schedule.type, schedule.power, schedule.eta_min) == ('PolyLR', 0.9, 0.0)
-    assert cfg.train_cfg.max_iters == schedule.end == 7440
-    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
-    assert cfg.model.data_preprocessor.size == (713, 713)
-    assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
-    assert cfg.model.auxiliary_head.in_index == 2
-    test = cfg.model.test_cfg
-    assert (test.mode, test.crop_size, test.stride) == ('slide', (713, 713), (476, 476))
-    assert cfg.custom_hooks[0] == dict(type='DeployHook')
-
-
 @pytest.mark.parametrize('names', [SMALL[:3]])
 def test_camvid_configs_share_one_recipe(names):
     configs = [load(name) for name in names]

@@ -5,6 +5,8 @@
 #
 # One node: nothing more to say; torchrun finds a free port (or PORT says which).
 # Several: on each node, with NNODES, NODE_RANK and MASTER_ADDR set (and PORT, default 29500).
+# MAX_RESTARTS, default 0, is how often all processes are started again after one of them failed;
+# a training then needs --resume, to go on from its last checkpoint.
 # PYTHON chooses the interpreter, default python.
 set -euo pipefail
 if [ $# -lt 3 ]; then
@@ -18,9 +20,18 @@ python=${PYTHON:-python}
 nodes=${NNODES:-1}
 rank=${NODE_RANK:-0}
 port=${PORT:-29500}
+restarts=${MAX_RESTARTS:-0}
 
 if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
     echo "error: the number of processes per node must be 1 or more, but got '$processes'" >&2
+    exit 2
+fi
+if ! [[ $restarts =~ ^[0-9]+$ ]]; then
+    echo "error: MAX_RESTARTS must be 0 or more, but got '$restarts'" >&2
+    exit 2
+fi
+if [ "$restarts" -gt 0 ] && [ "$tool" = train.py ] && [[ " $* " != *" --resume "* ]]; then
+    echo "error: MAX_RESTARTS=$restarts needs --resume, or each restart would begin anew" >&2
     exit 2
 fi
 if [ "$nodes" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
@@ -42,7 +53,17 @@ with socket.socket() as s:
             "(on one node, leave PORT unset and a free one is found)" >&2
         exit 2
     fi
-    rendezvous=(--node_rank "$rank" --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$port")
+    address=${MASTER_ADDR:-127.0.0.1}
+    rendezvous=(--node_rank "$rank" --master_addr "$address" --master_port "$port")
+    if [ "$restarts" -gt 0 ]; then
+        rendezvous=(--rdzv_backend c10d --rdzv_endpoint "$address:$port" --rdzv_id "$port")
+    fi
+fi
+if [ "$restarts" -gt 0 ]; then
+    # Else what starts again finds the addresses of the processes before it, and fails
+    # (https://github.com/pytorch/pytorch/issues/135712).
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 fi
 exec "$python" -m torch.distributed.run --nnodes "$nodes" --nproc_per_node "$processes" \
+    --max_restarts "$restarts" \
     "${rendezvous[@]}" "$here/$tool" "$config" --launcher pytorch "$@"

@@ -4,6 +4,7 @@ import argparse
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.leaderboard import size_warnings
 
 
 def main() -> None:
@@ -13,7 +14,20 @@ def main() -> None:
     parser.add_argument(
         '--work-dir', help='for logs and metrics; default work_dirs/NAME_OF_CONFIG'
     )
-    parser.add_argument('--out', help='folder for the predicted label maps (PNG)')
+    parser.add_argument(
+        '--out', help='folder for the predicted label maps: PNG files of training ids'
+    )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write label ids to --out, as the Cityscapes server takes them, instead of '
+        'evaluating',
+    )
+    parser.add_argument(
+        '--split',
+        choices=['val', 'test'],
+        help='with --format-only: of which images; default test',
+    )
     parser.add_argument('--show-dir', help='folder for images painted with predictions')
     parser.add_argument(
         '--tta', action='store_true', help='average over scales and flips'
@@ -29,13 +43,18 @@ def main() -> None:
         cfg,
         args.checkpoint,
         out=args.out,
+        format_only=args.format_only,
+        split=args.split,
         show_dir=args.show_dir,
         tta=args.tta,
         fused=not args.no_deploy,
         trust=args.trust_checkpoint,
     )
     with launch.naming_checkpoint(cfg.load_from):
-        launch.build_runner(cfg).test()
+        runner = launch.build_runner(cfg)
+        for warning in size_warnings(cfg) if args.format_only else []:
+            runner.logger.warning(warning)
+        runner.test()
 
 
 if __name__ == '__main__':

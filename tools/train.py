@@ -21,8 +21,17 @@ def main() -> None:
     )
     parser.add_argument(
         '--amp',
-        action='store_true',
-        help='mixed precision: float16 on CUDA, bfloat16 on a CPU',
+        nargs='?',
+        const='auto',
+        choices=['auto', 'float16', 'bfloat16'],
+        help='mixed precision; auto, or nothing: float16 on CUDA, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--global-batch',
+        type=int,
+        metavar='N',
+        help='images per step of the optimizer over all processes, e.g. the 16 of the '
+        'recipe: with fewer GPUs than it names, gradients are accumulated',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -37,6 +46,7 @@ def main() -> None:
         cfg,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
+        global_batch=args.global_batch,
         resume=args.resume,
         trust=args.trust_checkpoint,
     )

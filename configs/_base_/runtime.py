@@ -6,6 +6,8 @@ custom_hooks = [
     dict(type='DeployHook'),
     dict(type='FiniteHook'),
     dict(type='IterationSeedHook'),
+    dict(type='MeanLossHook'),
+    dict(type='SameBuffersHook'),
     dict(type='TerminationHook'),
 ]
 env_cfg = dict(
@@ -19,10 +21,11 @@ visualizer = dict(
     vis_backends=[dict(type='LocalVisBackend')],
     name='visualizer',
 )
+tensorboard = True  # where it is installed, tools/train.py adds its backend
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
-tta_model = dict(type='SegTTAModel')
+tta_model = dict(type='RunningMeanTTAModel')
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

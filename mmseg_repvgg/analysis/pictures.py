@@ -8,22 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-GAP = 4
+from ..datasets.painting import paint, side_by_side
 
-
-def paint(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Paint a label map.
-
-    Args:
-        labels: Shape (H, W), train ids; what is beyond the palette is painted black.
-        palette: An RGB colour a class.
-
-    Returns:
-        Shape (H, W, 3), BGR uint8.
-    """
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = np.asarray(palette, np.uint8)[:, ::-1]
-    return table[labels.astype(np.uint8)]
+__all__ = ['paint', 'save_triptych']
 
 
 def save_triptych(
@@ -45,8 +32,6 @@ def save_triptych(
     Raises:
         OSError: If the file cannot be written.
     """
-    gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-    panes = [image, gap, paint(truth, palette), gap, paint(prediction, palette)]
-    encoded = cv2.imencode('.png', np.hstack(panes))[1]
+    encoded = cv2.imencode('.png', side_by_side(image, [truth, prediction], palette))[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded.tobytes())

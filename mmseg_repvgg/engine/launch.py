@@ -11,13 +11,14 @@ import subprocess
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import all_gather_object, is_distributed
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
@@ -28,6 +29,17 @@ from ..checkpoints.loading import find_resumable, make_loading_safe
 from ..datasets.checks import check_dataset
 from ..errors import CheckpointError, ConfigError
 from ..models.layouts import recognise, unwrap
+from .leaderboard import write_label_ids
+from .watching import drop_missing_tensorboard, watch
+
+_HOOKS = (
+    'DeployHook',
+    'FiniteHook',
+    'IterationSeedHook',
+    'MeanLossHook',
+    'SameBuffersHook',
+    'TerminationHook',
+)
 
 
 def load_config(args: Namespace) -> Config:
@@ -59,8 +71,9 @@ def load_config(args: Namespace) -> Config:
 def prepare_training(
     cfg: Config,
     *,
-    amp: bool = False,
+    amp: str | None = None,
     auto_scale_lr: bool = False,
+    global_batch: int | None = None,
     resume: bool = False,
     trust: bool = False,
 ) -> None:
@@ -68,9 +81,12 @@ def prepare_training(
 
     Args:
         cfg: From :func:`load_config`; changed in place.
-        amp: Train in mixed precision: float16 with loss scaling on CUDA, else bfloat16.
+        amp: Train in mixed precision: ``float16``, with loss scaling, ``bfloat16``, or
+            ``auto``: float16 on CUDA, else bfloat16. None leaves it to the config.
         auto_scale_lr: Scale the learning rate by the global batch size over that of the
             recipe.
+        global_batch: Images per step of the optimizer over all processes; what does not
+            fit in them at once is accumulated.
         resume: Go on from the latest checkpoint in the work dir, if there is one.
         trust: Unpickle whatever a checkpoint holds.
 
@@ -79,8 +95,8 @@ def prepare_training(
         CheckpointError: If a checkpoint to start from cannot be read.
         DataError: If data is missing.
     """
-    if amp:
-        _use_amp(cfg)
+    if amp is not None:
+        _use_amp(cfg, amp)
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(
@@ -88,8 +104,11 @@ def prepare_training(
                 'global batch size that its learning rate is meant for'
             )
         cfg.auto_scale_lr.enable = True
-    for kind in ('DeployHook', 'FiniteHook', 'IterationSeedHook', 'TerminationHook'):
+    if global_batch is not None:
+        _accumulate(cfg, global_batch)
+    for kind in _HOOKS:
         set_hook(cfg, kind, True)
+    watch(cfg)
     saving = cfg.default_hooks.get('checkpoint')
     if saving and saving.type == 'CheckpointHook' and not saving.get('backend_args'):
         saving.type = 'CrashSafeCheckpointHook'
@@ -121,6 +140,8 @@ def prepare_testing(
     checkpoint: str,
     *,
     out: str | None = None,
+    format_only: bool = False,
+    split: str | None = None,
     show_dir: str | None = None,
     tta: bool = False,
     fused: bool = True,
@@ -132,6 +153,9 @@ def prepare_testing(
         cfg: From :func:`load_config`; changed in place.
         checkpoint: The file to test.
         out: Folder for the predicted label maps, if they are wanted.
+        format_only: Do not evaluate, but write label maps as the Cityscapes server takes
+            them.
+        split: With ``format_only``, of which images: ``val`` or, by default, ``test``.
         show_dir: Folder for painted images, if they are wanted.
         tta: Average over the views of the config's ``tta_pipeline``.
         fused: Whether to evaluate the fused model, or else the training form.
@@ -145,12 +169,11 @@ def prepare_testing(
     make_loading_safe(trust)
     with naming_checkpoint(checkpoint):
         _match_form(cfg, read_checkpoint(checkpoint, trust=trust))
-    _check_data(cfg, 'test_dataloader')
     cfg.load_from = checkpoint
     cfg.resume = False
     set_hook(cfg, 'DeployHook', fused)
     set_hook(cfg, 'LoadHook', True)
-    if out is not None:
+    if out is not None and not format_only:
         evaluators = cfg.test_evaluator
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             evaluator['output_dir'] = out
@@ -164,6 +187,15 @@ def prepare_testing(
             raise ConfigError('--tta needs tta_pipeline and tta_model in the config')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
+    if format_only:
+        if out is None:
+            raise ConfigError('--format-only needs --out: the folder for the files')
+        write_label_ids(cfg, out, split or 'test')
+    elif split is not None:
+        raise ConfigError(
+            '--split is for --format-only: what is evaluated, the config says'
+        )
+    _check_data(cfg, 'test_dataloader')
 
 
 def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
@@ -171,12 +203,14 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     warnings = []
     recipe = cfg.get('auto_scale_lr', {})
     batch = cfg.train_dataloader.batch_size * world_size
-    batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
+    if cfg.train_cfg.get('type') != 'AccumulatingTrainLoop':
+        batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
     base = recipe.get('base_batch_size', batch)
     if batch != base and not recipe.get('enable'):
         warnings.append(
             f'the global batch size is {batch}, the learning rate is meant for {base}: '
-            '--auto-scale-lr scales it'
+            f'--global-batch {base} keeps it by accumulating gradients, --auto-scale-lr '
+            'scales the learning rate'
         )
     backbone = cfg.model.get('backbone', {})
     if (
@@ -190,6 +224,35 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
             'model.backbone.init_cfg.checkpoint=FILE'
         )
     return warnings
+
+
+def _accumulate(cfg: Config, global_batch: int) -> None:
+    """Have each process load its share of the batch, and take it in parts that fit."""
+    if cfg.train_cfg.get('type') not in ('IterBasedTrainLoop', 'AccumulatingTrainLoop'):
+        raise ConfigError(
+            "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
+            f'got {cfg.train_cfg.get("type")!r}'
+        )
+    processes, fits = _world_size(cfg), cfg.train_dataloader.batch_size
+    share, rest = divmod(global_batch, processes)
+    if global_batch < 1 or rest or share % min(share, fits):
+        raise ConfigError(
+            f'--global-batch {global_batch} cannot be dealt to {processes} processes in '
+            f'equal parts of train_dataloader.batch_size={fits} images'
+        )
+    cfg.train_cfg.type = 'AccumulatingTrainLoop'
+    cfg.train_dataloader.batch_size = share
+    cfg.optim_wrapper.accumulative_counts = share // min(share, fits)
+
+
+def _world_size(cfg: Config) -> int:
+    """The number of processes, asked before any of them has met the others."""
+    variable = {
+        'pytorch': 'WORLD_SIZE',
+        'slurm': 'SLURM_NTASKS',
+        'mpi': 'OMPI_COMM_WORLD_SIZE',
+    }.get(cfg.get('launcher'))
+    return int(os.environ[variable]) if variable else 1
 
 
 def _match_form(cfg: Config, checkpoint: Any) -> None:
@@ -220,19 +283,35 @@ def _pretrained(cfg: Config) -> str | None:
     return None
 
 
-def _use_amp(cfg: Config) -> None:
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind in ('AmpOptimWrapper', 'BFloat16OptimWrapper'):
-        return
-    if kind != 'OptimWrapper':
+def _use_amp(cfg: Config, dtype: str) -> None:
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper'):
         raise ConfigError(
             f"--amp needs a config with optim_wrapper type 'OptimWrapper', got {kind!r}"
         )
-    if torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    else:
-        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    cuda = torch.cuda.is_available()
+    if dtype == 'auto':
+        if kind == 'BFloat16OptimWrapper' or (kind == 'AmpOptimWrapper' and cuda):
+            return
+        dtype = 'float16' if cuda else 'bfloat16'
+    if dtype == 'float16':
+        if not cuda:
+            raise ConfigError(
+                '--amp float16 needs a CUDA device, and there is none: --amp bfloat16 '
+                'is what a CPU has'
+            )
+        wrapper.type, wrapper.dtype = 'AmpOptimWrapper', dtype
+        wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    if cuda and not torch.cuda.is_bf16_supported():
+        raise ConfigError(
+            f'--amp bfloat16 needs a GPU that has it, and {torch.cuda.get_device_name()} '
+            'has not: give --amp float16'
+        )
+    wrapper.type = 'BFloat16OptimWrapper'
+    for scaling in ('loss_scale', 'dtype', 'use_fsdp'):
+        wrapper.pop(scaling, None)
 
 
 def set_hook(cfg: Config, kind: str, present: bool, **arguments: Any) -> None:
@@ -254,12 +333,27 @@ def build_runner(cfg: Config) -> Runner:
 
     Args:
         cfg: The config, ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        ConfigError: If the processes would not all start from the same checkpoint.
     """
+    drop_missing_tensorboard(cfg)
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         _start_gloo(cfg)
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    _require_same_start(cfg)
+    return runner
+
+
+def _require_same_start(cfg: Config) -> None:
+    """Only the main process writes checkpoints; each looks for the latest by itself."""
+    starts = {str(start) for start in all_gather_object(cfg.get('load_from'))}
+    if len(starts) > 1:
+        raise ConfigError(
+            f'the processes would start from different checkpoints: '
+            f'{", ".join(sorted(starts))}. The work dir must be the same for all of '
+            'them, on a file system that every node sees'
+        )
 
 
 def _check_data(cfg: Config, *loaders: str) -> None:
@@ -280,7 +374,9 @@ def naming_checkpoint(path: str | None) -> Iterator[None]:
 
 
 def _start_gloo(cfg: Config) -> None:
-    cfg.env_cfg = {**cfg.get('env_cfg', {}), 'dist_cfg': dict(backend='gloo')}
+    env_cfg = cfg.get('env_cfg', {})
+    dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
+    cfg.env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
         device_ids=None,
@@ -292,7 +388,10 @@ def _start_gloo(cfg: Config) -> None:
         _export_slurm_environment()
     # mmengine would ask for a CUDA device on the way; a group that is there it leaves be.
     if not is_distributed():
-        distributed.init_process_group('gloo')
+        limit: dict[str, Any] = {}
+        if dist_cfg.get('timeout') is not None:
+            limit['timeout'] = timedelta(seconds=dist_cfg['timeout'])
+        distributed.init_process_group('gloo', **limit)
 
 
 def _export_slurm_environment() -> None:

@@ -1,0 +1,59 @@
+"""Label maps in the colours of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+GAP = 4
+
+
+def paint(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """Paint a label map.
+
+    Args:
+        labels: Shape (H, W), train ids; what is beyond the palette is painted black.
+        palette: An RGB colour a class.
+
+    Returns:
+        Shape (H, W, 3), BGR uint8.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = np.asarray(palette, np.uint8)[:, ::-1]
+    return table[labels.astype(np.uint8)]
+
+
+def side_by_side(
+    image: np.ndarray,
+    label_maps: Sequence[np.ndarray],
+    palette: Sequence[Sequence[int]],
+    max_width: int | None = None,
+) -> np.ndarray:
+    """Put an image and its label maps beside each other, with white gaps.
+
+    Args:
+        image: Shape (h, w, 3), BGR uint8.
+        label_maps: Each of shape (H, W), train ids, 255 ignored; the image is brought to
+            their size.
+        palette: An RGB colour a class.
+        max_width: What is wider is shrunk to this many pixels.
+
+    Returns:
+        Shape (H, n * W + gaps, 3), BGR uint8.
+    """
+    height, width = label_maps[0].shape
+    if max_width is not None and width > max_width:
+        height, width = max(1, round(height * max_width / width)), max_width
+    size = (width, height)
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    panes = [image]
+    for labels in label_maps:
+        # Not by cv2 alone, which has no int64.
+        labels = labels.astype(np.uint8)
+        if labels.shape != (height, width):
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+        panes += [np.full((height, GAP, 3), 255, np.uint8), paint(labels, palette)]
+    return np.hstack(panes)

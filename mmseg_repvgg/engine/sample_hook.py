@@ -1,0 +1,66 @@
+"""The hook that shows a few predictions of every validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from ..datasets.painting import side_by_side
+
+MAX_WIDTH = 640
+
+
+@HOOKS.register_module()
+class SampleHook(Hook):
+    """Paint the same few validation images, evenly spread over the set, every time.
+
+    A picture is input | ground truth | prediction, of the model that is validated: with
+    DeployHook, the fused one. It goes to all backends of the visualizer under the
+    image's name and the iteration: to TensorBoard, and into ``vis_data/vis_image`` of
+    the run. mmseg's SegVisualizationHook draws other images from time to time, no input,
+    and counts batches as iterations. In a distributed run the first process draws, from
+    its share of the set.
+
+    Args:
+        count: How many images; each is the first of its batch. 0 draws none.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        if count < 0:
+            raise ValueError(f'count must be at least 0, but got {count!r}')
+        self.count = count
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Paint the batch's first image, if it is one of the few."""
+        if batch_idx not in _spread(self.count, len(runner.val_dataloader)):
+            return
+        sample = (outputs or [{}])[0]
+        if 'pred_sem_seg' not in sample or 'img_path' not in sample:
+            return
+        kinds = [kind for kind in ('gt_sem_seg', 'pred_sem_seg') if kind in sample]
+        picture = side_by_side(
+            mmcv.imread(sample.img_path),
+            [sample.get(kind).data[0].cpu().numpy() for kind in kinds],
+            runner.val_dataloader.dataset.metainfo['palette'],
+            MAX_WIDTH,
+        )
+        # MLflow needs the suffix.
+        name = f'sample_{Path(sample.img_path).stem}.png'
+        runner.visualizer.add_image(name, mmcv.bgr2rgb(picture), runner.iter)
+
+
+def _spread(count: int, length: int) -> set[int]:
+    """Indices in the middle of each of ``count`` equal parts."""
+    return {(2 * i + 1) * length // (2 * count) for i in range(count)}

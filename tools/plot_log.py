@@ -1,0 +1,59 @@
+"""Draw loss, learning rate and mIoU from the logs of trainings."""
+
+import argparse
+from dataclasses import replace
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.curves import draw_curves, save_figure
+from mmseg_repvgg.analysis.logs import read_log
+from mmseg_repvgg.errors import ConfigError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'log',
+        nargs='+',
+        help='a work dir, whose runs are joined, the folder of a run, its .log or its '
+        '.json; several are drawn over each other',
+    )
+    parser.add_argument(
+        '-o',
+        '--out',
+        default='curves.png',
+        help='.png, .svg or .pdf; default %(default)s',
+    )
+    parser.add_argument(
+        '--x',
+        choices=['iteration', 'time'],
+        default='iteration',
+        help='what to draw over; time includes the validations',
+    )
+    parser.add_argument(
+        '--labels', nargs='+', metavar='NAME', help='names for the legend, one a log'
+    )
+    parser.add_argument(
+        '--window',
+        type=int,
+        metavar='N',
+        help='logged lines in the mean of the loss; default a tenth, 1 for no mean',
+    )
+    args = parser.parse_args()
+    if args.labels and len(args.labels) != len(args.log):
+        raise ConfigError(
+            f'--labels has {len(args.labels)} names for {len(args.log)} logs'
+        )
+    if args.window is not None and args.window < 1:
+        raise ConfigError(f'--window must be at least 1, but got {args.window}')
+
+    logs = [read_log(path) for path in args.log]
+    names = args.labels or [log.name for log in logs]
+    if len(set(names)) < len(names) and not args.labels:
+        names = args.log
+    logs = [replace(log, name=name) for log, name in zip(logs, names)]
+    save_figure(draw_curves(logs, over=args.x, window=args.window), args.out)
+    print(f'{args.out}: {", ".join(names)}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
