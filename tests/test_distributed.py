@@ -1,4 +1,4 @@
-"""Many processes, as torchrun starts them: training, metric and end as of one."""
+"""Many processes, as torchrun starts them: training, metric and end are as of one."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def config(street_root, scenes, small_street_config, folder):
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=ITERATIONS)
     cfg.param_scheduler[1].end = ITERATIONS
     cfg.train_dataloader.update(batch_size=2, num_workers=1)
-    cfg.default_hooks.checkpoint.update(interval=5, max_keep_ckpts=-1)
+    cfg.default_hooks.checkpoint.update(interval=5, max_keep_ckpts=2)
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
     cfg.test_dataloader.dataset.data_root = str(scenes)
     path = folder / 'config.py'
@@ -226,8 +226,9 @@ def test_validation_is_of_what_is_saved(config, straight, street_root, tmp_path)
 
 
 def kill_worker(torchrun, rank, work_dir, iteration):
-    """SIGKILL to one process once there is a checkpoint."""
-    while not (work_dir / f'iter_{iteration}.pth').exists():
+    """SIGKILL to one process once a checkpoint is written."""
+    last = work_dir / 'last_checkpoint'
+    while not (last.exists() and last.read_text().endswith(f'iter_{iteration}.pth')):
         assert torchrun.poll() is None, finish(torchrun)[-5000:]
         time.sleep(0.01)
     children = Path(f'/proc/{torchrun.pid}/task/{torchrun.pid}/children').read_text()
@@ -294,6 +295,22 @@ def test_restarts_need_resume(config, tmp_path):
     process = dist_train(config, 2, tmp_path / 'work', MAX_RESTARTS='often')
     assert "MAX_RESTARTS must be 0 or more, but got 'often'" in finish(process)
     assert process.returncode == 2
+
+
+def test_restarts_on_a_given_port_meet_anew(config, tmp_path):
+    fake = tmp_path / 'python'
+    fake.write_text(
+        '#!/usr/bin/env bash\n'
+        '[ "$1" = -c ] || echo $TORCH_DISABLE_SHARE_RDZV_TCP_STORE "$@"\n'
+    )
+    fake.chmod(0o755)
+    options = dict(PYTHON=str(fake), PORT='29400')
+    said = succeed(
+        dist_train(config, 2, tmp_path, '--resume', MAX_RESTARTS='3', **options)
+    )
+    assert said.startswith('1 -m torch.distributed.run --nnodes 1 --nproc_per_node 2')
+    assert '--max_restarts 3 --rdzv_backend c10d' in said
+    assert '--rdzv_endpoint 127.0.0.1:29400 --rdzv_id 29400' in said
 
 
 def test_nodes_that_see_different_checkpoints_do_not_start(config, straight, tmp_path):

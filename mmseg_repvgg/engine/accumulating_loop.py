@@ -53,9 +53,7 @@ class AccumulatingTrainLoop(IterBasedTrainLoop):
             ConfigError: If the batch cannot be cut into equal parts.
         """
         runner = self.runner
-        runner.call_hook(
-            'before_train_iter', batch_idx=self._iter, data_batch=data_batch
-        )
+        runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         logs = [
             runner.model.train_step(part, optim_wrapper=runner.optim_wrapper)
             for part in split_batch(data_batch, self._parts)
