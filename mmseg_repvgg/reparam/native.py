@@ -1,0 +1,157 @@
+"""The compiled form of Winograd convolution: built when first needed, then kept.
+
+``winograd.cpp`` is compiled for the very processor it will run on, which no wheel could
+be, by the machine's C++ compiler. It becomes a library without Python or torch in it,
+kept in the user's cache under a name that says what it was made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name('winograd.cpp')
+FLAGS = ('-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fPIC')
+
+_log = logging.getLogger(__name__)
+
+
+class Library:
+    """The compiled functions.
+
+    Args:
+        path: The shared library.
+
+    Raises:
+        OSError: If it cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._conv = ctypes.CDLL(str(path)).winograd_conv
+        self._conv.argtypes = (
+            [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 7 + [ctypes.c_int] * 2
+        )
+
+    def winograd_conv2d(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dilation: int,
+        groups: int,
+        relu: bool,
+    ) -> Tensor:
+        """Convolve with stride 1 and padding ``dilation``, in float32 on a CPU.
+
+        Uses as many threads as torch does, and may be called from several at a time.
+
+        Args:
+            x: Shape (N, in_channels, H, W), fastest if its channels are last in memory.
+            weight: Shape (out_channels, in_channels / groups, 3, 3), fastest if
+                (3, 3, in_channels / groups, out_channels) in memory.
+            bias: Shape (out_channels,).
+            dilation: Of the kernel.
+            groups: Of the channels.
+            relu: Whether to put a ReLU after it.
+
+        Returns:
+            Shape (N, out_channels, H, W), channels last in memory.
+
+        Raises:
+            MemoryError: If there is not enough memory.
+        """
+        n, channels, height, width = x.shape
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = weight.permute(2, 3, 1, 0).contiguous()
+        bias = None if bias is None else bias.contiguous()
+        y = x.new_empty((n, height, width, weight.shape[3]))
+        failed = self._conv(
+            x.data_ptr(),
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            y.data_ptr(),
+            n,
+            height,
+            width,
+            channels,
+            weight.shape[3],
+            groups,
+            dilation,
+            relu,
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError('not enough memory for the tiles of a Winograd convolution')
+        return y.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def library() -> Library | None:
+    """The compiled form, or None, with one warning, where it cannot be had."""
+    try:
+        return Library(_built())
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, 'stderr', None) or error
+        _log.warning(
+            'Winograd convolutions run in plain torch, several times slower, since %s '
+            'cannot be compiled: %s. It takes g++ (or what CXX names) with OpenMP',
+            SOURCE.name,
+            said,
+        )
+        return None
+
+
+def _built() -> Path:
+    """The library, built unless an earlier run has."""
+    compiler = os.environ.get('CXX', 'g++')
+    if shutil.which(compiler) is None:
+        raise FileNotFoundError(f'there is no {compiler}')
+    source = SOURCE.read_bytes()
+    made_from = (source, repr((compiler, FLAGS, _processor())).encode())
+    name = hashlib.sha256(b'\0'.join(made_from)).hexdigest()[:16]
+    folder = _cache()
+    path = folder / f'winograd-{name}.so'
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = _compile(compiler, Path(scratch))
+            os.replace(built, path)
+    return path
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    unlinked, linked = folder / 'winograd.o', folder / 'winograd.so'
+    # Linked without OpenMP's own library: it finds the one that torch has brought, and so
+    # the threads that torch uses. Those of a second one would wait for each other.
+    for command in (
+        [compiler, *FLAGS, '-fopenmp', '-c', str(SOURCE), '-o', str(unlinked)],
+        [compiler, '-shared', str(unlinked), '-o', str(linked)],
+    ):
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    return linked
+
+
+def _cache() -> Path:
+    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(root) / 'mmseg_repvgg'
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith(('flags', 'Features')):
+                return line
+    return platform.processor() + platform.machine()

@@ -1,0 +1,399 @@
+// Winograd convolution F(4x4, 3x3) in float32 (Lavin and Gray, CVPR 2016,
+// https://arxiv.org/abs/1509.09308), of stride 1, any dilation and any groups.
+//
+// A conv of dilation d is d x d independent ordinary ones, each on every d-th pixel, so that
+// dilation is only a matter of which pixels a tile is made of.
+//
+//   1. Tiles of 6x6 input pixels are transformed, a few hundred at a time.
+//   2. For a block of output channels, and a slice of the input channels, the kernels are
+//      transformed, and multiplied with the tiles: one matrix product for each of the 36
+//      frequencies, added up over the slices.
+//   3. The products are transformed back to 4x4 output pixels, with bias and ReLU.
+//
+// Blocks and slices are such that what 2 and 3 work on stays in the cache of a core. Kernels
+// are transformed anew in every call: keeping them would take 4 times the memory of the
+// kernels, and reading them as long as making them.
+//
+// Built by winograd.py as a library of its own; nothing here knows of Python or torch.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+namespace {
+
+constexpr int TILE = 4;         // output pixels of a tile, in each direction
+constexpr int SIDE = TILE + 2;  // input pixels
+constexpr int FREQUENCIES = SIDE * SIDE;
+constexpr int TAPS = 9;
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+constexpr int REGISTERS = 24;  // that hold sums, of 32
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+constexpr int REGISTERS = 12;  // of 16
+#else
+constexpr int LANES = 4;
+constexpr int REGISTERS = 24;  // of 32 in NEON
+#endif
+constexpr int WIDTH = LANES == 8 ? 2 : 4;  // vectors of output channels in a block
+constexpr int64_t BLOCK = WIDTH * LANES;   // output channels in a block
+constexpr int64_t SLICE = 128;             // input channels in a slice, at most
+constexpr int64_t CHUNK = 512;             // tiles transformed at a time
+constexpr int64_t STRIP = 24;              // tiles that threads share out: a multiple of rows
+
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
+
+// Points of interpolation: 0, A, -A, B, -B and infinity. Of all pairs of sixteenths this
+// one has the least error in float32.
+constexpr float A = 0.625f, B = 1.5f, A2 = A * A, B2 = B * B;
+
+template <class V>
+V load(const float* from) {
+  V value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class V>
+void store(float* to, V value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+// The three transforms of one row or column; points of opposite sign share their terms.
+
+template <class V>
+void transform_input(const V (&x)[SIDE], V (&v)[SIDE]) {
+  const V even_a = x[4] - B2 * x[2], odd_a = A * (x[3] - B2 * x[1]);
+  const V even_b = x[4] - A2 * x[2], odd_b = B * (x[3] - A2 * x[1]);
+  v[0] = A2 * B2 * x[0] - (A2 + B2) * x[2] + x[4];
+  v[1] = even_a + odd_a;
+  v[2] = even_a - odd_a;
+  v[3] = even_b + odd_b;
+  v[4] = even_b - odd_b;
+  v[5] = A2 * B2 * x[1] - (A2 + B2) * x[3] + x[5];
+}
+
+template <class V>
+void transform_kernel(const V (&g)[3], V (&u)[SIDE]) {
+  constexpr float scale = 1 / (A2 * B2);
+  constexpr float scale_a = 1 / (2 * A2 * (A2 - B2)), scale_b = 1 / (2 * B2 * (B2 - A2));
+  const V even_a = scale_a * g[0] + (scale_a * A2) * g[2], odd_a = (scale_a * A) * g[1];
+  const V even_b = scale_b * g[0] + (scale_b * B2) * g[2], odd_b = (scale_b * B) * g[1];
+  u[0] = scale * g[0];
+  u[1] = even_a + odd_a;
+  u[2] = even_a - odd_a;
+  u[3] = even_b + odd_b;
+  u[4] = even_b - odd_b;
+  u[5] = g[2];
+}
+
+template <class V>
+void transform_output(const V (&m)[SIDE], V (&y)[TILE]) {
+  const V even_a = m[1] + m[2], odd_a = A * (m[1] - m[2]);
+  const V even_b = m[3] + m[4], odd_b = B * (m[3] - m[4]);
+  y[0] = m[0] + even_a + even_b;
+  y[1] = odd_a + odd_b;
+  y[2] = A2 * even_a + B2 * even_b;
+  y[3] = A2 * odd_a + B2 * odd_b + m[5];
+}
+
+struct Geometry {
+  int64_t images, height, width, in_channels, out_channels, groups, dilation;
+
+  int64_t group_in() const { return in_channels / groups; }
+  int64_t group_out() const { return out_channels / groups; }
+};
+
+// Where a tile's outputs begin; they are `dilation` pixels apart.
+struct Tile {
+  int64_t image, top, left;
+};
+
+std::vector<Tile> cut(const Geometry& g) {
+  std::vector<Tile> tiles;
+  const int64_t step = TILE * g.dilation;
+  for (int64_t image = 0; image < g.images; ++image)
+    for (int64_t y = 0; y < std::min(g.dilation, g.height); ++y)
+      for (int64_t x = 0; x < std::min(g.dilation, g.width); ++x)
+        for (int64_t top = y; top < g.height; top += step)
+          for (int64_t left = x; left < g.width; left += step)
+            tiles.push_back({image, top, left});
+  return tiles;
+}
+
+// Memory that a thread keeps from call to call: fresh pages would cost more than the
+// transforms.
+class Workspace {
+ public:
+  ~Workspace() { std::free(data_); }
+
+  float* get(int64_t size) {
+    if (size > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = static_cast<float*>(std::aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64));
+      if (data_ == nullptr) throw std::bad_alloc();
+      size_ = size;
+    }
+    return data_;
+  }
+
+ private:
+  float* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// Planes a multiple of a page apart would all share the same few lines of the cache.
+int64_t padded(int64_t size) { return (size + 1023) / 1024 * 1024 + 16; }
+
+// Transforms one tile of as many channels as V has lanes, from `x` to 36 planes.
+template <class V>
+void take_tile(const Geometry& g, const Tile& tile, const float* x, float* v, int64_t plane) {
+  V half[SIDE][SIDE];
+  for (int j = 0; j < SIDE; ++j) {
+    const int64_t left = tile.left + (j - 1) * g.dilation;
+    V column[SIDE];
+    for (int i = 0; i < SIDE; ++i) {
+      const int64_t top = tile.top + (i - 1) * g.dilation;
+      const bool inside = top >= 0 && top < g.height && left >= 0 && left < g.width;
+      const int64_t pixel = (tile.image * g.height + top) * g.width + left;
+      column[i] = inside ? load<V>(x + pixel * g.in_channels) : V{};
+    }
+    transform_input(column, half[j]);
+  }
+  for (int i = 0; i < SIDE; ++i) {
+    V row[SIDE], out[SIDE];
+    for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
+    transform_input(row, out);
+    for (int j = 0; j < SIDE; ++j) store(v + (i * SIDE + j) * plane, out[j]);
+  }
+}
+
+// Transforms one input channel's kernels of as many output channels as V has lanes.
+template <class V>
+void take_kernel(const float* w, int64_t tap, float* u, int64_t plane) {
+  V half[3][SIDE];
+  for (int j = 0; j < 3; ++j) {
+    const V column[3] = {load<V>(w + j * tap), load<V>(w + (3 + j) * tap), load<V>(w + (6 + j) * tap)};
+    transform_kernel(column, half[j]);
+  }
+  for (int i = 0; i < SIDE; ++i) {
+    const V row[3] = {half[0][i], half[1][i], half[2][i]};
+    V out[SIDE];
+    transform_kernel(row, out);
+    for (int j = 0; j < SIDE; ++j) store(u + (i * SIDE + j) * plane, out[j]);
+  }
+}
+
+// Transforms one tile back, of as many channels as V has lanes, from 36 planes to `y`.
+template <class V>
+void give_tile(const Geometry& g, const Tile& tile, const float* m, int64_t plane, V bias,
+               bool relu, float* y) {
+  V half[SIDE][TILE];
+  for (int j = 0; j < SIDE; ++j) {
+    V column[SIDE];
+    for (int i = 0; i < SIDE; ++i) column[i] = load<V>(m + (i * SIDE + j) * plane);
+    transform_output(column, half[j]);
+  }
+  for (int i = 0; i < TILE; ++i) {
+    const int64_t top = tile.top + i * g.dilation;
+    if (top >= g.height) break;
+    V row[SIDE], out[TILE];
+    for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
+    transform_output(row, out);
+    for (int j = 0; j < TILE; ++j) {
+      const int64_t left = tile.left + j * g.dilation;
+      if (left >= g.width) break;
+      V value = out[j] + bias;
+      if (relu) value = value < V{} ? V{} : value;  // keeps what is not a number
+      store(y + ((tile.image * g.height + top) * g.width + left) * g.out_channels, value);
+    }
+  }
+}
+
+// c[R][W] (+)= a[R][depth] b[depth][W]: W vectors, all sums in registers.
+template <int W, int R>
+void multiply(int64_t depth, const float* a, const float* b, float* c, bool add) {
+  Vector sum[R][W];
+  for (int r = 0; r < R; ++r)
+    for (int w = 0; w < W; ++w) sum[r][w] = add ? load<Vector>(c + (r * W + w) * LANES) : Vector{};
+  for (int64_t k = 0; k < depth; ++k) {
+    Vector row[W];
+#pragma GCC unroll 4
+    for (int w = 0; w < W; ++w) row[w] = load<Vector>(b + (k * W + w) * LANES);
+    __builtin_prefetch(a + R * depth + k * R);  // the rows of the next call
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int w = 0; w < W; ++w) sum[r][w] += a[r * depth + k] * row[w];
+  }
+  for (int r = 0; r < R; ++r)
+    for (int w = 0; w < W; ++w) store(c + (r * W + w) * LANES, sum[r][w]);
+}
+
+template <int W, int R>
+void multiply_rest(int64_t rows, int64_t depth, const float* a, const float* b, float* c, bool add) {
+  if (rows == R) return multiply<W, R>(depth, a, b, c, add);
+  if constexpr (R > 1) multiply_rest<W, R - 1>(rows, depth, a, b, c, add);
+}
+
+template <int W>
+void product(int64_t rows, int64_t depth, const float* a, const float* b, float* c, bool add) {
+  constexpr int R = REGISTERS / W;
+  int64_t r = 0;
+  for (; r + R <= rows; r += R) multiply<W, R>(depth, a + r * depth, b, c + r * W * LANES, add);
+  if (r < rows) multiply_rest<W, R>(rows - r, depth, a + r * depth, b, c + r * W * LANES, add);
+}
+
+constexpr decltype(&product<1>) PRODUCTS[] = {product<1>, product<2>, product<3>, product<4>};
+
+// Shares out `count` items among threads, each a range. What one of them throws (only a lack
+// of memory can be the cause) is thrown here.
+template <class Work>
+void in_parallel(int threads, int64_t count, const Work& work) {
+  std::atomic<bool> failed{false};
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t all = omp_get_num_threads(), here = omp_get_thread_num();
+    const int64_t from = count * here / all, to = count * (here + 1) / all;
+    try {
+      if (from < to) work(from, to);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+  }
+  if (failed) throw std::bad_alloc();
+}
+
+thread_local Workspace tiles_space, kernels_space, products_space;
+
+class Convolution {
+ public:
+  Convolution(const Geometry& geometry, const float* x, const float* w, const float* bias, bool relu, float* y)
+      : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y), tiles_(cut(geometry)),
+        slices_((g_.group_in() + SLICE - 1) / SLICE),
+        depth_((g_.group_in() + slices_ - 1) / slices_),
+        blocks_((g_.group_out() + BLOCK - 1) / BLOCK),
+        chunk_(std::min<int64_t>(tiles_.size(), CHUNK)),
+        v_plane_(padded(chunk_ * depth_)), u_plane_(padded(depth_ * BLOCK)), m_plane_(padded(chunk_ * BLOCK)) {}
+
+  void run(int threads) {
+    v_ = tiles_space.get(FREQUENCIES * g_.groups * slices_ * v_plane_);
+    for (int64_t start = 0; start < int64_t(tiles_.size()); start += chunk_) {
+      const Tile* const tiles = &tiles_[start];
+      const int64_t size = std::min<int64_t>(chunk_, tiles_.size() - start);
+      in_parallel(threads, size, [&](int64_t from, int64_t to) {
+        for (int64_t t = from; t < to; ++t) take(tiles[t], t);
+      });
+      // Items are the strips of each block in turn: a thread gets a range of them, and of
+      // most blocks all strips.
+      const int64_t strips = (size + STRIP - 1) / STRIP;
+      in_parallel(threads, g_.groups * blocks_ * strips, [&](int64_t from, int64_t to) {
+        while (from < to) {
+          const int64_t block = from / strips, end = std::min(to, (block + 1) * strips);
+          const int64_t first = (from - block * strips) * STRIP;
+          compute(block, tiles, first, std::min(size, (end - block * strips) * STRIP));
+          from = end;
+        }
+      });
+    }
+  }
+
+ private:
+  int64_t width_of_slice(int64_t slice) const { return std::min(depth_, g_.group_in() - slice * depth_); }
+
+  // Step 1 for the t-th tile of a chunk: all channels.
+  void take(const Tile& tile, int64_t t) const {
+    for (int64_t s = 0; s < g_.groups * slices_; ++s) {
+      const int64_t slice = s % slices_, width = width_of_slice(slice);
+      const float* const x = x_ + s / slices_ * g_.group_in() + slice * depth_;
+      float* const v = v_ + s * FREQUENCIES * v_plane_ + t * width;
+      int64_t c = 0;
+      for (; c + LANES <= width; c += LANES) take_tile<Vector>(g_, tile, x + c, v + c, v_plane_);
+      for (; c < width; ++c) take_tile<float>(g_, tile, x + c, v + c, v_plane_);
+    }
+  }
+
+  // Steps 2 and 3 for a block of output channels and the tiles from `first` to `last`.
+  void compute(int64_t block, const Tile* tiles, int64_t first, int64_t last) const {
+    const int64_t group = block / blocks_, begin = block % blocks_ * BLOCK;
+    const int64_t channel = group * g_.group_out() + begin;
+    const int64_t width = std::min(BLOCK, g_.group_out() - begin);
+    const int64_t vectors = (width + LANES - 1) / LANES, lanes = vectors * LANES;
+    float* const u = kernels_space.get(FREQUENCIES * u_plane_);
+    float* const m = products_space.get(FREQUENCIES * m_plane_);
+    for (int64_t slice = 0; slice < slices_; ++slice) {
+      const int64_t depth = width_of_slice(slice);
+      take_kernels(slice * depth_, depth, channel, width, u);
+      const float* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_ + first * depth;
+      for (int f = 0; f < FREQUENCIES; ++f)
+        PRODUCTS[vectors - 1](last - first, depth, v + f * v_plane_, u + f * u_plane_, m + f * m_plane_, slice > 0);
+    }
+    for (int64_t t = first; t < last; ++t) {
+      const float* const from = m + (t - first) * lanes;
+      int64_t c = 0;
+      for (; c + LANES <= width; c += LANES)
+        give_tile(g_, tiles[t], from + c, m_plane_, bias<Vector>(channel + c), relu_, y_ + channel + c);
+      for (; c < width; ++c)
+        give_tile(g_, tiles[t], from + c, m_plane_, bias<float>(channel + c), relu_, y_ + channel + c);
+    }
+  }
+
+  void take_kernels(int64_t first, int64_t depth, int64_t channel, int64_t width, float* u) const {
+    const int64_t lanes = (width + LANES - 1) / LANES * LANES;
+    const int64_t row = g_.out_channels, tap = g_.group_in() * row;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float* const w = w_ + (first + k) * row + channel;
+      for (int64_t c = 0; c < lanes; c += LANES) {
+        float* const to = u + k * lanes + c;
+        for (int t = 0; t < TAPS; ++t) __builtin_prefetch(w + t * tap + 16 * row + c);
+        if (c + LANES <= width) {
+          take_kernel<Vector>(w + c, tap, to, u_plane_);
+          continue;
+        }
+        for (int64_t i = 0; i < LANES; ++i)
+          if (c + i < width)
+            take_kernel<float>(w + c + i, tap, to + i, u_plane_);
+          else
+            for (int f = 0; f < FREQUENCIES; ++f) to[f * u_plane_ + i] = 0;
+      }
+    }
+  }
+
+  template <class V>
+  V bias(int64_t channel) const {
+    return bias_ ? load<V>(bias_ + channel) : V{};
+  }
+
+  const Geometry g_;
+  const float *const x_, *const w_, *const bias_;
+  const bool relu_;
+  float* const y_;
+  const std::vector<Tile> tiles_;
+  const int64_t slices_, depth_, blocks_, chunk_, v_plane_, u_plane_, m_plane_;
+  float* v_ = nullptr;
+};
+
+}  // namespace
+
+// x: (images, height, width, in_channels); w: (3, 3, in_channels / groups, out_channels);
+// bias: (out_channels) or null; y: (images, height, width, out_channels).
+// Returns 0, or 1 where there is not enough memory.
+extern "C" int winograd_conv(const float* x, const float* w, const float* bias, float* y, int64_t images,
+                             int64_t height, int64_t width, int64_t in_channels, int64_t out_channels,
+                             int64_t groups, int64_t dilation, int relu, int threads) {
+  try {
+    Convolution({images, height, width, in_channels, out_channels, groups, dilation}, x, w, bias, relu, y).run(threads);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}

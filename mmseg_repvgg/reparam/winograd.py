@@ -1,0 +1,189 @@
+"""3x3 convolutions by Winograd's algorithm F(4x4, 3x3), for inference on a CPU.
+
+A tile of 4x4 outputs takes 36 multiplications an input channel where a direct
+convolution takes 144 (Lavin and Gray, CVPR 2016, https://arxiv.org/abs/1509.09308). A
+convolution of dilation d is d x d independent ordinary ones, each on every d-th pixel, so
+that dilation costs nothing.
+
+``winograd.cpp`` is the fast form, built by the machine's own compiler when it is first
+needed. :func:`winograd_conv2d` in plain torch is the slow one, which works wherever torch
+does, and the reference that the fast one is tested against.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .native import library
+
+TILE = 4
+SIDE = TILE + 2
+# Points of interpolation 0, a, -a, b, -b and infinity; as in winograd.cpp.
+POINTS = (0.625, 1.5)
+
+
+def transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrices of F(4x4, 3x3): of tiles, of kernels and back.
+
+    With them, in one dimension, ``back @ ((kernels @ g) * (tiles @ x))`` are the 4 values
+    of the convolution of 6 values x with 3 weights g.
+
+    Returns:
+        Shapes (6, 6), (6, 3) and (4, 6).
+    """
+    a, b = POINTS
+    p, q = a * a, b * b
+    tiles = [
+        [p * q, 0, -(p + q), 0, 1, 0],
+        [0, -a * q, -q, a, 1, 0],
+        [0, a * q, -q, -a, 1, 0],
+        [0, -b * p, -p, b, 1, 0],
+        [0, b * p, -p, -b, 1, 0],
+        [0, p * q, 0, -(p + q), 0, 1],
+    ]
+    m, n = 1 / (2 * p * (p - q)), 1 / (2 * q * (q - p))
+    kernels = [
+        [1 / (p * q), 0, 0],
+        [m, m * a, m * p],
+        [m, -m * a, m * p],
+        [n, n * b, n * q],
+        [n, -n * b, n * q],
+        [0, 0, 1],
+    ]
+    back = [
+        [1, 1, 1, 1, 1, 0],
+        [0, a, -a, b, -b, 0],
+        [0, p, p, q, q, 0],
+        [0, a * p, -a * p, b * q, -b * q, 1],
+    ]
+    matrices = (
+        torch.tensor(rows, dtype=torch.float64) for rows in (tiles, kernels, back)
+    )
+    of_tiles, of_kernels, and_back = (matrix.to(dtype) for matrix in matrices)
+    return of_tiles, of_kernels, and_back
+
+
+def winograd_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve by F(4x4, 3x3) in plain torch, with stride 1 and padding ``dilation``.
+
+    Args:
+        x: Shape (N, in_channels, H, W).
+        weight: Shape (out_channels, in_channels / groups, 3, 3).
+        bias: Shape (out_channels,).
+        dilation: Of the kernel.
+        groups: Of the channels.
+
+    Returns:
+        Shape (N, out_channels, H, W).
+    """
+    of_tiles, of_kernels, back = transforms(x.dtype)
+    n, _, height, width = x.shape
+    d, out = dilation, len(weight)
+    # Tiles in each direction of each of the d x d images of every d-th pixel.
+    rows, columns = (-(-side // (TILE * d)) for side in (height, width))
+    padding = (d, (columns * TILE + 1) * d - width, d, (rows * TILE + 1) * d - height)
+    # (N, groups, C, row in image, phase, column in image, phase)
+    images = F.pad(x, padding).view(
+        n, groups, -1, rows * TILE + 2, d, columns * TILE + 2, d
+    )
+    tiles = images.unfold(3, SIDE, TILE).unfold(5, SIDE, TILE)
+    v = torch.einsum('is,jt,ngcyaxbst->ijgnyaxbc', of_tiles, of_tiles, tiles)
+    kernels = weight.unflatten(0, (groups, -1))
+    u = torch.einsum('is,jt,gocst->ijgco', of_kernels, of_kernels, kernels)
+    products = v.flatten(3, 7) @ u
+    m = products.unflatten(3, (n, rows, d, columns, d))
+    y = torch.einsum('si,tj,ijgnyaxbo->ngoysaxtb', back, back, m)
+    y = y.reshape(n, out, rows * TILE * d, columns * TILE * d)[..., :height, :width]
+    return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+def fits(module: nn.Module) -> bool:
+    """Tell whether a module is a convolution that Winograd's algorithm can compute."""
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size == (3, 3)
+        and module.stride == (1, 1)
+        and module.dilation[0] == module.dilation[1]
+        and module.padding == module.dilation
+        and module.padding_mode == 'zeros'
+    )
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 1 computed by Winograd's algorithm, for inference.
+
+    It has the weights of the ``nn.Conv2d`` it is made from, under the same names and in
+    the same shapes, so that either loads what the other has saved. Only in memory they
+    lie differently, (3, 3, in_channels / groups, out_channels).
+
+    What is exported or traced is the plain convolution.
+
+    Args:
+        conv: A 3x3 convolution of stride 1, padded by its dilation. It is left as it is.
+        relu: Whether a ReLU follows.
+
+    Raises:
+        ValueError: If the convolution is another one.
+    """
+
+    def __init__(self, conv: nn.Conv2d, relu: bool = False) -> None:
+        if not fits(conv):
+            raise ValueError(
+                'Winograd needs a 3x3 nn.Conv2d of stride 1 with padding equal to '
+                f'dilation, but got {conv}'
+            )
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            3,
+            padding=conv.padding,  # type: ignore[arg-type]
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device='meta',
+        )
+        packed = conv.weight.detach().permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        if conv.bias is not None:
+            self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+        self.relu = relu
+        self.eval()
+
+    def extra_repr(self) -> str:
+        """Name the ReLU too."""
+        return super().extra_repr() + (', relu=True' if self.relu else '')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W), channels last.
+
+        Raises:
+            RuntimeError: If a gradient is asked for, or the input is not on a CPU.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            y = super().forward(x)
+            return y.relu() if self.relu else y
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            raise RuntimeError(
+                'WinogradConv2d is for inference and has no gradient: run it under '
+                'torch.no_grad(), and train the model that was deployed from'
+            )
+        if x.device.type != 'cpu':
+            raise RuntimeError(
+                f'WinogradConv2d computes on a CPU, but its input is on {x.device}: use '
+                "deploy(model, engine='torch') there, where cuDNN has Winograd of its own"
+            )
+        native = library() if x.dtype == torch.float32 else None
+        if native is not None and x.numel():
+            return native.winograd_conv2d(
+                x, self.weight, self.bias, self.dilation[0], self.groups, self.relu
+            )
+        y = winograd_conv2d(x, self.weight, self.bias, self.dilation[0], self.groups)
+        return y.relu_() if self.relu else y

@@ -1,0 +1,204 @@
+"""Winograd convolution, compiled and in plain torch, against float64."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from mmseg_repvgg.reparam import native
+from mmseg_repvgg.reparam.winograd import (
+    WinogradConv2d,
+    fits,
+    transforms,
+    winograd_conv2d,
+)
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get('CXX', 'g++')) is None,
+    reason='there is no C++ compiler (g++, or what CXX names)',
+)
+
+
+def conv3x3(channels=(8, 8), dilation=1, groups=1, bias=True):
+    return nn.Conv2d(
+        *channels, 3, padding=dilation, dilation=dilation, groups=groups, bias=bias
+    ).requires_grad_(False)
+
+
+def off(got, expected):
+    """The largest error relative to the scale."""
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def test_transforms_make_a_convolution_of_one_row():
+    tiles, kernels, back = transforms(torch.float64)
+    x, g = torch.randn(6).double(), torch.randn(3).double()
+    expected = torch.stack([x[i : i + 3] @ g for i in range(4)])
+    got = back @ ((kernels @ g) * (tiles @ x))
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 3), (7, 5), (16, 12), (33, 18)])
+@pytest.mark.parametrize('groups', [1, 2, 4])
+@pytest.mark.parametrize('dilation', [1, 2, 4])
+def test_against_float64(dilation, groups, size):
+    for channels in ((4, 8), (12, 20), (68, 148)):
+        for batch in (1, 3):
+            conv = conv3x3(channels, dilation, groups)
+            x = torch.randn(batch, channels[0], *size)
+            expected = conv.double()(x.double())
+            plain = winograd_conv2d(x.double(), conv.weight, conv.bias, dilation, groups)
+            torch.testing.assert_close(plain, expected, rtol=0, atol=1e-10)
+            assert off(WinogradConv2d(conv.float())(x), expected) < 5e-6
+
+
+@needs_compiler
+def test_the_compiled_form_is_what_runs(monkeypatch):
+    """More tiles than are transformed at a time, more channels than fit in a slice."""
+    assert native.library() is not None
+    monkeypatch.setattr('mmseg_repvgg.reparam.winograd.winograd_conv2d', None)
+    conv, x = conv3x3((300, 100), bias=False), torch.randn(1, 300, 61, 150)
+    expected = conv.double()(x.double())
+    assert off(WinogradConv2d(conv.float())(x), expected) < 5e-6
+
+
+def test_relu_is_that_of_the_convolution():
+    conv, x = conv3x3((20, 20)), torch.randn(2, 20, 9, 10)
+    y = WinogradConv2d(conv, relu=True)(x)
+    assert off(y, conv.double()(x.double()).relu()) < 5e-6
+    assert float(y.min()) == 0
+    x[0, 0, 4, 4] = float('nan')
+    assert WinogradConv2d(conv.float(), relu=True)(x).isnan().any()
+
+
+@pytest.mark.parametrize(
+    'lay_out',
+    [
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda x: x.repeat_interleave(2, 3)[..., ::2],
+        lambda x: x[:, :1].expand_as(x),
+    ],
+    ids=['channels last', 'transposed', 'strided', 'expanded'],
+)
+def test_input_may_lie_in_memory_as_it_likes(lay_out):
+    conv, x = conv3x3((8, 20), 2), lay_out(torch.randn(2, 8, 11, 13))
+    assert off(WinogradConv2d(conv)(x), conv.double()(x.double())) < 5e-6
+
+
+def test_state_dicts_go_both_ways(tmp_path):
+    first, second = conv3x3((8, 12)), conv3x3((8, 12))
+    fast = WinogradConv2d(first)
+    torch.save(fast.state_dict(), tmp_path / 'fast.pth')
+    second.load_state_dict(torch.load(tmp_path / 'fast.pth', weights_only=True))
+    assert torch.equal(second.weight, first.weight)
+    assert torch.equal(second.bias, first.bias)
+    other = conv3x3((8, 12))
+    fast.load_state_dict(other.state_dict())
+    x = torch.randn(1, 8, 9, 9)
+    assert off(fast(x), other.double()(x.double())) < 5e-6
+    # It still lies as the kernel reads it.
+    assert fast.weight.permute(2, 3, 1, 0).is_contiguous()
+
+
+def test_threads_may_share_one():
+    fast = WinogradConv2d(conv3x3((64, 64)))
+    inputs = [torch.randn(1, 64, 20 + i, 30) for i in range(8)]
+    expected = [fast(x) for x in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, wanted in zip(pool.map(fast, inputs), expected):
+                assert torch.equal(got, wanted)
+
+
+def test_a_gradient_is_refused():
+    fast = WinogradConv2d(conv3x3())
+    x = torch.randn(1, 8, 5, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match='for inference and has no gradient'):
+        fast(x)
+    with torch.no_grad():
+        fast(x)
+
+
+def test_what_is_traced_is_the_plain_convolution():
+    fast, x = WinogradConv2d(conv3x3(), relu=True), torch.randn(1, 8, 9, 9)
+    traced = torch.jit.trace(fast, x)
+    assert 'aten::_convolution' in str(traced.inlined_graph)
+    exported = torch.export.export(fast, (x,))
+    called = {str(node.target) for node in exported.graph.nodes}
+    assert 'aten.conv2d.default' in called
+    torch.testing.assert_close(exported.module()(x), fast(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'conv',
+    [
+        nn.Conv2d(4, 4, 3, stride=2, padding=1),
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode='reflect'),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=(2, 1)),
+    ],
+    ids=['stride', 'padding', '1x1', 'reflect', 'dilation'],
+)
+def test_other_convolutions_are_refused(conv):
+    assert not fits(conv)
+    with pytest.raises(ValueError, match='3x3 nn.Conv2d of stride 1'):
+        WinogradConv2d(conv)
+
+
+def run(code, tmp_path, **env):
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'XDG_CACHE_HOME': str(tmp_path), **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+CODE = """
+import torch
+from mmseg_repvgg.reparam.winograd import WinogradConv2d
+conv = torch.nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+x = torch.randn(1, 4, 9, 9)
+for _ in range(2):
+    torch.testing.assert_close(WinogradConv2d(conv)(x), conv(x), rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_without_a_compiler_it_works_and_says_so_once(tmp_path):
+    done = run(CODE, tmp_path, CXX='no-such-compiler')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count('run in plain torch') == 1
+    assert 'there is no no-such-compiler' in done.stderr
+
+
+@needs_compiler
+def test_built_once_and_with_one_openmp(tmp_path):
+    """A second OpenMP would have threads of its own, that fight with torch's."""
+    check = """
+import re
+names = re.findall(r'\\S*(?:gomp|iomp|omp5)\\S*', open('/proc/self/maps').read())
+assert len(set(names)) == 1, set(names)
+"""
+    done = run(CODE + check, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (built,) = (tmp_path / 'mmseg_repvgg').iterdir()
+    before = built.stat().st_mtime_ns
+    assert run(CODE, tmp_path).returncode == 0
+    assert built.stat().st_mtime_ns == before
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_quoted(tmp_path):
+    broken = tmp_path / 'broken'
+    broken.write_text('#!/bin/sh\necho out of order >&2; exit 1\n')
+    broken.chmod(0o755)
+    done = run(CODE, tmp_path / 'cache', CXX=str(broken))
+    assert done.returncode == 0, done.stderr
+    assert 'out of order' in done.stderr
