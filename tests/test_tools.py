@@ -274,7 +274,10 @@ def fails(result, *says, work=None):
         ('model.backbone.arch=B7', ['arch must be one of A0', 'D2se', "'B7'"]),
         ('model.backbone.dilation=slow', ["'full', 'fast' or None", "'slow'"]),
         ('model.backbone.out_indices=(0,1,2,4)', ['out_indices', '4)']),
-        ('train_dataloader.dataset.data_root=/nowhere', ['/nowhere', 'Download']),
+        (
+            'train_dataloader.dataset.data_root=/nowhere',
+            ['prepare_cityscapes.py /nowhere'],
+        ),
         ('load_from=gone.pth', ['gone.pth', 'does not exist']),
     ],
 )
