@@ -35,6 +35,13 @@ setup(
     extras_require={
         # Checkpoints without pickle.
         'safetensors': ['safetensors>=0.4'],
+        # Files for ONNX Runtime and OpenVINO.
+        'export': [
+            'onnx>=1.16',
+            'onnxruntime>=1.18',
+            'onnxscript>=0.5',
+            'openvino>=2024.4',
+        ],
         # The official label table and evaluation.
         'cityscapes': ['cityscapesscripts>=2.2'],
         # Curves and sample predictions of a run.

@@ -1,0 +1,56 @@
+"""From a config and a checkpoint to a segmentor, where no Runner is needed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+from ..checkpoints.files import read_checkpoint
+from .launch import _match_form, naming_checkpoint
+from .load_hook import LoadHook
+
+
+def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseModel:
+    """Build the segmentor of a config and fill the whole of it from a checkpoint.
+
+    Reads no data set and writes nothing. What is to be measured or shipped, take from
+    :func:`~mmseg_repvgg.deploy`.
+
+    Args:
+        cfg: The config; its backbone is set to the fused form if the checkpoint is fused.
+        checkpoint: The file, in any layout.
+        trust: Unpickle whatever it holds.
+
+    Returns:
+        The segmentor in eval mode on the CPU, in the form of the checkpoint, SyncBN
+        being BN. Its ``dataset_meta`` has the classes and the palette it was trained
+        with, as the checkpoint says, or else the config's test set.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit the model.
+        ConfigError: If the model of the config cannot be built.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    with naming_checkpoint(checkpoint):
+        stored = read_checkpoint(checkpoint, trust=trust)
+        _match_form(cfg, stored)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        # Of a Runner it takes the model.
+        runner: Any = SimpleNamespace(model=model)
+        LoadHook(strict=True).after_load_checkpoint(runner, stored)
+        model.load_state_dict(stored['state_dict'])
+    model.dataset_meta = stored.get('meta', {}).get('dataset_meta') or dataset_meta(cfg)
+    return model
+
+
+def dataset_meta(cfg: Config) -> dict[str, Any]:
+    """What the config's test set says of its classes; reads no data."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    if 'data_prefix' not in dataset:
+        return {}
+    return dict(DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo)

@@ -1,0 +1,1 @@
+"""Files of the fused model for ONNX Runtime, OpenVINO and TorchScript, each proved."""

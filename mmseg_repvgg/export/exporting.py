@@ -1,0 +1,162 @@
+"""From a segmentor to a file that is there proved, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.model import BaseModel
+
+from ..errors import ConfigError, UserError, WriteError
+from ..reparam import deploy
+from .backends import open_backend
+from .formats import FORMATS, MIN_OPSET, Writer
+from .graph import SegmentorGraph
+from .metadata import Metadata, describe
+from .verify import Agreement, verify
+
+# Where sizes are left open: those that bins, strides and batches of 1 fit and do not
+# fit, and the smallest there is.
+DYNAMIC_SHAPES = ((1, 97, 193), (3, 64, 128), (2, 91, 67), (1, 1, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: The file; of OpenVINO, the ``.xml``.
+        megabytes: Size of the file; of OpenVINO, of both.
+        metadata: What it says about itself.
+        logits: How far the logits of this graph are from the model's.
+        labels: How far the labels of the file are, if labels are its output.
+        shapes: (B, H, W) of the images that were compared.
+    """
+
+    path: Path
+    megabytes: float
+    metadata: Metadata
+    logits: Agreement
+    labels: Agreement | None
+    shapes: list[tuple[int, int, int]]
+
+
+def export(
+    cfg: Config,
+    model: BaseModel,
+    path: str | Path,
+    to: str,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: bool = False,
+    output: str = 'labels',
+    normalize: bool = False,
+    opset: int | None = None,
+) -> Exported:
+    """Export the fused form of a segmentor, and compare the file with it.
+
+    Labels hide how close a decision was. So for a file of labels the same graph is
+    exported with logits as well, which are compared and not kept.
+
+    Args:
+        cfg: The config of the model.
+        model: From :func:`~mmseg_repvgg.engine.load_model.load_model`, in any form.
+        path: The file to write, with the suffix of the format; replaced if it is there.
+        to: One of :data:`~mmseg_repvgg.export.formats.FORMATS`.
+        size: Height and width of the images, each at least 1; with ``dynamic``, one more
+            to compare at.
+        batch: Images at once.
+        dynamic: Leave batch, height and width open.
+        output: ``'labels'`` or ``'logits'``.
+        normalize: Whether the file takes images as they are read, uint8, and normalises
+            them.
+        opset: Of ONNX, at least 17; None is the exporter's choice.
+
+    Raises:
+        ConfigError: If an argument is not allowed, or the model cannot be exported so.
+        ExportError: If the file computes something else.
+        ExtraError: If a package is missing.
+        WriteError: If it cannot be written. In each of these cases nothing new is there.
+    """
+    path = Path(path)
+    write = _writer(path, to)
+    _check_numbers(size, batch, dynamic, opset)
+    shapes = [] if size is None else [(batch, *size)]
+    shape = (None, 3, None, None) if dynamic else (batch, 3, *(size or ()))
+    shapes += DYNAMIC_SHAPES if dynamic else ()
+    metadata = describe(cfg, model, output=output, shape=shape, normalize=normalize)
+    fused = deploy(model)
+    agreements = {}
+    with _staged(path) as stage:
+        for kind in dict.fromkeys(('logits', output)):
+            facts = dataclasses.replace(metadata, output=kind)
+            graph = SegmentorGraph(fused, facts).eval()
+            write(graph, stage, facts, opset)
+            agreements[kind] = verify(open_backend(stage), fused, shapes)
+        megabytes = sum(file.stat().st_size for file in stage.parent.iterdir()) / 1e6
+    return Exported(
+        path,
+        megabytes,
+        metadata,
+        agreements['logits'],
+        agreements.get('labels'),
+        shapes,
+    )
+
+
+def _writer(path: Path, to: str) -> Writer:
+    if to not in FORMATS:
+        raise ConfigError(f'--to must be one of {", ".join(FORMATS)}, but got {to!r}')
+    suffix, write = FORMATS[to]
+    if path.suffix != suffix:
+        raise ConfigError(f'a file of {to} is named *{suffix}, but --out is {path}')
+    if path.is_dir():
+        raise ConfigError(f'{path} is a folder; give the name of the file to write')
+    return write
+
+
+def _check_numbers(
+    size: tuple[int, int] | None, batch: int, dynamic: bool, opset: int | None
+) -> None:
+    if size is None and not dynamic:
+        raise ConfigError('give --size H W, or --dynamic to leave batch and size open')
+    if min((batch, *(size or ()))) < 1:
+        raise ConfigError(
+            'the smallest legal image is of 1x1 pixels and the smallest batch 1, but got '
+            f'a size of {size} and a batch of {batch}'
+        )
+    if opset is not None and opset < MIN_OPSET:
+        raise ConfigError(f'--opset must be at least {MIN_OPSET}, but got {opset}')
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """Have a file, and what belongs beside it, written elsewhere and moved when whole.
+
+    The folder's name is always the same, so that what a killed run left there is
+    overwritten by the next.
+    """
+    stage = path.with_name(f'.{path.name}.partial')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
+        yield stage / path.name
+        # Weights before the graph that reads them.
+        for file in sorted(stage.iterdir()):
+            os.replace(file, path.with_name(file.name))
+    except UserError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f'{path} cannot be written: {error.strerror or error}. Make room, or see to '
+            'it that the folder may be written'
+        ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

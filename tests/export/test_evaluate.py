@@ -1,0 +1,163 @@
+import copy
+import re
+
+import onnx
+import pytest
+
+from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.export.evaluate import put_in_place
+from mmseg_repvgg.export.exporting import export
+
+
+@pytest.fixture
+def exported(cfg, checkpoint, tmp_path):
+    def exported(name, to, **options):
+        model = load_model(copy.deepcopy(cfg), checkpoint)
+        return str(export(cfg, model, tmp_path / name, to, **options).path)
+
+    return exported
+
+
+def metrics_of_file(cfg, file):
+    cfg = copy.deepcopy(cfg)
+    cfg.launcher = 'none'
+    put_in_place(cfg, file)
+    return launch.build_runner(cfg).test()
+
+
+def metrics_of_checkpoint(cfg, checkpoint):
+    cfg = copy.deepcopy(cfg)
+    cfg.launcher = 'none'
+    launch.prepare_testing(cfg, checkpoint)
+    return launch.build_runner(cfg).test()
+
+
+def resize_images(cfg, size):
+    """Test at another size than that of the label maps, (W, H), as CamVid is."""
+    for loader in (cfg.test_dataloader, cfg.val_dataloader):
+        loader.dataset.pipeline.insert(1, dict(type='Resize', scale=size))
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_the_checkpoint(cfg, checkpoint, exported):
+    expected = metrics_of_checkpoint(cfg, checkpoint)
+    assert expected['mIoU'] > 0
+    for file in (
+        exported('x.onnx', 'onnx', dynamic=True, output='logits', normalize=True),
+        exported('x.xml', 'openvino', size=(64, 128)),
+        exported('x.pt', 'torchscript', size=(64, 128), normalize=True),
+    ):
+        assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+    # Other weights do score otherwise.
+    other = load_model(copy.deepcopy(cfg), checkpoint)
+    other.decode_head.conv_seg.weight.data.neg_()
+    file = export(cfg, other, file, 'torchscript', size=(64, 128)).path
+    assert metrics_of_file(cfg, str(file)) != pytest.approx(expected, abs=0.01)
+
+
+def test_images_that_are_resized(cfg, checkpoint, exported):
+    resize_images(cfg, (97, 49))
+    expected = metrics_of_checkpoint(cfg, checkpoint)
+    file = exported('x.pt', 'torchscript', size=(49, 97), output='logits')
+    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+    file = exported('x.pt', 'torchscript', size=(49, 97))
+    with pytest.raises(ConfigError, match=r'49x97.*64x128.*--output logits'):
+        metrics_of_file(cfg, file)
+
+
+def test_a_window_that_slides(cfg, checkpoint, exported):
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(49, 49), stride=(30, 30))
+    expected = metrics_of_checkpoint(cfg, checkpoint)
+    file = exported('x.pt', 'torchscript', size=(49, 49), output='logits')
+    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+    with pytest.raises(ConfigError, match='averages logits'):
+        metrics_of_file(cfg, exported('x.pt', 'torchscript', size=(49, 49)))
+
+
+def test_what_does_not_go_together(cfg, exported, tmp_path):
+    file = exported('x.onnx', 'onnx', size=(49, 49), output='logits')
+    with pytest.raises(ConfigError, match=r'1x3x49x49, but got 1x3x64x128'):
+        metrics_of_file(cfg, file)
+
+    changed = copy.deepcopy(cfg)
+    changed.model.data_preprocessor.mean = [0, 0, 0]
+    with pytest.raises(ConfigError, match=r'123\.675.*0\.0'):
+        put_in_place(changed, file)
+
+    changed = copy.deepcopy(cfg)
+    changed.test_dataloader.dataset.metainfo = dict(classes=('sky', 'car'))
+    with pytest.raises(ConfigError, match='knows the classes road.*has sky, car'):
+        put_in_place(changed, file)
+
+    changed = copy.deepcopy(cfg)
+    changed.launcher = 'pytorch'
+    with pytest.raises(ConfigError, match='--launcher'):
+        put_in_place(changed, file)
+
+    bare = onnx.load(file)
+    bare.ClearField('metadata_props')
+    onnx.save(bare, tmp_path / 'bare.onnx')
+    with pytest.raises(ConfigError, match=r'bare.onnx does not say its output'):
+        put_in_place(cfg, str(tmp_path / 'bare.onnx'))
+
+    for name in ('torn.onnx', 'torn.xml', 'torn.pt'):
+        (tmp_path / name).write_bytes(b'not a model')
+        with pytest.raises(ConfigError, match=f'{name} cannot be opened on cpu'):
+            put_in_place(cfg, str(tmp_path / name))
+    for name, says in (('gone.onnx', 'does not exist'), ('x.pth', 'must be a file of')):
+        with pytest.raises(ConfigError, match=says):
+            put_in_place(cfg, str(tmp_path / name))
+    with pytest.raises(ConfigError, match='no CUDAExecutionProvider'):
+        put_in_place(cfg, file, 'cuda')
+
+
+def test_what_is_normalised_twice(cfg, exported):
+    file = exported('x.pt', 'torchscript', size=(64, 128), normalize=True)
+    changed = copy.deepcopy(cfg)
+    changed.model.data_preprocessor.test_cfg = dict(size_divisor=32)
+    with pytest.raises(ConfigError, match='pads images'):
+        put_in_place(changed, file)
+
+
+@pytest.mark.slow
+def test_the_tools(cfg, checkpoint, run_tool, tmp_path):
+    config = tmp_path / 'config.py'
+    cfg.dump(config)
+
+    def run(*args):
+        return run_tool(*args, cwd=tmp_path)
+
+    done = run('export.py', config, checkpoint, '--to', 'onnx', '--dynamic')
+    assert done.returncode == 0, done.stderr
+    assert 'largest logit error' in done.stdout
+    file = tmp_path / 'work' / 'small.onnx'
+    assert file.is_file()
+
+    tables = []
+    for result in (
+        run('evaluate_backend.py', config, file),
+        run('test.py', config, checkpoint),
+    ):
+        assert result.returncode == 0, result.stderr
+        rows = re.findall(r'^\|\s+(\w[\w ]*?)\s+\|(.*)\|$', result.stdout, re.MULTILINE)
+        assert len(rows) == 1 + 19
+        tables.append(rows)
+    assert tables[0] == tables[1]
+
+    bad = run(
+        'export.py',
+        config,
+        checkpoint,
+        '--to',
+        'onnx',
+        '--dynamic',
+        '--out',
+        tmp_path / 'y.onnx',
+        '--cfg-options',
+        'model.backbone.dilation=slow',
+    )
+    assert bad.returncode == 2
+    assert "'full', 'fast' or None" in bad.stderr
+    assert not list(tmp_path.glob('*y.onnx*'))

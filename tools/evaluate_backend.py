@@ -1,0 +1,29 @@
+"""Evaluate an exported file on a config's test set, as test.py does a checkpoint."""
+
+import argparse
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.engine import launch
+from mmseg_repvgg.export.evaluate import put_in_place
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('file', help='exported file: *.onnx, *.xml or *.pt')
+    parser.add_argument(
+        '--work-dir', help='for logs and metrics; default work_dirs/NAME_OF_CONFIG'
+    )
+    parser.add_argument(
+        '--device', default='cpu', help='where the file runs; default cpu'
+    )
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    put_in_place(cfg, args.file, args.device)
+    launch.build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,81 @@
+"""Export the fused model of a checkpoint as a file that is proved before it is there."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.export.exporting import export
+from mmseg_repvgg.export.formats import FORMATS
+from mmseg_repvgg.export.metadata import OUTPUTS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file, in any form')
+    parser.add_argument('--to', choices=list(FORMATS), required=True)
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='of the images; with --dynamic, one more size to compare at',
+    )
+    parser.add_argument('--batch', type=int, default=1, help='images at once; default 1')
+    parser.add_argument(
+        '--dynamic', action='store_true', help='leave batch, height and width open'
+    )
+    parser.add_argument(
+        '--output', choices=OUTPUTS, default='labels', help='default labels'
+    )
+    parser.add_argument(
+        '--normalize',
+        action='store_true',
+        help='take images as they are read, uint8, and normalise them in the graph',
+    )
+    parser.add_argument(
+        '--opset', type=int, help='of ONNX, at least 17; default: what the exporter takes'
+    )
+    parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
+    parser.add_argument('--out', help='default WORK_DIR/NAME_OF_CHECKPOINT.SUFFIX')
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    suffix = FORMATS[args.to][0]
+    name = Path(args.checkpoint).with_suffix(suffix).name
+    model = load_model(cfg, args.checkpoint, trust=args.trust_checkpoint)
+    done = export(
+        cfg,
+        model,
+        args.out or os.path.join(cfg.work_dir, name),
+        args.to,
+        size=tuple(args.size) if args.size else None,
+        batch=args.batch,
+        dynamic=args.dynamic,
+        output=args.output,
+        normalize=args.normalize,
+        opset=args.opset,
+    )
+    facts = done.metadata
+    shape = 'x'.join('any' if side is None else str(side) for side in facts.shape)
+    print(f"""
+  written               {done.path} ({done.megabytes:.1f} MB)
+  takes                 {facts.dtype} {shape}, {facts.channels}, \
+{'0 to 255' if facts.normalize else 'normalised'}
+  gives                 {facts.output}
+  compared with torch   on {', '.join('x'.join(map(str, s)) for s in done.shapes)}
+  largest logit error   {done.logits.logit_error:.1e} of the largest logit
+  other labels          {(done.labels or done.logits).label_error:.4%} of the pixels""")
+    if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
+        print(
+            '  The config slides a window over the image; the file takes what it is given'
+            ' whole.'
+        )
+
+
+if __name__ == '__main__':
+    cli.run(main)
