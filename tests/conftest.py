@@ -28,6 +28,15 @@ def _seeded_and_scoped():
     init_default_scope('mmseg')
 
 
+@pytest.fixture
+def one_thread():
+    """With two, the last bits of a net's gradients may vary from run to run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='session')
 def repo() -> Path:
     return REPO

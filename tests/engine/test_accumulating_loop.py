@@ -56,15 +56,6 @@ def test_parts_of_a_batch_are_as_good_as_the_batch(defined_config, tmp_path):
             torch.testing.assert_close(weight, weights[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture
-def one_thread():
-    """With two, the last bits of this net's gradients vary from run to run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_resuming_is_exact(defined_config, tmp_path, one_thread):
     """A checkpoint never falls between two parts of a batch."""
     straight, _ = train(defined_config, tmp_path, 'straight', 1, 3)

@@ -143,7 +143,7 @@ def states():
 
 @pytest.mark.slow
 def test_training_shows_itself_and_learns_the_same(
-    street_config, street_root, small_street_config, tmp_path
+    street_config, street_root, small_street_config, tmp_path, one_thread
 ):
     short = {
         'train_cfg.max_iters': 2,
