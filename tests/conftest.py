@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,18 @@ REPO = Path(__file__).parents[1]
 
 # Tests run beside each other's processes: waiting threads must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove what a run that passed has written.
+
+    pytest's own policy for it takes each test's folder away at once, and mmengine's
+    visualizer, one for all tests, goes on writing into that of an earlier one.
+    """
+    factory = session.config._tmp_path_factory
+    given = factory._given_basetemp is not None
+    if exitstatus == 0 and factory._basetemp is not None and not given:
+        shutil.rmtree(factory._basetemp, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +123,27 @@ def randomize_norms(model: nn.Module) -> nn.Module:
 @pytest.fixture(name='randomize_norms')
 def _randomize_norms():
     return randomize_norms
+
+
+def assert_same(ours, theirs, where=''):
+    """Compare what a checkpoint holds, however nested, bit for bit."""
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in theirs:
+            assert_same(ours[key], theirs[key], f'{where}.{key}')
+    elif isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for index, (a, b) in enumerate(zip(ours, theirs)):
+            assert_same(a, b, f'{where}[{index}]')
+    else:
+        assert ours == theirs, where
+
+
+@pytest.fixture(name='assert_same')
+def _assert_same():
+    return assert_same
 
 
 def run_tool(*args: object, cwd: Path, env: dict | None = None, timeout: int = 300):

@@ -46,8 +46,10 @@ constexpr int REGISTERS = 24;  // of 32 in NEON
 constexpr int WIDTH = LANES == 8 ? 2 : 4;  // vectors of output channels in a block
 constexpr int64_t BLOCK = WIDTH * LANES;   // output channels in a block
 constexpr int64_t SLICE = 128;             // input channels in a slice, at most
-constexpr int64_t CHUNK = 512;             // tiles transformed at a time
+constexpr int64_t CHUNK = 512;             // tiles transformed at a time, at most
+constexpr int64_t MEMORY = 24 << 20;       // floats of transformed tiles, at most
 constexpr int64_t STRIP = 24;              // tiles that threads share out: a multiple of rows
+constexpr int64_t AHEAD = 128;             // floats, by which memory is asked for before it is used
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 
@@ -65,6 +67,14 @@ V load(const float* from) {
 template <class V>
 void store(float* to, V value) {
   std::memcpy(to, &value, sizeof value);
+}
+
+// Stores, and asks for the memory that will be stored to a little later: of 36 planes written
+// in turn the processor itself sees no pattern.
+template <class V>
+void store_on(float* to, V value) {
+  store(to, value);
+  __builtin_prefetch(to + AHEAD, 1);
 }
 
 // The three transforms of one row or column; points of opposite sign share their terms.
@@ -112,21 +122,40 @@ struct Geometry {
   int64_t group_out() const { return out_channels / groups; }
 };
 
-// Where a tile's outputs begin; they are `dilation` pixels apart.
-struct Tile {
-  int64_t image, top, left;
+constexpr int64_t NOWHERE = -1;  // padding, or not asked for
+
+// The rows or columns that a tile reads and writes.
+struct Span {
+  int64_t from[SIDE], to[TILE];
 };
 
-std::vector<Tile> cut(const Geometry& g) {
-  std::vector<Tile> tiles;
-  const int64_t step = TILE * g.dilation;
-  for (int64_t image = 0; image < g.images; ++image)
-    for (int64_t y = 0; y < std::min(g.dilation, g.height); ++y)
-      for (int64_t x = 0; x < std::min(g.dilation, g.width); ++x)
-        for (int64_t top = y; top < g.height; top += step)
-          for (int64_t left = x; left < g.width; left += step)
-            tiles.push_back({image, top, left});
-  return tiles;
+using Line = std::vector<int64_t>;  // pixels of a side, with padding around them
+
+void cut(const Line& line, std::vector<Span>& spans) {
+  const int64_t size = line.size();
+  const auto pixel = [&](int64_t i) { return i < 0 || i >= size ? NOWHERE : line[i]; };
+  for (int64_t begin = 0; begin < size; begin += TILE) {
+    Span& span = spans.emplace_back();
+    for (int i = 0; i < SIDE; ++i) span.from[i] = pixel(begin + i - 1);
+    for (int i = 0; i < TILE; ++i) span.to[i] = pixel(begin + i);
+  }
+}
+
+// Cuts a side into spans. Each phase, of every `dilation`-th pixel, is a line for itself, or
+// all are one line with a pixel of padding between them, whatever takes fewer spans: two
+// phases of 45 are 23 spans together and 24 apart, of 16 they are 9 and 8.
+std::vector<Span> spans(int64_t side, int64_t dilation) {
+  std::vector<Span> apart, joined;
+  Line all;
+  for (int64_t phase = 0; phase < std::min(dilation, side); ++phase) {
+    Line line;
+    for (int64_t pixel = phase; pixel < side; pixel += dilation) line.push_back(pixel);
+    cut(line, apart);
+    if (phase > 0) all.push_back(NOWHERE);
+    all.insert(all.end(), line.begin(), line.end());
+  }
+  cut(all, joined);
+  return joined.size() < apart.size() ? joined : apart;
 }
 
 // Memory that a thread keeps from call to call: fresh pages would cost more than the
@@ -156,16 +185,15 @@ int64_t padded(int64_t size) { return (size + 1023) / 1024 * 1024 + 16; }
 
 // Transforms one tile of as many channels as V has lanes, from `x` to 36 planes.
 template <class V>
-void take_tile(const Geometry& g, const Tile& tile, const float* x, float* v, int64_t plane) {
+void take_tile(const Geometry& g, const Span& rows, const Span& columns, const float* x, float* v, int64_t plane) {
   V half[SIDE][SIDE];
   for (int j = 0; j < SIDE; ++j) {
-    const int64_t left = tile.left + (j - 1) * g.dilation;
-    V column[SIDE];
+    V column[SIDE] = {};
     for (int i = 0; i < SIDE; ++i) {
-      const int64_t top = tile.top + (i - 1) * g.dilation;
-      const bool inside = top >= 0 && top < g.height && left >= 0 && left < g.width;
-      const int64_t pixel = (tile.image * g.height + top) * g.width + left;
-      column[i] = inside ? load<V>(x + pixel * g.in_channels) : V{};
+      if (rows.from[i] == NOWHERE || columns.from[j] == NOWHERE) continue;
+      const float* const pixel = x + (rows.from[i] * g.width + columns.from[j]) * g.in_channels;
+      column[i] = load<V>(pixel);
+      __builtin_prefetch(pixel + AHEAD);
     }
     transform_input(column, half[j]);
   }
@@ -173,7 +201,7 @@ void take_tile(const Geometry& g, const Tile& tile, const float* x, float* v, in
     V row[SIDE], out[SIDE];
     for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
     transform_input(row, out);
-    for (int j = 0; j < SIDE; ++j) store(v + (i * SIDE + j) * plane, out[j]);
+    for (int j = 0; j < SIDE; ++j) store_on(v + (i * SIDE + j) * plane, out[j]);
   }
 }
 
@@ -189,42 +217,45 @@ void take_kernel(const float* w, int64_t tap, float* u, int64_t plane) {
     const V row[3] = {half[0][i], half[1][i], half[2][i]};
     V out[SIDE];
     transform_kernel(row, out);
-    for (int j = 0; j < SIDE; ++j) store(u + (i * SIDE + j) * plane, out[j]);
+    for (int j = 0; j < SIDE; ++j) store_on(u + (i * SIDE + j) * plane, out[j]);
   }
 }
 
 // Transforms one tile back, of as many channels as V has lanes, from 36 planes to `y`.
 template <class V>
-void give_tile(const Geometry& g, const Tile& tile, const float* m, int64_t plane, V bias,
+void give_tile(const Geometry& g, const Span& rows, const Span& columns, const float* m, int64_t plane, V bias,
                bool relu, float* y) {
   V half[SIDE][TILE];
   for (int j = 0; j < SIDE; ++j) {
     V column[SIDE];
-    for (int i = 0; i < SIDE; ++i) column[i] = load<V>(m + (i * SIDE + j) * plane);
+    for (int i = 0; i < SIDE; ++i) {
+      const float* const from = m + (i * SIDE + j) * plane;
+      column[i] = load<V>(from);
+      __builtin_prefetch(from + AHEAD);
+    }
     transform_output(column, half[j]);
   }
   for (int i = 0; i < TILE; ++i) {
-    const int64_t top = tile.top + i * g.dilation;
-    if (top >= g.height) break;
+    if (rows.to[i] == NOWHERE) continue;
     V row[SIDE], out[TILE];
     for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
     transform_output(row, out);
     for (int j = 0; j < TILE; ++j) {
-      const int64_t left = tile.left + j * g.dilation;
-      if (left >= g.width) break;
+      if (columns.to[j] == NOWHERE) continue;
       V value = out[j] + bias;
       if (relu) value = value < V{} ? V{} : value;  // keeps what is not a number
-      store(y + ((tile.image * g.height + top) * g.width + left) * g.out_channels, value);
+      store(y + (rows.to[i] * g.width + columns.to[j]) * g.out_channels, value);
     }
   }
 }
 
-// c[R][W] (+)= a[R][depth] b[depth][W]: W vectors, all sums in registers.
+// c[R][W] (+)= a[R][depth] b[depth][W]: W vectors, all sums in registers. What was in c is
+// added last: short sums lose less.
 template <int W, int R>
 void multiply(int64_t depth, const float* a, const float* b, float* c, bool add) {
   Vector sum[R][W];
   for (int r = 0; r < R; ++r)
-    for (int w = 0; w < W; ++w) sum[r][w] = add ? load<Vector>(c + (r * W + w) * LANES) : Vector{};
+    for (int w = 0; w < W; ++w) sum[r][w] = Vector{};
   for (int64_t k = 0; k < depth; ++k) {
     Vector row[W];
 #pragma GCC unroll 4
@@ -236,7 +267,10 @@ void multiply(int64_t depth, const float* a, const float* b, float* c, bool add)
       for (int w = 0; w < W; ++w) sum[r][w] += a[r * depth + k] * row[w];
   }
   for (int r = 0; r < R; ++r)
-    for (int w = 0; w < W; ++w) store(c + (r * W + w) * LANES, sum[r][w]);
+    for (int w = 0; w < W; ++w) {
+      float* const to = c + (r * W + w) * LANES;
+      store(to, add ? load<Vector>(to) + sum[r][w] : sum[r][w]);
+    }
 }
 
 template <int W, int R>
@@ -278,56 +312,74 @@ thread_local Workspace tiles_space, kernels_space, products_space;
 class Convolution {
  public:
   Convolution(const Geometry& geometry, const float* x, const float* w, const float* bias, bool relu, float* y)
-      : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y), tiles_(cut(geometry)),
+      : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y),
+        rows_(spans(g_.height, g_.dilation)), columns_(spans(g_.width, g_.dilation)),
         slices_((g_.group_in() + SLICE - 1) / SLICE),
         depth_((g_.group_in() + slices_ - 1) / slices_),
-        blocks_((g_.group_out() + BLOCK - 1) / BLOCK),
-        chunk_(std::min<int64_t>(tiles_.size(), CHUNK)),
+        vectors_((g_.group_out() + LANES - 1) / LANES),
+        blocks_((vectors_ + WIDTH - 1) / WIDTH),
+        tiles_(g_.images * rows_.size() * columns_.size()),
+        chunk_(std::min({tiles_, CHUNK, std::max(STRIP, MEMORY / (FREQUENCIES * g_.in_channels))})),
         v_plane_(padded(chunk_ * depth_)), u_plane_(padded(depth_ * BLOCK)), m_plane_(padded(chunk_ * BLOCK)) {}
 
   void run(int threads) {
     v_ = tiles_space.get(FREQUENCIES * g_.groups * slices_ * v_plane_);
-    for (int64_t start = 0; start < int64_t(tiles_.size()); start += chunk_) {
-      const Tile* const tiles = &tiles_[start];
-      const int64_t size = std::min<int64_t>(chunk_, tiles_.size() - start);
+    for (int64_t start = 0; start < tiles_; start += chunk_) {
+      const int64_t size = std::min(chunk_, tiles_ - start);
       in_parallel(threads, size, [&](int64_t from, int64_t to) {
-        for (int64_t t = from; t < to; ++t) take(tiles[t], t);
+        for (int64_t t = from; t < to; ++t) take(start + t, t);
       });
-      // Items are the strips of each block in turn: a thread gets a range of them, and of
-      // most blocks all strips.
+      // Shared out is the work of blocks times strips of tiles, block by block, by the number
+      // of vectors in a block: a thread gets all strips of most of its blocks.
       const int64_t strips = (size + STRIP - 1) / STRIP;
-      in_parallel(threads, g_.groups * blocks_ * strips, [&](int64_t from, int64_t to) {
-        while (from < to) {
-          const int64_t block = from / strips, end = std::min(to, (block + 1) * strips);
-          const int64_t first = (from - block * strips) * STRIP;
-          compute(block, tiles, first, std::min(size, (end - block * strips) * STRIP));
-          from = end;
+      in_parallel(threads, g_.groups * vectors_ * strips, [&](int64_t from, int64_t to) {
+        for (int64_t block = 0; block < g_.groups * blocks_; ++block) {
+          const int64_t done = first_vector(block) * strips, vectors = first_vector(block + 1) - first_vector(block);
+          const int64_t first = std::clamp<int64_t>((from - done) / vectors, 0, strips);
+          const int64_t last = std::clamp<int64_t>((to - done) / vectors, 0, strips);
+          if (first < last) compute(block, start, first * STRIP, std::min(size, last * STRIP));
         }
       });
     }
   }
 
  private:
+  struct Tile {
+    int64_t image;
+    const Span &rows, &columns;
+  };
+
+  Tile tile(int64_t index) const {
+    const int64_t width = columns_.size(), area = rows_.size() * width;
+    return {index / area, rows_[index % area / width], columns_[index % width]};
+  }
+
   int64_t width_of_slice(int64_t slice) const { return std::min(depth_, g_.group_in() - slice * depth_); }
 
-  // Step 1 for the t-th tile of a chunk: all channels.
-  void take(const Tile& tile, int64_t t) const {
+  // Blocks of a group are as wide as each other, or one vector apart.
+  int64_t first_vector(int64_t block) const {
+    return block / blocks_ * vectors_ + block % blocks_ * vectors_ / blocks_;
+  }
+
+  // Step 1 for a tile, the t-th of a chunk: all channels.
+  void take(int64_t index, int64_t t) const {
+    const Tile at = tile(index);
+    const float* const image = x_ + at.image * g_.height * g_.width * g_.in_channels;
     for (int64_t s = 0; s < g_.groups * slices_; ++s) {
       const int64_t slice = s % slices_, width = width_of_slice(slice);
-      const float* const x = x_ + s / slices_ * g_.group_in() + slice * depth_;
+      const float* const x = image + s / slices_ * g_.group_in() + slice * depth_;
       float* const v = v_ + s * FREQUENCIES * v_plane_ + t * width;
       int64_t c = 0;
-      for (; c + LANES <= width; c += LANES) take_tile<Vector>(g_, tile, x + c, v + c, v_plane_);
-      for (; c < width; ++c) take_tile<float>(g_, tile, x + c, v + c, v_plane_);
+      for (; c + LANES <= width; c += LANES) take_tile<Vector>(g_, at.rows, at.columns, x + c, v + c, v_plane_);
+      for (; c < width; ++c) take_tile<float>(g_, at.rows, at.columns, x + c, v + c, v_plane_);
     }
   }
 
-  // Steps 2 and 3 for a block of output channels and the tiles from `first` to `last`.
-  void compute(int64_t block, const Tile* tiles, int64_t first, int64_t last) const {
-    const int64_t group = block / blocks_, begin = block % blocks_ * BLOCK;
-    const int64_t channel = group * g_.group_out() + begin;
-    const int64_t width = std::min(BLOCK, g_.group_out() - begin);
-    const int64_t vectors = (width + LANES - 1) / LANES, lanes = vectors * LANES;
+  // Steps 2 and 3 for a block of output channels and a chunk's tiles from `first` to `last`.
+  void compute(int64_t block, int64_t start, int64_t first, int64_t last) const {
+    const int64_t group = block / blocks_, begin = (first_vector(block) - group * vectors_) * LANES;
+    const int64_t vectors = first_vector(block + 1) - first_vector(block), lanes = vectors * LANES;
+    const int64_t width = std::min(lanes, g_.group_out() - begin), channel = group * g_.group_out() + begin;
     float* const u = kernels_space.get(FREQUENCIES * u_plane_);
     float* const m = products_space.get(FREQUENCIES * m_plane_);
     for (int64_t slice = 0; slice < slices_; ++slice) {
@@ -338,12 +390,15 @@ class Convolution {
         PRODUCTS[vectors - 1](last - first, depth, v + f * v_plane_, u + f * u_plane_, m + f * m_plane_, slice > 0);
     }
     for (int64_t t = first; t < last; ++t) {
+      if (t + 1 < last) expect_outputs(tile(start + t + 1), channel, width);
+      const Tile at = tile(start + t);
       const float* const from = m + (t - first) * lanes;
+      float* const y = output(at) + channel;
       int64_t c = 0;
       for (; c + LANES <= width; c += LANES)
-        give_tile(g_, tiles[t], from + c, m_plane_, bias<Vector>(channel + c), relu_, y_ + channel + c);
+        give_tile(g_, at.rows, at.columns, from + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
       for (; c < width; ++c)
-        give_tile(g_, tiles[t], from + c, m_plane_, bias<float>(channel + c), relu_, y_ + channel + c);
+        give_tile(g_, at.rows, at.columns, from + c, m_plane_, bias<float>(channel + c), relu_, y + c);
     }
   }
 
@@ -368,6 +423,19 @@ class Convolution {
     }
   }
 
+  float* output(const Tile& at) const { return y_ + at.image * g_.height * g_.width * g_.out_channels; }
+
+  // Asks for the memory that a tile will be written to, pixels far apart. Not inlined, it would
+  // be left out: to GCC a function that only prefetches does nothing.
+  __attribute__((always_inline)) void expect_outputs(const Tile& at, int64_t channel, int64_t width) const {
+    for (const int64_t row : at.rows.to)
+      for (const int64_t column : at.columns.to) {
+        if (row == NOWHERE || column == NOWHERE) continue;
+        const float* const pixel = output(at) + (row * g_.width + column) * g_.out_channels + channel;
+        for (int64_t c = 0; c < width; c += LANES) __builtin_prefetch(pixel + c, 1);
+      }
+  }
+
   template <class V>
   V bias(int64_t channel) const {
     return bias_ ? load<V>(bias_ + channel) : V{};
@@ -377,8 +445,8 @@ class Convolution {
   const float *const x_, *const w_, *const bias_;
   const bool relu_;
   float* const y_;
-  const std::vector<Tile> tiles_;
-  const int64_t slices_, depth_, blocks_, chunk_, v_plane_, u_plane_, m_plane_;
+  const std::vector<Span> rows_, columns_;
+  const int64_t slices_, depth_, vectors_, blocks_, tiles_, chunk_, v_plane_, u_plane_, m_plane_;
   float* v_ = nullptr;
 };
 

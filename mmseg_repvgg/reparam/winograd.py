@@ -109,6 +109,8 @@ def fits(module: nn.Module) -> bool:
     """Tell whether a module is a convolution that Winograd's algorithm can compute."""
     return (
         type(module) is nn.Conv2d
+        # Whoever listens to a module would not hear its successor.
+        and not (module._forward_hooks or module._forward_pre_hooks)
         and module.kernel_size == (3, 3)
         and module.stride == (1, 1)
         and module.dilation[0] == module.dilation[1]
@@ -156,6 +158,23 @@ class WinogradConv2d(nn.Conv2d):
             self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
         self.relu = relu
         self.eval()
+
+    def plain(self) -> nn.Conv2d:
+        """Return the convolution that it was made from, without the ReLU."""
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            3,
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            groups=self.groups,
+            bias=self.bias is not None,
+            device='meta',
+        )
+        for name, parameter in self.named_parameters():
+            value = parameter.detach().contiguous()
+            setattr(conv, name, nn.Parameter(value, requires_grad=False))
+        return conv.eval()
 
     def extra_repr(self) -> str:
         """Name the ReLU too."""
