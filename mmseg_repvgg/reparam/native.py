@@ -59,8 +59,7 @@ class Library:
 
         Args:
             x: Shape (N, in_channels, H, W), fastest if its channels are last in memory.
-            weight: Shape (out_channels, in_channels / groups, 3, 3), fastest if
-                (3, 3, in_channels / groups, out_channels) in memory.
+            weight: As :func:`~mmseg_repvgg.reparam.winograd.pack` lays it out.
             bias: Shape (out_channels,).
             dilation: Of the kernel.
             groups: Of the channels.
@@ -73,10 +72,9 @@ class Library:
             MemoryError: If there is not enough memory.
         """
         n, channels, height, width = x.shape
+        out_channels = weight.numel() * groups // (9 * channels)
         x = x.contiguous(memory_format=torch.channels_last)
-        weight = weight.permute(2, 3, 1, 0).contiguous()
-        bias = None if bias is None else bias.contiguous()
-        y = x.new_empty((n, height, width, weight.shape[3]))
+        y = x.new_empty((n, height, width, out_channels))
         failed = self._conv(
             x.data_ptr(),
             weight.data_ptr(),
@@ -86,7 +84,7 @@ class Library:
             height,
             width,
             channels,
-            weight.shape[3],
+            out_channels,
             groups,
             dilation,
             relu,

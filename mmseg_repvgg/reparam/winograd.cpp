@@ -17,6 +17,9 @@
 // Built by winograd.py as a library of its own; nothing here knows of Python or torch.
 
 #include <omp.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -45,9 +48,11 @@ constexpr int REGISTERS = 24;  // of 32 in NEON
 #endif
 constexpr int WIDTH = LANES == 8 ? 2 : 4;  // vectors of output channels in a block
 constexpr int64_t BLOCK = WIDTH * LANES;   // output channels in a block
+constexpr int64_t PIECE = 16;              // output channels of which kernels lie together
 constexpr int64_t SLICE = 128;             // input channels in a slice, at most
-constexpr int64_t CHUNK = 512;             // tiles transformed at a time, at most
-constexpr int64_t MEMORY = 24 << 20;       // floats of transformed tiles, at most
+constexpr int64_t MEMORY = 12 << 20;       // floats of tiles transformed at a time, about
+constexpr int64_t CHUNK = 192;             // tiles transformed at a time, at least
+constexpr int64_t PART = 144;              // tiles whose products stay in the cache
 constexpr int64_t STRIP = 24;              // tiles that threads share out: a multiple of rows
 constexpr int64_t AHEAD = 128;             // floats, by which memory is asked for before it is used
 
@@ -158,8 +163,10 @@ std::vector<Span> spans(int64_t side, int64_t dilation) {
   return joined.size() < apart.size() ? joined : apart;
 }
 
+constexpr int64_t HUGE_PAGE = 2 << 20;
+
 // Memory that a thread keeps from call to call: fresh pages would cost more than the
-// transforms.
+// transforms. Huge ones, where the system has them: the planes are many pages apart.
 class Workspace {
  public:
   ~Workspace() { std::free(data_); }
@@ -168,8 +175,12 @@ class Workspace {
     if (size > size_) {
       std::free(data_);
       size_ = 0;
-      data_ = static_cast<float*>(std::aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64));
+      const int64_t bytes = (size * sizeof(float) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+      data_ = static_cast<float*>(std::aligned_alloc(HUGE_PAGE, bytes));
       if (data_ == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+      madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
       size_ = size;
     }
     return data_;
@@ -179,6 +190,12 @@ class Workspace {
   float* data_ = nullptr;
   int64_t size_ = 0;
 };
+
+// The size of the pieces, as few and as equal as can be, of which none is larger than `most`.
+int64_t evenly(int64_t whole, int64_t most) {
+  const int64_t pieces = (whole + most - 1) / most;
+  return (whole + pieces - 1) / pieces;
+}
 
 // Planes a multiple of a page apart would all share the same few lines of the cache.
 int64_t padded(int64_t size) { return (size + 1023) / 1024 * 1024 + 16; }
@@ -314,13 +331,13 @@ class Convolution {
   Convolution(const Geometry& geometry, const float* x, const float* w, const float* bias, bool relu, float* y)
       : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y),
         rows_(spans(g_.height, g_.dilation)), columns_(spans(g_.width, g_.dilation)),
-        slices_((g_.group_in() + SLICE - 1) / SLICE),
-        depth_((g_.group_in() + slices_ - 1) / slices_),
+        depth_(evenly(g_.group_in(), SLICE)),
+        slices_((g_.group_in() + depth_ - 1) / depth_),
         vectors_((g_.group_out() + LANES - 1) / LANES),
         blocks_((vectors_ + WIDTH - 1) / WIDTH),
         tiles_(g_.images * rows_.size() * columns_.size()),
-        chunk_(std::min({tiles_, CHUNK, std::max(STRIP, MEMORY / (FREQUENCIES * g_.in_channels))})),
-        v_plane_(padded(chunk_ * depth_)), u_plane_(padded(depth_ * BLOCK)), m_plane_(padded(chunk_ * BLOCK)) {}
+        chunk_(evenly(tiles_, std::max(CHUNK, MEMORY / (FREQUENCIES * g_.in_channels)))),
+        v_plane_(padded(chunk_ * depth_)), u_plane_(padded(depth_ * BLOCK)), m_plane_(padded(PART * BLOCK)) {}
 
   void run(int threads) {
     v_ = tiles_space.get(FREQUENCIES * g_.groups * slices_ * v_plane_);
@@ -377,50 +394,61 @@ class Convolution {
 
   // Steps 2 and 3 for a block of output channels and a chunk's tiles from `first` to `last`.
   void compute(int64_t block, int64_t start, int64_t first, int64_t last) const {
-    const int64_t group = block / blocks_, begin = (first_vector(block) - group * vectors_) * LANES;
+    const int64_t group = block / blocks_, offset = (first_vector(block) - group * vectors_) * LANES;
     const int64_t vectors = first_vector(block + 1) - first_vector(block), lanes = vectors * LANES;
-    const int64_t width = std::min(lanes, g_.group_out() - begin), channel = group * g_.group_out() + begin;
-    float* const u = kernels_space.get(FREQUENCIES * u_plane_);
+    const int64_t width = std::min(lanes, g_.group_out() - offset), channel = group * g_.group_out() + offset;
+    // Kernels of all slices are kept where another part will use them.
+    const int64_t parts = (last - first + PART - 1) / PART, kept = parts > 1 ? FREQUENCIES * u_plane_ : 0;
+    float* const u = kernels_space.get(FREQUENCIES * u_plane_ + kept * (slices_ - 1));
     float* const m = products_space.get(FREQUENCIES * m_plane_);
-    for (int64_t slice = 0; slice < slices_; ++slice) {
-      const int64_t depth = width_of_slice(slice);
-      take_kernels(slice * depth_, depth, channel, width, u);
-      const float* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_ + first * depth;
-      for (int f = 0; f < FREQUENCIES; ++f)
-        PRODUCTS[vectors - 1](last - first, depth, v + f * v_plane_, u + f * u_plane_, m + f * m_plane_, slice > 0);
-    }
-    for (int64_t t = first; t < last; ++t) {
-      if (t + 1 < last) expect_outputs(tile(start + t + 1), channel, width);
-      const Tile at = tile(start + t);
-      const float* const from = m + (t - first) * lanes;
-      float* const y = output(at) + channel;
-      int64_t c = 0;
-      for (; c + LANES <= width; c += LANES)
-        give_tile(g_, at.rows, at.columns, from + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
-      for (; c < width; ++c)
-        give_tile(g_, at.rows, at.columns, from + c, m_plane_, bias<float>(channel + c), relu_, y + c);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = first + part * PART, end = std::min(begin + PART, last);
+      for (int64_t slice = 0; slice < slices_; ++slice) {
+        const int64_t depth = width_of_slice(slice);
+        float* const here = u + slice * kept;
+        if (part == 0) take_kernels(group, slice, offset, width, here);
+        const float* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_ + begin * depth;
+        for (int f = 0; f < FREQUENCIES; ++f)
+          PRODUCTS[vectors - 1](end - begin, depth, v + f * v_plane_, here + f * u_plane_, m + f * m_plane_, slice > 0);
+      }
+      for (int64_t t = begin; t < end; ++t) {
+        if (t + 1 < end) expect_outputs(tile(start + t + 1), channel, width);
+        give(tile(start + t), channel, width, m + (t - begin) * lanes);
+      }
     }
   }
 
-  void take_kernels(int64_t first, int64_t depth, int64_t channel, int64_t width, float* u) const {
-    const int64_t lanes = (width + LANES - 1) / LANES * LANES;
-    const int64_t row = g_.out_channels, tap = g_.group_in() * row;
-    for (int64_t k = 0; k < depth; ++k) {
-      const float* const w = w_ + (first + k) * row + channel;
+  // Step 3 for a tile: `width` channels.
+  void give(const Tile& at, int64_t channel, int64_t width, const float* m) const {
+    float* const y = output(at) + channel;
+    int64_t c = 0;
+    for (; c + LANES <= width; c += LANES)
+      give_tile(g_, at.rows, at.columns, m + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
+    for (; c < width; ++c)
+      give_tile(g_, at.rows, at.columns, m + c, m_plane_, bias<float>(channel + c), relu_, y + c);
+  }
+
+  // Transforms the kernels from `depth` input channels of a slice, of a group, to `width`
+  // output channels from `offset` on; what fills up the last vector is 0.
+  void take_kernels(int64_t group, int64_t slice, int64_t offset, int64_t width, float* u) const {
+    const int64_t lanes = (width + LANES - 1) / LANES * LANES, depth = width_of_slice(slice);
+    for (int64_t k = 0; k < depth; ++k)
       for (int64_t c = 0; c < lanes; c += LANES) {
+        const int64_t piece = (offset + c) / PIECE * PIECE, row = std::min(PIECE, g_.group_out() - piece);
+        const float* const w = w_ + (group * g_.group_out() + piece) * g_.group_in() * TAPS +
+                               (slice * depth_ + k) * TAPS * row + offset + c - piece;
         float* const to = u + k * lanes + c;
-        for (int t = 0; t < TAPS; ++t) __builtin_prefetch(w + t * tap + 16 * row + c);
+        for (int t = 0; t < TAPS; ++t) __builtin_prefetch(w + (8 * TAPS + t) * row, 0, 2);
         if (c + LANES <= width) {
-          take_kernel<Vector>(w + c, tap, to, u_plane_);
+          take_kernel<Vector>(w, row, to, u_plane_);
           continue;
         }
         for (int64_t i = 0; i < LANES; ++i)
           if (c + i < width)
-            take_kernel<float>(w + c + i, tap, to + i, u_plane_);
+            take_kernel<float>(w + i, row, to + i, u_plane_);
           else
             for (int f = 0; f < FREQUENCIES; ++f) to[f * u_plane_ + i] = 0;
       }
-    }
   }
 
   float* output(const Tile& at) const { return y_ + at.image * g_.height * g_.width * g_.out_channels; }
@@ -446,14 +474,15 @@ class Convolution {
   const bool relu_;
   float* const y_;
   const std::vector<Span> rows_, columns_;
-  const int64_t slices_, depth_, vectors_, blocks_, tiles_, chunk_, v_plane_, u_plane_, m_plane_;
+  const int64_t depth_, slices_, vectors_, blocks_, tiles_, chunk_, v_plane_, u_plane_, m_plane_;
   float* v_ = nullptr;
 };
 
 }  // namespace
 
-// x: (images, height, width, in_channels); w: (3, 3, in_channels / groups, out_channels);
-// bias: (out_channels) or null; y: (images, height, width, out_channels).
+// x: (images, height, width, in_channels); bias: (out_channels) or null; y: (images, height,
+// width, out_channels); w: pieces of (in_channels / groups, 3, 3, PIECE output channels), one
+// after another, of which the last of a group may be narrower.
 // Returns 0, or 1 where there is not enough memory.
 extern "C" int winograd_conv(const float* x, const float* w, const float* bias, float* y, int64_t images,
                              int64_t height, int64_t width, int64_t in_channels, int64_t out_channels,

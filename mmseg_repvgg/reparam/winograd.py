@@ -12,6 +12,8 @@ does, and the reference that the fast one is tested against.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ TILE = 4
 SIDE = TILE + 2
 # Points of interpolation 0, a, -a, b, -b and infinity; as in winograd.cpp.
 POINTS = (0.625, 1.5)
+# Output channels of which kernels lie together in memory; as in winograd.cpp.
+PIECE = 16
 
 
 def transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,12 +123,55 @@ def fits(module: nn.Module) -> bool:
     )
 
 
+def pack(weight: Tensor, groups: int) -> Tensor:
+    """Lay kernels out as ``winograd.cpp`` reads them, in one go from start to end.
+
+    Args:
+        weight: Shape (out_channels, in_channels / groups, 3, 3).
+        groups: Of the channels; a piece is of one of them.
+
+    Returns:
+        The same numbers in one dimension: piece by piece, each of (in_channels / groups, 3,
+        3, PIECE or what is left of a group's output channels).
+    """
+    return torch.cat(
+        [
+            piece.permute(1, 2, 3, 0).flatten()
+            for group in weight.chunk(groups)
+            for piece in group.split(PIECE)
+        ]
+    )
+
+
+def unpack(packed: Tensor, out_channels: int, groups: int) -> Tensor:
+    """Undo :func:`pack`.
+
+    Args:
+        packed: Shape (out_channels * in_channels / groups * 9,).
+        out_channels: Of all groups.
+        groups: Of the channels.
+
+    Returns:
+        Shape (out_channels, in_channels / groups, 3, 3).
+    """
+    of_one = packed.numel() // out_channels
+    in_a_group = torch.arange(out_channels // groups)
+    sizes = [len(piece) for piece in in_a_group.split(PIECE)] * groups
+    pieces = packed.split([size * of_one for size in sizes])
+    return torch.cat(
+        [
+            piece.view(-1, 3, 3, size).permute(3, 0, 1, 2)
+            for piece, size in zip(pieces, sizes)
+        ]
+    )
+
+
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 computed by Winograd's algorithm, for inference.
 
-    It has the weights of the ``nn.Conv2d`` it is made from, under the same names and in
-    the same shapes, so that either loads what the other has saved. Only in memory they
-    lie differently, (3, 3, in_channels / groups, out_channels).
+    It has the weights of the ``nn.Conv2d`` it is made from. In memory they lie as
+    :func:`pack` leaves them; ``weight`` and the state dict have their usual shape, so that
+    either loads what the other has saved.
 
     What is exported or traced is the plain convolution.
 
@@ -152,15 +199,59 @@ class WinogradConv2d(nn.Conv2d):
             bias=conv.bias is not None,
             device='meta',
         )
-        packed = conv.weight.detach().permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        del self.weight
+        self.packed = nn.Parameter(
+            pack(conv.weight.detach(), conv.groups), requires_grad=False
+        )
         if conv.bias is not None:
             self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
         self.relu = relu
         self.eval()
 
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The kernels, (out_channels, in_channels / groups, 3, 3): a copy."""
+        return unpack(self.packed, self.out_channels, self.groups)
+
+    @weight.deleter
+    def weight(self) -> None:
+        del self._parameters['weight']
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        destination[prefix + 'weight'] = self.weight
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[prefix + 'packed']
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load as the plain convolution does, with its words for what does not fit."""
+        plain = self.plain()
+        plain._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        self.packed.data.copy_(pack(plain.weight.detach(), self.groups))
+
     def plain(self) -> nn.Conv2d:
-        """Return the convolution that it was made from, without the ReLU."""
+        """Return the convolution that it was made from, without the ReLU.
+
+        Its weights are a copy, its bias is the same.
+        """
         conv = nn.Conv2d(
             self.in_channels,
             self.out_channels,
@@ -171,9 +262,9 @@ class WinogradConv2d(nn.Conv2d):
             bias=self.bias is not None,
             device='meta',
         )
-        for name, parameter in self.named_parameters():
-            value = parameter.detach().contiguous()
-            setattr(conv, name, nn.Parameter(value, requires_grad=False))
+        conv.weight = nn.Parameter(self.weight, requires_grad=False)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.detach(), requires_grad=False)
         return conv.eval()
 
     def extra_repr(self) -> str:
@@ -189,7 +280,7 @@ class WinogradConv2d(nn.Conv2d):
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             y = super().forward(x)
             return y.relu() if self.relu else y
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        if torch.is_grad_enabled() and (x.requires_grad or self.packed.requires_grad):
             raise RuntimeError(
                 'WinogradConv2d is for inference and has no gradient: run it under '
                 'torch.no_grad(), and train the model that was deployed from'
@@ -199,10 +290,10 @@ class WinogradConv2d(nn.Conv2d):
                 f'WinogradConv2d computes on a CPU, but its input is on {x.device}: use '
                 "deploy(model, engine='torch') there, where cuDNN has Winograd of its own"
             )
-        native = library() if x.dtype == torch.float32 else None
+        native = library() if x.dtype == self.packed.dtype == torch.float32 else None
         if native is not None and x.numel():
             return native.winograd_conv2d(
-                x, self.weight, self.bias, self.dilation[0], self.groups, self.relu
+                x, self.packed, self.bias, self.dilation[0], self.groups, self.relu
             )
         y = winograd_conv2d(x, self.weight, self.bias, self.dilation[0], self.groups)
         return y.relu_() if self.relu else y
