@@ -15,7 +15,7 @@ from mmseg.registry import HOOKS
 from torch import nn
 
 from ..errors import DeployError
-from ..reparam import deploy, is_deployed
+from ..reparam import ENGINES, deploy, is_deployed
 from .wrappers import predict, unwrap
 
 
@@ -32,6 +32,7 @@ class DeployHook(Hook):
             how far they differ, and stop where it is beyond ``tolerance``.
         tolerance: Largest allowed difference of a logit, relative to the largest
             absolute logit.
+        engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`.
 
     Raises:
         DeployError: From the evaluation, if the forms differ beyond ``tolerance``.
@@ -39,11 +40,18 @@ class DeployHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, verify: bool = True, tolerance: float = 1e-3) -> None:
+    def __init__(
+        self, verify: bool = True, tolerance: float = 1e-3, engine: str = 'torch'
+    ) -> None:
         if not tolerance > 0:
             raise ValueError(f'tolerance must be positive, but got {tolerance!r}')
+        if engine not in ENGINES:
+            raise ValueError(
+                f'engine must be one of {tuple(ENGINES)}, but got {engine!r}'
+            )
         self.verify = verify
         self.tolerance = tolerance
+        self.engine = engine
         self._original: nn.Module | None = None
 
     def before_run(self, runner: Runner) -> None:
@@ -66,12 +74,14 @@ class DeployHook(Hook):
         return guarded
 
     def _swap_in(self, runner: Runner) -> None:
-        if is_deployed(runner.model):
+        if is_deployed(runner.model) and self.engine == 'torch':
             runner.logger.info('DeployHook: nothing to fuse, the model stays as it is')
             return
-        self._original = runner.model
-        runner.model = deploy(runner.model)
-        runner.logger.info('DeployHook: evaluating the fused model')
+        # First, since it may refuse.
+        deployed = deploy(runner.model, self.engine)
+        self._original, runner.model = runner.model, deployed
+        by = '' if self.engine == 'torch' else f', computed by engine {self.engine}'
+        runner.logger.info(f'DeployHook: evaluating the fused model{by}')
 
     def restore(self, runner: Runner) -> None:
         """Put the original back, if a copy is in."""

@@ -231,7 +231,7 @@ class RepVGGBlock(nn.Module):
         super().__init__()
         self.conv = conv
         self.se = nn.Identity() if se is None else se
-        self.act = nn.ReLU(inplace=True)
+        self.act: nn.Module = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""

@@ -109,7 +109,7 @@ def _deployed(module: nn.Module, engine: Engine, done: dict[int, Any]) -> nn.Mod
 
 
 def _place_relu(block: RepVGGBlock) -> None:
-    """Let the conv of a block do the ReLU in passing, if it can and nothing is between."""
+    """Let the conv of a block do the ReLU in passing, if it can."""
     conv = block.conv
     if isinstance(conv, WinogradConv2d):
         if isinstance(block.act, nn.ReLU) and isinstance(block.se, nn.Identity):

@@ -89,15 +89,14 @@ def _winograd_is_faster(
         padding=dilation,
         dilation=dilation,
         groups=groups,
+        bias=False,
         device='meta',
-        dtype=dtype,
     )
     # Zeros: no number is drawn from the random generator of a training.
-    direct = direct.to_empty(device='cpu').to(memory_format=torch.channels_last)
-    for parameter in direct.parameters():
-        parameter.detach().zero_()
+    weight = torch.zeros(direct.weight.shape, dtype=dtype)
     x = torch.zeros(1, in_channels, TRIAL_SIDE, TRIAL_SIDE, dtype=dtype)
-    x = x.contiguous(memory_format=torch.channels_last)
+    weight, x = (t.contiguous(memory_format=torch.channels_last) for t in (weight, x))
+    direct.weight = nn.Parameter(weight, requires_grad=False)
     times: dict[nn.Module, list[float]] = {direct: [], WinogradConv2d(direct): []}
     for repeat in range(4):
         for conv, seconds in times.items():

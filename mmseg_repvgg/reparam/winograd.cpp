@@ -52,7 +52,7 @@ constexpr int64_t PIECE = 16;              // output channels of which kernels l
 constexpr int64_t SLICE = 128;             // input channels in a slice, at most
 constexpr int64_t MEMORY = 12 << 20;       // floats of tiles transformed at a time, about
 constexpr int64_t CHUNK = 192;             // tiles transformed at a time, at least
-constexpr int64_t PART = 144;              // tiles whose products stay in the cache
+constexpr int64_t PART = 264;              // tiles whose products stay in the cache
 constexpr int64_t STRIP = 24;              // tiles that threads share out: a multiple of rows
 constexpr int64_t AHEAD = 128;             // floats, by which memory is asked for before it is used
 

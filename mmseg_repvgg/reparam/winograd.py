@@ -131,8 +131,8 @@ def pack(weight: Tensor, groups: int) -> Tensor:
         groups: Of the channels; a piece is of one of them.
 
     Returns:
-        The same numbers in one dimension: piece by piece, each of (in_channels / groups, 3,
-        3, PIECE or what is left of a group's output channels).
+        The same numbers in one dimension, piece by piece: each is (in_channels / groups,
+        3, 3, PIECE), the last of a group narrower if it has to be.
     """
     return torch.cat(
         [
@@ -155,8 +155,8 @@ def unpack(packed: Tensor, out_channels: int, groups: int) -> Tensor:
         Shape (out_channels, in_channels / groups, 3, 3).
     """
     of_one = packed.numel() // out_channels
-    in_a_group = torch.arange(out_channels // groups)
-    sizes = [len(piece) for piece in in_a_group.split(PIECE)] * groups
+    channels = out_channels // groups
+    sizes = [min(PIECE, channels - first) for first in range(0, channels, PIECE)] * groups
     pieces = packed.split([size * of_one for size in sizes])
     return torch.cat(
         [
@@ -170,8 +170,8 @@ class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 computed by Winograd's algorithm, for inference.
 
     It has the weights of the ``nn.Conv2d`` it is made from. In memory they lie as
-    :func:`pack` leaves them; ``weight`` and the state dict have their usual shape, so that
-    either loads what the other has saved.
+    :func:`pack` leaves them; ``weight`` and the state dict have their usual shape, so
+    that either loads what the other has saved.
 
     What is exported or traced is the plain convolution.
 

@@ -153,7 +153,9 @@ def test_compiled_model_is_deployed_not_bypassed(net):
 
 
 def test_unknown_engine_is_named(net):
-    with pytest.raises(ValueError, match=r"one of \('torch',\), but got 'tensorrt'"):
+    with pytest.raises(
+        ValueError, match=r"'torch', 'winograd', 'auto'\), but got 'tensorrt'"
+    ):
         deploy(net, engine='tensorrt')
 
 
