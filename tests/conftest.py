@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,18 +20,6 @@ REPO = Path(__file__).parents[1]
 
 # Tests run beside each other's processes: waiting threads must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Remove what a run that passed has written.
-
-    pytest's own policy for it takes each test's folder away at once, and mmengine's
-    visualizer, one for all tests, goes on writing into that of an earlier one.
-    """
-    factory = session.config._tmp_path_factory
-    given = factory._given_basetemp is not None
-    if exitstatus == 0 and factory._basetemp is not None and not given:
-        shutil.rmtree(factory._basetemp, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

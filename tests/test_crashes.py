@@ -77,22 +77,7 @@ def newest(work_dir):
     return max(steps, default=0)
 
 
-def assert_same(ours, theirs, where=''):
-    if isinstance(theirs, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    elif isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in theirs:
-            assert_same(ours[key], theirs[key], f'{where}.{key}')
-    elif isinstance(theirs, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for index, (a, b) in enumerate(zip(ours, theirs)):
-            assert_same(a, b, f'{where}[{index}]')
-    else:
-        assert ours == theirs, where
-
-
-def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path):
+def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path, assert_same):
     straight, broken = tmp_path / 'straight', tmp_path / 'broken'
     run = start(config, straight)
     output = finish(run)

@@ -248,22 +248,9 @@ def left_over(mark):
     return [pid for pid in pids if f'MARK={mark}' in environment(pid)]
 
 
-def assert_same(ours, theirs, where=''):
-    if isinstance(theirs, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    elif isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in theirs:
-            assert_same(ours[key], theirs[key], f'{where}.{key}')
-    elif isinstance(theirs, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for index, (a, b) in enumerate(zip(ours, theirs)):
-            assert_same(a, b, f'{where}[{index}]')
-    else:
-        assert ours == theirs, where
-
-
-def test_killed_worker_ends_all_and_a_restart_resumes(config, straight, folder):
+def test_killed_worker_ends_all_and_a_restart_resumes(
+    config, straight, folder, assert_same
+):
     broken, mark = folder / 'broken', uuid.uuid4().hex
     torchrun = dist_train(config, 2, broken, MARK=mark)
     kill_worker(torchrun, 1, broken, 5)

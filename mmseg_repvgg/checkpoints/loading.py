@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,17 @@ def find_resumable(work_dir: str, trust: bool = False) -> str | None:
             f'from; of the newest: {complaints[0]}'
         )
     return None
+
+
+@contextlib.contextmanager
+def naming_checkpoint(path: str | None) -> Iterator[None]:
+    """Name the file in a complaint about what is in it."""
+    try:
+        yield
+    except CheckpointError as error:
+        if path is None or path in str(error):
+            raise
+        raise CheckpointError(f'{path}: {error}') from error
 
 
 def _newest_first(folder: Path) -> list[Path]:

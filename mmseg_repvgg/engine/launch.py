@@ -7,29 +7,27 @@ anything is built or written, and makes every evaluation a fused one.
 from __future__ import annotations
 
 import os
-import subprocess
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, is_distributed
-from mmengine.logging import print_log
+from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
-from torch import distributed
 
 from ..checkpoints.files import read_checkpoint
-from ..checkpoints.loading import find_resumable, make_loading_safe
+from ..checkpoints.loading import find_resumable, make_loading_safe, naming_checkpoint
 from ..datasets.checks import check_dataset
-from ..errors import CheckpointError, ConfigError
-from ..models.layouts import recognise, unwrap
+from ..errors import ConfigError
+from ..models.layouts import unwrap
+from .batches import accumulate, batch_warnings, scale_learning_rate
+from .gloo import start_gloo
 from .leaderboard import write_label_ids
+from .match_form import match_form
+from .mixed_precision import use_amp
 from .watching import drop_missing_tensorboard, watch
 
 _HOOKS = (
@@ -96,16 +94,11 @@ def prepare_training(
         DataError: If data is missing.
     """
     if amp is not None:
-        _use_amp(cfg, amp)
+        use_amp(cfg, amp)
     if auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ConfigError(
-                '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
-                'global batch size that its learning rate is meant for'
-            )
-        cfg.auto_scale_lr.enable = True
+        scale_learning_rate(cfg)
     if global_batch is not None:
-        _accumulate(cfg, global_batch)
+        accumulate(cfg, global_batch)
     for kind in _HOOKS:
         set_hook(cfg, kind, True)
     watch(cfg)
@@ -145,6 +138,7 @@ def prepare_testing(
     show_dir: str | None = None,
     tta: bool = False,
     fused: bool = True,
+    engine: str | None = None,
     trust: bool = False,
 ) -> None:
     """Set a config up for testing a checkpoint, and check what it will read.
@@ -159,6 +153,8 @@ def prepare_testing(
         show_dir: Folder for painted images, if they are wanted.
         tta: Average over the views of the config's ``tta_pipeline``.
         fused: Whether to evaluate the fused model, or else the training form.
+        engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`; by
+            default what the config's ``DeployHook`` says.
         trust: Unpickle whatever the checkpoint holds.
 
     Raises:
@@ -168,11 +164,14 @@ def prepare_testing(
     """
     make_loading_safe(trust)
     with naming_checkpoint(checkpoint):
-        _match_form(cfg, read_checkpoint(checkpoint, trust=trust))
+        match_form(cfg, read_checkpoint(checkpoint, trust=trust))
     cfg.load_from = checkpoint
     cfg.resume = False
     set_hook(cfg, 'DeployHook', fused)
     set_hook(cfg, 'LoadHook', True)
+    for hook in cfg.custom_hooks:
+        if engine is not None and hook['type'] == 'DeployHook':
+            hook['engine'] = engine
     if out is not None and not format_only:
         evaluators = cfg.test_evaluator
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
@@ -200,18 +199,7 @@ def prepare_testing(
 
 def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     """Say where a training departs from its recipe without having been told to."""
-    warnings = []
-    recipe = cfg.get('auto_scale_lr', {})
-    batch = cfg.train_dataloader.batch_size * world_size
-    if cfg.train_cfg.get('type') != 'AccumulatingTrainLoop':
-        batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
-    base = recipe.get('base_batch_size', batch)
-    if batch != base and not recipe.get('enable'):
-        warnings.append(
-            f'the global batch size is {batch}, the learning rate is meant for {base}: '
-            f'--global-batch {base} keeps it by accumulating gradients, --auto-scale-lr '
-            'scales the learning rate'
-        )
+    warnings = batch_warnings(cfg, world_size)
     backbone = cfg.model.get('backbone', {})
     if (
         cfg.train_dataloader.dataset.type == 'CityscapesDataset'
@@ -226,49 +214,6 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     return warnings
 
 
-def _accumulate(cfg: Config, global_batch: int) -> None:
-    """Have each process load its share of the batch, and take it in parts that fit."""
-    if cfg.train_cfg.get('type') not in ('IterBasedTrainLoop', 'AccumulatingTrainLoop'):
-        raise ConfigError(
-            "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
-            f'got {cfg.train_cfg.get("type")!r}'
-        )
-    processes, fits = _world_size(cfg), cfg.train_dataloader.batch_size
-    share, rest = divmod(global_batch, processes)
-    if global_batch < 1 or rest or share % min(share, fits):
-        raise ConfigError(
-            f'--global-batch {global_batch} cannot be dealt to {processes} processes in '
-            f'equal parts of train_dataloader.batch_size={fits} images'
-        )
-    cfg.train_cfg.type = 'AccumulatingTrainLoop'
-    cfg.train_dataloader.batch_size = share
-    cfg.optim_wrapper.accumulative_counts = share // min(share, fits)
-
-
-def _world_size(cfg: Config) -> int:
-    """The number of processes, asked before any of them has met the others."""
-    variable = {
-        'pytorch': 'WORLD_SIZE',
-        'slurm': 'SLURM_NTASKS',
-        'mpi': 'OMPI_COMM_WORLD_SIZE',
-    }.get(cfg.get('launcher'))
-    return int(os.environ[variable]) if variable else 1
-
-
-def _match_form(cfg: Config, checkpoint: Any) -> None:
-    """Build the fused form for a fused checkpoint; fusing cannot be undone."""
-    backbone = cfg.model.get('backbone', {})
-    found = recognise(unwrap(checkpoint))
-    if (
-        backbone.get('type') == 'RepVGG'
-        and found is not None
-        and found.form == 'fused'
-        and not backbone.get('deploy')
-    ):
-        backbone.deploy = True
-        print_log('the checkpoint is fused: the model is built in the fused form')
-
-
 def _keep_seed(cfg: Config, checkpoint: dict[str, Any]) -> None:
     """Resume with the seed of before, which mmengine would set only after the sampler."""
     seed = checkpoint.get('meta', {}).get('seed')
@@ -281,37 +226,6 @@ def _pretrained(cfg: Config) -> str | None:
     if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
         return init.get('checkpoint')
     return None
-
-
-def _use_amp(cfg: Config, dtype: str) -> None:
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper'):
-        raise ConfigError(
-            f"--amp needs a config with optim_wrapper type 'OptimWrapper', got {kind!r}"
-        )
-    cuda = torch.cuda.is_available()
-    if dtype == 'auto':
-        if kind == 'BFloat16OptimWrapper' or (kind == 'AmpOptimWrapper' and cuda):
-            return
-        dtype = 'float16' if cuda else 'bfloat16'
-    if dtype == 'float16':
-        if not cuda:
-            raise ConfigError(
-                '--amp float16 needs a CUDA device, and there is none: --amp bfloat16 '
-                'is what a CPU has'
-            )
-        wrapper.type, wrapper.dtype = 'AmpOptimWrapper', dtype
-        wrapper.setdefault('loss_scale', 'dynamic')
-        return
-    if cuda and not torch.cuda.is_bf16_supported():
-        raise ConfigError(
-            f'--amp bfloat16 needs a GPU that has it, and {torch.cuda.get_device_name()} '
-            'has not: give --amp float16'
-        )
-    wrapper.type = 'BFloat16OptimWrapper'
-    for scaling in ('loss_scale', 'dtype', 'use_fsdp'):
-        wrapper.pop(scaling, None)
 
 
 def set_hook(cfg: Config, kind: str, present: bool, **arguments: Any) -> None:
@@ -339,7 +253,7 @@ def build_runner(cfg: Config) -> Runner:
     """
     drop_missing_tensorboard(cfg)
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
-        _start_gloo(cfg)
+        start_gloo(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     _require_same_start(cfg)
     return runner
@@ -360,60 +274,3 @@ def _check_data(cfg: Config, *loaders: str) -> None:
     for loader in loaders:
         if cfg.get(loader):
             check_dataset(cfg[loader].dataset)
-
-
-@contextmanager
-def naming_checkpoint(path: str | None) -> Iterator[None]:
-    """Name the file in a complaint about what is in it."""
-    try:
-        yield
-    except CheckpointError as error:
-        if path is None or path in str(error):
-            raise
-        raise CheckpointError(f'{path}: {error}') from error
-
-
-def _start_gloo(cfg: Config) -> None:
-    env_cfg = cfg.get('env_cfg', {})
-    dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
-    cfg.env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    _replace_sync_bn(cfg.model)
-    if cfg.launcher == 'slurm':
-        _export_slurm_environment()
-    # mmengine would ask for a CUDA device on the way; a group that is there it leaves be.
-    if not is_distributed():
-        limit: dict[str, Any] = {}
-        if dist_cfg.get('timeout') is not None:
-            limit['timeout'] = timedelta(seconds=dist_cfg['timeout'])
-        distributed.init_process_group('gloo', **limit)
-
-
-def _export_slurm_environment() -> None:
-    """Set what torch reads from what Slurm sets."""
-    slurm = os.environ
-    command = ['scontrol', 'show', 'hostname', slurm['SLURM_NODELIST']]
-    nodes = subprocess.run(command, capture_output=True, text=True, check=True)
-    os.environ.update(
-        RANK=slurm['SLURM_PROCID'],
-        WORLD_SIZE=slurm['SLURM_NTASKS'],
-        LOCAL_RANK=slurm['SLURM_LOCALID'],
-        MASTER_ADDR=slurm.get('MASTER_ADDR', nodes.stdout.split()[0]),
-        MASTER_PORT=slurm.get('MASTER_PORT', '29500'),
-    )
-
-
-def _replace_sync_bn(cfg: Any) -> None:
-    if isinstance(cfg, Mapping):
-        if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
-            cfg['type'] = 'BN'  # type: ignore[index]
-        for value in cfg.values():
-            _replace_sync_bn(value)
-    elif isinstance(cfg, (list, tuple)):
-        for value in cfg:
-            _replace_sync_bn(value)

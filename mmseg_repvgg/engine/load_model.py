@@ -11,8 +11,9 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from ..checkpoints.files import read_checkpoint
-from .launch import _match_form, naming_checkpoint
+from ..checkpoints.loading import naming_checkpoint
 from .load_hook import LoadHook
+from .match_form import match_form
 
 
 def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseModel:
@@ -38,7 +39,7 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)
-        _match_form(cfg, stored)
+        match_form(cfg, stored)
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
         # Of a Runner it takes the model.
         runner: Any = SimpleNamespace(model=model)

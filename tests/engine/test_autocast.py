@@ -9,8 +9,8 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.autocast import BFloat16OptimWrapper
+from mmseg_repvgg.engine.mixed_precision import use_amp
 from mmseg_repvgg.errors import ConfigError
 
 
@@ -71,7 +71,7 @@ def choose(cfg, monkeypatch, amp, kind='OptimWrapper', cuda=True, bf16=True, **w
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: bf16)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Old GPU')
     cfg.optim_wrapper.update(type=kind, **wrapper)
-    launch._use_amp(cfg, amp)
+    use_amp(cfg, amp)
     chosen = dict(cfg.optim_wrapper)
     del chosen['optimizer']
     return chosen

@@ -1,0 +1,81 @@
+"""How many images make a step of the optimizer, and the learning rate for them."""
+
+from __future__ import annotations
+
+import os
+
+from mmengine.config import Config
+
+from ..errors import ConfigError
+
+
+def scale_learning_rate(cfg: Config) -> None:
+    """Scale the learning rate by the global batch size over that of the recipe.
+
+    Args:
+        cfg: Of a training; changed in place. mmengine scales once it knows the processes.
+
+    Raises:
+        ConfigError: If the config doesn't say what batch its learning rate is for.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ConfigError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
+            'global batch size that its learning rate is meant for'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def accumulate(cfg: Config, global_batch: int) -> None:
+    """Have each process load its share of the batch, and take it in parts that fit.
+
+    Args:
+        cfg: Of a training; changed in place. ``train_dataloader.batch_size`` says how
+            many images fit at once.
+        global_batch: Images per step of the optimizer over all processes.
+
+    Raises:
+        ConfigError: If the batch cannot be dealt in equal parts, or the config trains by
+            another loop than mmengine's by iterations.
+    """
+    if cfg.train_cfg.get('type') not in ('IterBasedTrainLoop', 'AccumulatingTrainLoop'):
+        raise ConfigError(
+            "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
+            f'got {cfg.train_cfg.get("type")!r}'
+        )
+    processes, fits = _world_size(cfg), cfg.train_dataloader.batch_size
+    share, rest = divmod(global_batch, processes)
+    if global_batch < 1 or rest or share % min(share, fits):
+        raise ConfigError(
+            f'--global-batch {global_batch} cannot be dealt to {processes} processes in '
+            f'equal parts of train_dataloader.batch_size={fits} images'
+        )
+    cfg.train_cfg.type = 'AccumulatingTrainLoop'
+    cfg.train_dataloader.batch_size = share
+    cfg.optim_wrapper.accumulative_counts = share // min(share, fits)
+
+
+def batch_warnings(cfg: Config, world_size: int) -> list[str]:
+    """Say where the batch is not what the learning rate is for, without being told to."""
+    recipe = cfg.get('auto_scale_lr', {})
+    batch = cfg.train_dataloader.batch_size * world_size
+    if cfg.train_cfg.get('type') != 'AccumulatingTrainLoop':
+        batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
+    base = recipe.get('base_batch_size', batch)
+    if batch == base or recipe.get('enable'):
+        return []
+    return [
+        f'the global batch size is {batch}, the learning rate is meant for {base}: '
+        f'--global-batch {base} keeps it by accumulating gradients, --auto-scale-lr '
+        'scales the learning rate'
+    ]
+
+
+def _world_size(cfg: Config) -> int:
+    """The number of processes, asked before any of them has met the others."""
+    variable = {
+        'pytorch': 'WORLD_SIZE',
+        'slurm': 'SLURM_NTASKS',
+        'mpi': 'OMPI_COMM_WORLD_SIZE',
+    }.get(cfg.get('launcher'))
+    return int(os.environ[variable]) if variable else 1
