@@ -16,10 +16,10 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=0)
+# Unnamed: mmengine names it after the run; of one name it would serve all runs of a process.
 visualizer = dict(
     type='SegLocalVisualizer',
     vis_backends=[dict(type='LocalVisBackend')],
-    name='visualizer',
 )
 tensorboard = True  # where it is installed, tools/train.py adds its backend
 log_processor = dict(by_epoch=False)

@@ -26,7 +26,6 @@ def watch(cfg: Config) -> None:
     if not cfg.get('visualizer'):
         cfg.visualizer = dict(
             type='SegLocalVisualizer',
-            name='visualizer',
             vis_backends=[dict(type='LocalVisBackend')],
         )
     backends, others = _backends(cfg)
