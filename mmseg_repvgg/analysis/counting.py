@@ -1,65 +1,105 @@
-"""Parameters, multiply-accumulates and Winograd multiplications of a net.
+"""Parameters, multiply-accumulates, Winograd multiplications and activations of a net.
 
-The paper's Tables 2 and 4 (https://arxiv.org/abs/2101.03697) count the multiply-
-accumulates of convolutions and fully connected layers; its "Winograd MULs" count a 3x3
-convolution of stride 1 at 4/9 of them, as F(2x2, 3x3) needs 16 multiplications where a
-direct convolution needs 36, and everything else in full.
+torch's own counter does the counting, on the meta device, where nothing is computed and
+nothing but shapes is kept. Only the rule of the paper's "Winograd MULs" is ours (Ding et
+al., CVPR 2021, Tables 2 and 4, https://arxiv.org/abs/2101.03697): a 3x3 convolution of
+stride 1 counts as 4/9 of its multiply-accumulates, since F(2x2, 3x3) needs 16
+multiplications where a direct convolution needs 36, and everything else counts in full.
+``docs/counting.md`` says why it is this counter.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-WINOGRAD_SHARE = Fraction(4, 9)
+from ..reparam.winograd import WinogradConv2d
+
+_aten = torch.ops.aten
+# All that convolutions, linear layers and matrix products come down to.
+_PRODUCTS = (_aten.convolution, _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a forward pass takes.
+    """What a net has, and what a forward pass takes.
 
     Attributes:
         params: Number of parameters.
-        macs: Multiply-accumulates of convolutions and fully connected layers.
-        winograd_muls: Multiplications, with Winograd where a 3x3 conv has stride 1.
+        macs: Multiply-accumulates of convolutions, linear layers and matrix products.
+        winograd_muls: Multiplications of these, with Winograd where a 3x3 convolution has
+            stride 1, whatever its dilation and groups.
+        activations: Elements of the outputs of convolutions, linear layers and matrix
+            products.
     """
 
     params: int
     macs: int
     winograd_muls: int
+    activations: int
 
 
 @torch.no_grad()
-def count(model: nn.Module, input_shape: tuple[int, ...]) -> Counts:
-    """Count a model by a forward pass on the meta device, which computes nothing.
+def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
+    """Count a model, in evaluation mode, by a forward pass that computes nothing.
+
+    Norms, activation functions, pooling and resizing count nothing but parameters, as in
+    the paper.
 
     Args:
         model: Takes one tensor. It is copied and left as it is.
         input_shape: Of that tensor, such as (1, 3, 224, 224).
     """
-    macs = 0
-    winograd = Fraction(0)
-
-    def add(module: nn.Module, _: Any, output: Tensor) -> None:
-        nonlocal macs, winograd
-        if isinstance(module, nn.Conv2d):
-            here = output.numel() * module.weight[0].numel()
-            fast = module.kernel_size == (3, 3) and module.stride == (1, 1)
-        else:
-            here = output.numel() * int(module.in_features)  # type: ignore[arg-type]
-            fast = False
-        macs += here
-        winograd += here * WINOGRAD_SHARE if fast else here
-
-    shadow = copy.deepcopy(model).to('meta').eval()
+    shadow = copy.deepcopy(model).to('meta')
+    # Not in one line: mmseg's ResNet.eval() returns nothing.
+    shadow.eval()
     for module in shadow.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(add)
-    shadow(torch.empty(input_shape, device='meta'))
-    params = sum(parameter.numel() for parameter in model.parameters())
-    return Counts(params, macs, round(winograd))
+        if isinstance(module, WinogradConv2d):
+            # Of its own code the counter sees nothing.
+            module.forward = partial(nn.Conv2d.forward, module)  # type: ignore[method-assign]
+    macs = FlopCounterMode(display=False)
+    winograd = FlopCounterMode(
+        display=False, custom_mapping={_aten.convolution: _winograd_flops}
+    )
+    outputs = FlopCounterMode(
+        display=False, custom_mapping=dict.fromkeys(_PRODUCTS, _elements)
+    )
+    with macs, winograd, outputs:
+        shadow(torch.empty(tuple(input_shape), device='meta'))
+    elements = outputs.get_flop_counts().get('Global', {})
+    return Counts(
+        sum(parameter.numel() for parameter in model.parameters()),
+        # One multiply-accumulate is two floating-point operations.
+        macs.get_total_flops() // 2,
+        winograd.get_total_flops() // 2,
+        sum(elements.get(product, 0) for product in _PRODUCTS),
+    )
+
+
+def _winograd_flops(
+    x: Sequence[int],
+    weight: Sequence[int],
+    _bias: Any,
+    stride: Sequence[int],
+    _padding: Any,
+    _dilation: Any,
+    transposed: bool,
+    *_: Any,
+    out_shape: Any,
+) -> int:
+    """The FLOPs of a convolution from the shapes that torch's counter gives."""
+    flops = conv_flop_count(x, weight, out_shape, transposed=transposed)  # type: ignore[arg-type]
+    fast = tuple(weight[2:]) == (3, 3) and tuple(stride) == (1, 1) and not transposed
+    return flops * 4 // 9 if fast else flops
+
+
+def _elements(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return prod(out_shape)

@@ -4,9 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.runner import Runner
-from torch import nn
 
-from mmseg_repvgg.analysis.counting import count
 from mmseg_repvgg.analysis.forms import compare_forms
 from mmseg_repvgg.analysis.pictures import paint, save_triptych
 from mmseg_repvgg.reparam import RepConv
@@ -46,19 +44,6 @@ def test_a_wrong_fusion_shows(runner, monkeypatch, randomize_norms):
     randomize_norms(runner.model)
     loader = runner.build_dataloader(runner.cfg.test_dataloader)
     assert compare_forms(runner.model, loader).logit_difference > 0.01
-
-
-def test_counting_by_hand():
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),  # 8*3*9 a pixel, Winograd
-        nn.Conv2d(8, 4, 3, stride=2, padding=1, groups=2),  # 4*4*9 at a quarter
-        nn.Conv2d(4, 2, 1),
-    )
-    counts = count(net, (1, 3, 8, 6))
-    assert counts.params == 8 * 27 + 8 + 4 * 36 + 4 + 2 * 4 + 2
-    assert counts.macs == 48 * 216 + 12 * 144 + 12 * 8
-    assert counts.winograd_muls == 48 * 216 * 4 // 9 + 12 * 144 + 12 * 8
-    assert next(net.parameters()).device.type == 'cpu'
 
 
 PALETTE = [[255, 0, 0], [0, 255, 0]]

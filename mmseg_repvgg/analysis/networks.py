@@ -1,0 +1,54 @@
+"""A network by the file of its config, or by the name of its architecture."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..engine.launch import load_config
+from ..errors import ConfigError
+from ..models.archs import ARCHS
+
+
+def network_config(given: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config, or make one of nothing but a backbone.
+
+    Args:
+        given: File of a config, or an architecture and its dilation, such as ``B2``,
+            ``B2-fast`` or ``B2-full``.
+        options: Changes of the config, by dotted key.
+
+    Returns:
+        A config with ``model.backbone``.
+
+    Raises:
+        ConfigError: If there is no such file and no such architecture, or the config has
+            no model with a backbone.
+    """
+    arch, _, dilation = given.partition('-')
+    if arch in ARCHS:
+        backbone = dict(type='RepVGG', arch=arch, dilation=dilation or None)
+        cfg = Config(dict(model=dict(backbone=backbone)))
+        cfg.merge_from_dict(dict(options or {}))
+        return cfg
+    if not Path(given).suffix:
+        raise ConfigError(
+            f'{given} is no config file, which ends in .py, and no architecture: these '
+            f'are {", ".join(ARCHS)}, and with dilation such as B2-fast and B2-full'
+        )
+    cfg = load_config(
+        Namespace(
+            config=given,
+            cfg_options=options,
+            work_dir=None,
+            launcher='none',
+            local_rank=0,
+        )
+    )
+    if 'backbone' not in (cfg.get('model') or {}):
+        raise ConfigError(f'{given} has no model with a backbone')
+    return cfg

@@ -1,0 +1,60 @@
+"""Count what networks take, as they are trained and fused: docs/counting.md."""
+
+import argparse
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+with redirect_stdout(sys.stderr):
+    # The stack prints while it is imported, and JSON is for programs to read.
+    from mmseg_repvgg import cli
+    from mmseg_repvgg.analysis.complexity import FORMATS, count_network, show
+    from mmseg_repvgg.analysis.networks import network_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'network',
+        nargs='+',
+        help='config file, or an architecture such as B0, B2-fast or B2-full',
+    )
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help="of the image; default: a config's window or else its crop, 224x224 of an "
+        'architecture',
+    )
+    parser.add_argument(
+        '--classifier',
+        action='store_true',
+        help="count the backbone with ImageNet's linear layer too, as the paper does",
+    )
+    parser.add_argument('--format', choices=FORMATS, default='table')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the configs, such as model.backbone.dilation=fast',
+    )
+    args = parser.parse_args()
+
+    rows = []
+    with redirect_stdout(sys.stderr):
+        for given in args.network:
+            rows += count_network(
+                Path(given).stem,
+                network_config(given, args.cfg_options),
+                tuple(args.size) if args.size else None,
+                classifier=args.classifier,
+            )
+    print(show(rows, args.format))
+
+
+if __name__ == '__main__':
+    cli.run(main)
