@@ -42,3 +42,7 @@ class TrainingError(UserError, RuntimeError):
 
 class DeployError(UserError, RuntimeError):
     """A fused model that does not compute what its training form computes."""
+
+
+class ExportError(DeployError):
+    """An exported file that does not compute what the fused model computes."""

@@ -44,6 +44,7 @@ def compare_forms(
     model: nn.Module,
     dataloader: Any,
     on_sample: Callable[[int, Any], None] | None = None,
+    engine: str = 'torch',
 ) -> FormComparison:
     """Run both forms in turn over a data set.
 
@@ -56,6 +57,7 @@ def compare_forms(
         dataloader: Yields batches as a Runner's dataloader does; its dataset has
             ``metainfo`` with the classes.
         on_sample: Called with the index and the fused form's data sample of each image.
+        engine: What computes the fused form, see :func:`~mmseg_repvgg.deploy`.
 
     Raises:
         ConfigError: If the model is fused already.
@@ -65,7 +67,7 @@ def compare_forms(
             'the model is fused already: there is nothing to compare it with'
         )
     model.eval()
-    forms = (model, deploy(model))
+    forms = (model, deploy(model, engine))
     evaluators = tuple(_evaluator(dataloader.dataset.metainfo) for _ in forms)
     seconds: tuple[list[float], list[float]] = ([], [])
     scale = difference = 0.0

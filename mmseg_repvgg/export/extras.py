@@ -1,4 +1,4 @@
-"""The packages of the extra ``export``, imported when they are needed."""
+"""Optional packages, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from ..errors import ExtraError
 
 
-def require(name: str) -> Any:
+def require(name: str, extra: str = 'export') -> Any:
     """Import an optional package.
 
     Args:
         name: Of the package, such as ``onnx``.
+        extra: The extra of this project that installs it.
 
     Raises:
         ExtraError: If it is not installed.
@@ -21,5 +22,5 @@ def require(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ExtraError(
-            f"{name} cannot be imported ({error}): pip install 'mmseg_repvgg[export]'"
+            f"{name} cannot be imported ({error}): pip install 'mmseg_repvgg[{extra}]'"
         ) from error

@@ -14,14 +14,10 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from ..datasets.street import MIN_SIDE, draw_scene
-from ..errors import DeployError, UserError
+from ..errors import ExportError, UserError
 from .backends import Backend, said_last
 
 TOLERANCE = 1e-4
-
-
-class ExportError(DeployError):
-    """An exported file that does not compute what the fused model computes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""The forms in which a network can be run, each a function that is ready to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..export.extras import require
+from ..reparam import deploy
+from ..reparam.deploy import ENGINES
+from ..reparam.native import library
+from .subjects import Subject
+
+Run = Callable[[], Any]
+"""Computes the output once and returns it: a tensor or an array."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way of running a network.
+
+    Attributes:
+        make: Gets a network ready.
+        precision: Of its numbers; what is float32 is compared with what is float32.
+        on_gpu: Whether it can be run on a CUDA device as well.
+    """
+
+    make: Callable[[Subject], Run]
+    precision: str = 'float32'
+    on_gpu: bool = False
+
+
+def _training(subject: Subject) -> Run:
+    return _torch(subject.trained, subject.input)
+
+
+def _fused(subject: Subject) -> Run:
+    return _torch(subject.fused, subject.input)
+
+
+def _channels_last(
+    subject: Subject, dtype: torch.dtype = torch.float32, engine: str = 'torch'
+) -> Run:
+    layout: dict[str, Any] = dict(dtype=dtype, memory_format=torch.channels_last)
+    # A copy, whose parameters are objects of its own; an engine packs its weights last.
+    network = deploy(deploy(subject.fused).to(**layout), engine=engine)
+    return _torch(network, subject.input.to(**layout))
+
+
+def _compile(subject: Subject) -> Run:
+    # Whole, or the error tells; with its weights as constants, to be laid out anew.
+    network = torch.compile(subject.graph, fullgraph=True, options={'freezing': True})
+    return _torch(network, subject.input)
+
+
+def _torch(network: nn.Module | Callable[[Tensor], Tensor], x: Tensor) -> Run:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return network(x)
+
+    return run
+
+
+def _onnxruntime(subject: Subject) -> Run:
+    runtime = require('onnxruntime')
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = subject.setup.threads
+    # Its threads may spin while it computes, but not into the turn of the next.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = runtime.InferenceSession(
+        str(subject.onnx), options, providers=['CPUExecutionProvider']
+    )
+    (name,) = (value.name for value in session.get_inputs())
+    x = subject.input.numpy()
+    return lambda: session.run(None, {name: x})[0]
+
+
+def _openvino(subject: Subject, precision: str = 'f32') -> Run:
+    return _run_openvino(subject, subject.onnx, precision)
+
+
+def _int8(subject: Subject) -> Run:
+    return _run_openvino(subject, subject.int8, 'f32')
+
+
+def _run_openvino(subject: Subject, file: Path, precision: str) -> Run:
+    openvino = require('openvino')
+    threads = subject.setup.threads
+    settings = {
+        'INFERENCE_PRECISION_HINT': precision,
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_NUM_THREADS': threads,
+    }
+    compiled = openvino.Core().compile_model(file, 'CPU', settings)
+    used = compiled.get_property('INFERENCE_NUM_THREADS')
+    if used != threads:
+        raise ConfigError(f'OpenVINO takes {used} threads, not {threads}')
+    x = subject.input.numpy()
+    return lambda: compiled(x)[0]
+
+
+FORMS: dict[str, Form] = {
+    'training': Form(_training, on_gpu=True),
+    'fused': Form(_fused, on_gpu=True),
+    'channels-last': Form(_channels_last, on_gpu=True),
+    **{
+        engine: Form(partial(_channels_last, engine=engine))
+        for engine in ENGINES
+        if engine != 'torch'
+    },
+    'compile': Form(_compile, on_gpu=True),
+    'onnxruntime': Form(_onnxruntime),
+    'openvino': Form(_openvino),
+    'bf16': Form(partial(_channels_last, dtype=torch.bfloat16), 'bfloat16', True),
+    'openvino-bf16': Form(partial(_openvino, precision='bf16'), 'bfloat16'),
+    'int8': Form(_int8, 'int8'),
+}
+"""By name, in the order in which they are reported."""
+
+
+def note(subject: Subject, form: str) -> str | None:
+    """What a reader of the numbers must know besides; None if nothing."""
+    if form == 'int8' and subject.source.int8 is None:
+        return 'calibrated on random numbers: of use for its speed only'
+    if form not in ENGINES or library() is not None:
+        return None
+    return 'in plain torch, several times slower: its code could not be compiled here'
+
+
+def difference(output: Any, reference: Any) -> float:
+    """How far outputs are apart at most, relative to the largest number."""
+    ours, theirs = _array(output), _array(reference)
+    if ours.shape != theirs.shape:
+        raise ConfigError(
+            f'its output has the shape {ours.shape}, that of the fused form is '
+            f'{theirs.shape}'
+        )
+    scale = max(float(np.abs(theirs).max()), 1e-30)
+    return float(np.abs(ours - theirs).max()) / scale
+
+
+def _array(output: Any) -> np.ndarray:
+    if isinstance(output, Tensor):
+        output = output.detach().float().cpu().numpy()
+    return np.asarray(output, np.float32)

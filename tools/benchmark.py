@@ -1,0 +1,200 @@
+"""Time networks against each other on one input, in several forms: docs/benchmark.md."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.benchmark_report import Report
+from mmseg_repvgg.analysis.benchmark_table import table
+from mmseg_repvgg.analysis.benchmarking import PROTOCOLS, benchmark
+from mmseg_repvgg.analysis.curves import FORMATS, save_figure
+from mmseg_repvgg.analysis.paper import PAPER
+from mmseg_repvgg.analysis.runtimes import FORMS
+from mmseg_repvgg.analysis.subjects import Source
+from mmseg_repvgg.analysis.tradeoff import draw_tradeoff
+from mmseg_repvgg.errors import ConfigError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config',
+        nargs='*',
+        help='config file; with --backbone-only, also a name such as B0 or B2-fast',
+    )
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        default=['training', 'fused', 'channels-last'],
+        metavar='FORM',
+        help=f'of {", ".join(FORMS)}; default %(default)s',
+    )
+    parser.add_argument('--protocol', choices=list(PROTOCOLS), default='cpu')
+    parser.add_argument('--batch', type=int, help='images at once')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'))
+    parser.add_argument('--warmup', type=int, help='rounds that do not count')
+    parser.add_argument('--rounds', type=int, help='rounds that are timed')
+    parser.add_argument(
+        '--budget', type=float, metavar='SECONDS', help='begin no round after that'
+    )
+    parser.add_argument('--threads', type=int, help='default: as many as torch takes')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--backbone-only', action='store_true', help='without the heads')
+    parser.add_argument(
+        '--checkpoint',
+        nargs='+',
+        default=[],
+        metavar='NAME=FILE',
+        help='weights of a config, named without its folder and .py; default random',
+    )
+    parser.add_argument(
+        '--int8',
+        nargs='+',
+        default=[],
+        metavar='NAME=FILE',
+        help='of tools/quantize.py; default: calibrated on random numbers',
+    )
+    parser.add_argument(
+        '--baseline',
+        metavar='NAME[:FORM]',
+        help='to compare with; default the first config, in its fastest float32 form',
+    )
+    parser.add_argument('--memory', action='store_true', help='measure peak memory too')
+    parser.add_argument(
+        '--from',
+        dest='measured',
+        metavar='JSON',
+        help='of an earlier --out: measure nothing, but show it, such as with another '
+        '--baseline, or --plot it',
+    )
+    parser.add_argument('--out', help='JSON to write, anew after each round')
+    parser.add_argument(
+        '--plot',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help=f'speed against mIoU, as {", ".join(FORMATS)}',
+    )
+    parser.add_argument(
+        '--miou',
+        nargs='+',
+        default=[],
+        metavar='NAME=VALUE',
+        help="for --plot: percents, a JSON file of them, or 'paper' for the paper's own",
+    )
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    if bool(args.config) == bool(args.measured):
+        raise ConfigError('give the configs to measure, or --from an earlier --out')
+    earlier = Report.load(args.measured) if args.measured else None
+    names = earlier.names if earlier else [Path(config).stem for config in args.config]
+    miou, said_by = _miou(args.miou, names)
+    _check_plot(args.plot, miou)
+    if earlier is None:
+        report = _measure(args, names)
+    else:
+        report = earlier.compared_with(args.baseline or earlier.baseline)
+    print(f'\n{table(report)}')
+    for path in args.plot:
+        save_figure(draw_tradeoff(report, miou, said_by), path)
+    if earlier is not None and args.out:
+        report.save(args.out)
+    if written := [path for path in (args.out, *args.plot) if path]:
+        print(f'\nwritten: {", ".join(written)}')
+
+
+def _measure(args: argparse.Namespace, names: list[str]) -> Report:
+    checkpoints = _by_name('--checkpoint', args.checkpoint, names)
+    int8 = _by_name('--int8', args.int8, names)
+    sources = [
+        Source(
+            name,
+            config,
+            args.cfg_options or {},
+            checkpoints.get(name),
+            args.trust_checkpoint,
+            int8.get(name),
+        )
+        for name, config in zip(names, args.config)
+    ]
+    given = {
+        key: value
+        for key in ('batch', 'warmup', 'rounds', 'budget')
+        if (value := getattr(args, key)) is not None
+    }
+    protocol = replace(PROTOCOLS[args.protocol], **given)
+    if args.size:
+        protocol = replace(protocol, size=tuple(args.size))
+    return benchmark(
+        sources,
+        args.forms,
+        protocol,
+        threads=torch.get_num_threads() if args.threads is None else args.threads,
+        device=args.device,
+        backbone_only=args.backbone_only,
+        baseline=args.baseline,
+        memory=args.memory,
+        on_progress=(lambda report: report.save(args.out)) if args.out else None,
+    )
+
+
+def _by_name(option: str, given: list[str], names: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition('=')
+        if not equals or not value or name not in names:
+            raise ConfigError(
+                f'{option} takes NAME=VALUE with a name of {", ".join(names)}, but got '
+                f'{text!r}'
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _miou(given: list[str], names: list[str]) -> tuple[dict[str, float], str]:
+    if given == ['paper']:
+        found = {name: PAPER[name].miou for name in names if name in PAPER}
+        return found, "the paper's on Cityscapes"
+    pairs = {}
+    for text in given:
+        if text.endswith('.json') and '=' not in text:
+            pairs.update(_read_miou(text))
+        else:
+            pairs.update(_by_name('--miou', [text], names))
+    try:
+        return {name: float(value) for name, value in pairs.items()}, ''
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'--miou takes numbers: {error}') from error
+
+
+def _read_miou(path: str) -> dict[str, float]:
+    try:
+        stored = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'--miou {path} cannot be read as JSON: {error}') from error
+    if not isinstance(stored, dict):
+        raise ConfigError(f'--miou {path} must map names of configs to percents')
+    return stored
+
+
+def _check_plot(paths: list[str], miou: dict[str, float]) -> None:
+    """Before minutes are spent on measuring."""
+    for path in paths:
+        if Path(path).suffix[1:].lower() not in FORMATS:
+            raise ConfigError(
+                f'--plot {path}: the name has to end in one of '
+                f'{", ".join(f".{kind}" for kind in FORMATS)}'
+            )
+    if paths and not miou:
+        raise ConfigError(
+            '--plot needs --miou NAME=VALUE of the configs, or --miou paper'
+        )
+
+
+if __name__ == '__main__':
+    cli.run(main)
