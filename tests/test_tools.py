@@ -72,6 +72,24 @@ def test_train_then_test(trained, tmp_path, run_tool):
     assert metrics(plain) == pytest.approx(metrics(fused), abs=0.05)
 
 
+def test_winograd_scores_the_same(trained, tmp_path, run_tool):
+    config, checkpoint, _ = trained
+    scores = []
+    for engine in ('torch', 'winograd', 'auto'):
+        options = ('--engine', engine)
+        result = run_tool('test.py', config, checkpoint, *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        scores.append(metrics(result))
+        assert (f'computed by engine {engine}' in result.stdout) == (engine != 'torch')
+    assert scores[1] == pytest.approx(scores[0], abs=0.01)
+    assert scores[2] == pytest.approx(scores[0], abs=0.01)
+    refused = run_tool(
+        'test.py', config, checkpoint, '--no-deploy', *options, cwd=tmp_path
+    )
+    assert refused.returncode == 2
+    assert 'not allowed with argument' in refused.stderr
+
+
 def test_test_time_augmentation(trained, tmp_path, run_tool):
     config, checkpoint, _ = trained
     result = run_tool('test.py', config, checkpoint, '--tta', cwd=tmp_path)

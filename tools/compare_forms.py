@@ -9,7 +9,9 @@ import mmcv
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms
 from mmseg_repvgg.analysis.pictures import save_triptych
+from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
+from mmseg_repvgg.reparam import ENGINES
 
 
 def main() -> None:
@@ -22,6 +24,12 @@ def main() -> None:
     parser.add_argument(
         '--pictures', type=int, default=8, help='how many pictures to write'
     )
+    parser.add_argument(
+        '--engine',
+        choices=list(ENGINES),
+        default='torch',
+        help='what computes the fused form; default torch',
+    )
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
@@ -29,7 +37,7 @@ def main() -> None:
     launch.prepare_testing(cfg, args.checkpoint, fused=False, trust=args.trust_checkpoint)
     cfg.log_level = logging.WARNING
     runner = launch.build_runner(cfg)
-    with launch.naming_checkpoint(cfg.load_from):
+    with naming_checkpoint(cfg.load_from):
         runner.load_or_resume()
     dataloader = runner.build_dataloader(cfg.test_dataloader)
     palette = dataloader.dataset.metainfo['palette']
@@ -46,7 +54,7 @@ def main() -> None:
                 palette,
             )
 
-    result = compare_forms(runner.model, dataloader, save)
+    result = compare_forms(runner.model, dataloader, save, args.engine)
     ratio = result.trained_seconds / result.fused_seconds
     print(f"""
                                 trained form    fused form

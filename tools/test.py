@@ -3,8 +3,10 @@
 import argparse
 
 from mmseg_repvgg import cli
+from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.leaderboard import size_warnings
+from mmseg_repvgg.reparam import ENGINES
 
 
 def main() -> None:
@@ -32,8 +34,15 @@ def main() -> None:
     parser.add_argument(
         '--tta', action='store_true', help='average over scales and flips'
     )
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         '--no-deploy', action='store_true', help='evaluate the training form'
+    )
+    form.add_argument(
+        '--engine',
+        choices=list(ENGINES),
+        help='what computes the fused model; winograd is the fast one on a CPU, auto '
+        'tries each conv; default torch',
     )
     cli.add_common_arguments(parser)
     args = parser.parse_args()
@@ -48,9 +57,10 @@ def main() -> None:
         show_dir=args.show_dir,
         tta=args.tta,
         fused=not args.no_deploy,
+        engine=args.engine,
         trust=args.trust_checkpoint,
     )
-    with launch.naming_checkpoint(cfg.load_from):
+    with naming_checkpoint(cfg.load_from):
         runner = launch.build_runner(cfg)
         for warning in size_warnings(cfg) if args.format_only else []:
             runner.logger.warning(warning)

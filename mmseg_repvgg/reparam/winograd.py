@@ -209,7 +209,7 @@ class WinogradConv2d(nn.Conv2d):
         self.eval()
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The kernels, (out_channels, in_channels / groups, 3, 3): a copy."""
         return unpack(self.packed, self.out_channels, self.groups)
 

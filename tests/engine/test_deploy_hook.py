@@ -12,7 +12,7 @@ from mmseg.registry import HOOKS
 
 from mmseg_repvgg.engine import DeployHook
 from mmseg_repvgg.errors import DeployError
-from mmseg_repvgg.reparam import RepConv, is_deployed
+from mmseg_repvgg.reparam import RepConv, WinogradConv2d, is_deployed
 
 
 class Watch(Hook):
@@ -202,6 +202,39 @@ def test_a_model_without_anything_to_fuse_is_left_alone(street_config):
     runner.test()
     assert runner.model is original
     assert watch.validated == [True] * 3
+
+
+@pytest.mark.parametrize('fused', [False, True], ids=['training form', 'fused'])
+def test_an_engine_computes_what_is_evaluated(street_config, fused, randomize_norms):
+    street_config.model.backbone.deploy = fused
+    scores = {}
+    for engine in ('torch', 'winograd'):
+        hook = dict(type='DeployHook', engine=engine)
+        runner, _ = build(street_config, custom_hooks=[hook])
+        torch.manual_seed(1)
+        original = randomize_norms(runner.model)
+        seen = []
+
+        class Look(Hook):
+            priority = 'VERY_LOW'
+
+            def after_test_iter(self, runner, *args, seen=seen, **kwargs):
+                modules = runner.model.modules()
+                seen.append(sum(isinstance(m, WinogradConv2d) for m in modules))
+
+        runner.register_hook(Look())
+        for parameter in original.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.05)
+        scores[engine] = runner.test()['mIoU']
+        assert runner.model is original
+        assert seen == [0 if engine == 'torch' else max(seen)] * 3
+    assert max(seen) > 15
+    assert scores['winograd'] == pytest.approx(scores['torch'], abs=0.01)
+
+
+def test_bad_engine_is_named():
+    with pytest.raises(ValueError, match="'winograd', 'auto'.*, but got 'tensorrt'"):
+        DeployHook(engine='tensorrt')
 
 
 def test_bad_tolerance_is_named():

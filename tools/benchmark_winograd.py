@@ -1,0 +1,102 @@
+"""Measure the Winograd engine: speed against a peer, exactness, memory, growth."""
+
+import argparse
+
+from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.machine import cores
+from mmseg_repvgg.analysis.subjects import Setup, Source
+from mmseg_repvgg.analysis.timing import Spread
+from mmseg_repvgg.analysis.winograd_figures import (
+    STOCK,
+    Speed,
+    measure_errors,
+    measure_growth,
+    measure_memory,
+    measure_speed,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a RepVGG network of full dilation')
+    parser.add_argument('peer', help='config of the network to compare with')
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        action='append',
+        metavar=('H', 'W'),
+        help='of the image, may be given several times; default 256 512 and 713 713',
+    )
+    parser.add_argument('--rounds', type=int, default=9, help='to time; default 9')
+    parser.add_argument('--threads', type=int, default=cores(), help='default all cores')
+    parser.add_argument('--backbone-only', action='store_true', help='without the heads')
+    parser.add_argument(
+        '--speed-only',
+        action='store_true',
+        help='without exactness, memory and growth',
+    )
+    cli.add_common_arguments(parser)
+    args = parser.parse_args()
+
+    options = args.cfg_options or {}
+    ours, peer = Source('ours', args.config, options), Source('peer', args.peer, options)
+    sizes = [tuple(size) for size in args.size or [(256, 512), (713, 713)]]
+    setups = [
+        Setup((1, 3, *size), args.threads, 'cpu', args.backbone_only, '')
+        for size in sizes
+    ]
+    part = 'backbone' if args.backbone_only else 'whole segmentor'
+    print(f'{args.config} against {args.peer}: {part}, {args.threads} threads, float32')
+    for setup in setups:
+        show_speed(measure_speed(ours, peer, setup, rounds=args.rounds))
+    if args.speed_only:
+        return
+    errors = measure_errors(ours, setups[0])
+    print(f"""
+largest error against float64, of the largest number, {text(sizes[0])}
+  direct, channels last        {errors.direct:.1e}
+  winograd                     {errors.winograd:.1e}   \
+{errors.winograd / errors.direct:.2f}x""")
+    memory = measure_memory(ours, setups[-1])
+    direct, winograd = (memory[f].total / 2**20 for f in ('channels-last', 'winograd'))
+    print(f"""
+peak memory over an empty process, {text(sizes[-1])}
+  direct, channels last        {direct:,.0f} MiB
+  winograd                     {winograd:,.0f} MiB   {winograd / direct:.2f}x""")
+    growth = measure_growth(ours, setups[0])
+    print('\ntime by size, winograd')
+    for size, seconds in growth.seconds.items():
+        print(f'  {text(size):<28} {1e3 * seconds:.0f} ms')
+    print(f'  slope of log time over log pixels: {growth.slope:.3f}')
+
+
+def show_speed(speed: Speed) -> None:
+    timings = speed.timings
+    print(f'\n{text(speed.size)}, {timings.rounds} rounds: median, ms')
+    for name in timings.seconds:
+        print(f'  {name:<28} {1e3 * timings.spread(name).median:.1f}')
+    print('  ratio of times, median (quartiles)')
+    rows = {
+        f'full winograd over {speed.best_of_peer(*STOCK)}': speed.over_peer(*STOCK),
+        'full winograd over peer winograd': speed.over_peer('winograd'),
+        'full winograd over full direct': timings.speedup(
+            'full winograd', 'full channels-last'
+        ),
+        'full over fast, winograd': timings.speedup('full winograd', 'fast winograd'),
+        'own products over full': timings.speedup('full winograd', 'products'),
+    }
+    for name, ratio in rows.items():
+        print(f'    {name:<46} {spread(ratio)}')
+
+
+def spread(ratio: Spread) -> str:
+    return f'{ratio.median:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})'
+
+
+def text(size: tuple[int, int]) -> str:
+    return 'x'.join(map(str, size))
+
+
+if __name__ == '__main__':
+    cli.run(main)
