@@ -9,6 +9,12 @@ VERSION = next(
     if line.startswith('__version__')
 )
 
+SAFETENSORS = ['safetensors>=0.4']
+EXPORT = ['onnx>=1.16', 'onnxruntime>=1.18', 'onnxscript>=0.5', 'openvino>=2024.4']
+QUANTIZE = ['nncf>=2.14']
+CITYSCAPES = ['cityscapesscripts>=2.2']
+TENSORBOARD = ['tensorboard>=2.14']
+
 # The maintained stack (onedl-*) is the default: it installs in seconds on current Python,
 # torch and numpy. Its packages import under the same names (mmseg, mmengine, mmcv) as the
 # upstream ones, so someone who has those installs with `pip install --no-deps -e .`.
@@ -31,29 +37,30 @@ setup(
         'onedl-mmengine>=0.10.12',
         'onedl-mmcv>=2.3',
         'matplotlib>=3.7',
+        'prettytable>=3.12',
     ],
     extras_require={
         # Checkpoints without pickle.
-        'safetensors': ['safetensors>=0.4'],
+        'safetensors': SAFETENSORS,
         # Files for ONNX Runtime and OpenVINO.
-        'export': [
-            'onnx>=1.16',
-            'onnxruntime>=1.18',
-            'onnxscript>=0.5',
-            'openvino>=2024.4',
-        ],
+        'export': EXPORT,
+        # int8 files for OpenVINO.
+        'quantize': [*EXPORT, *QUANTIZE],
         # The official label table and evaluation.
-        'cityscapes': ['cityscapesscripts>=2.2'],
+        'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
-        'tensorboard': ['tensorboard>=2.14'],
+        'tensorboard': TENSORBOARD,
+        # All of it, and what the tests take.
         'dev': [
             'pytest>=8',
             'ruff>=0.9',
             'mypy>=1.10',
             'pre-commit>=3',
-            'safetensors>=0.4',
-            'cityscapesscripts>=2.2',
-            'tensorboard>=2.14',
+            *SAFETENSORS,
+            *EXPORT,
+            *QUANTIZE,
+            *CITYSCAPES,
+            *TENSORBOARD,
         ],
     },
 )

@@ -121,7 +121,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise WriteError(
-            f'{path} cannot be written: {error.strerror}. Choose another place with -o'
+            f'{path} cannot be written: {error.strerror}. Choose another place'
         ) from error
 
 
