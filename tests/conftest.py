@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,17 @@ REPO = Path(__file__).parents[1]
 
 # Tests run beside each other's processes: waiting threads must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove what a run that passed has written.
+
+    pytest's own policy for it takes each test's folder away at once, and of two Runners
+    that begin in the same second the second goes on writing into the first one's.
+    """
+    factory = session.config._tmp_path_factory
+    if exitstatus == 0 and factory._basetemp and not factory._given_basetemp:
+        shutil.rmtree(factory._basetemp, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
