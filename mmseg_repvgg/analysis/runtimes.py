@@ -132,7 +132,7 @@ def note(subject: Subject, form: str) -> str | None:
         return 'calibrated on random numbers: of use for its speed only'
     if form not in ENGINES or library() is not None:
         return None
-    return 'in plain torch, several times slower: its code could not be compiled here'
+    return 'in plain torch, which gains nothing: its code could not be compiled here'
 
 
 def difference(output: Any, reference: Any) -> float:

@@ -103,7 +103,7 @@ def library() -> Library | None:
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, 'stderr', None) or error
         _log.warning(
-            'Winograd convolutions run in plain torch, several times slower, since %s '
+            'Winograd convolutions run in plain torch, which gains nothing, since %s '
             'cannot be compiled: %s. It takes g++ (or what CXX names) with OpenMP',
             SOURCE.name,
             said,
