@@ -7,11 +7,9 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-with redirect_stdout(sys.stderr):
-    # The stack prints while it is imported, and JSON is for programs to read.
-    from mmseg_repvgg import cli
-    from mmseg_repvgg.analysis.complexity import FORMATS, count_network, show
-    from mmseg_repvgg.analysis.networks import network_config
+from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.complexity import FORMATS, count_network, show
+from mmseg_repvgg.analysis.networks import network_config
 
 
 def main() -> None:

@@ -53,6 +53,11 @@ class Backend(ABC):
         Raises:
             ConfigError: If the file takes images of another shape or type.
         """
+        self.check(images)
+        return self._run(np.ascontiguousarray(images))
+
+    def check(self, images: Array) -> None:
+        """Raise a ConfigError if the file takes images of another shape or type."""
         wanted, dtype = self.metadata.shape, self.metadata.dtype
         fits = images.ndim == 4 and all(
             want in (None, got) for want, got in zip(wanted, images.shape)
@@ -65,7 +70,6 @@ class Backend(ABC):
             )
         if images.dtype != dtype:
             raise ConfigError(f'{self.path} takes {dtype}, but got {images.dtype}')
-        return self._run(np.ascontiguousarray(images))
 
     @abstractmethod
     def _open(self, device: str, threads: int) -> dict[str, str]:
@@ -121,6 +125,19 @@ class OpenVINOBackend(Backend):
             for name in Metadata.names()
             if model.has_rt_info([METADATA_KEY, name])
         }
+
+    def precisions(self) -> dict[str, str]:
+        """In which type each operation computes here, such as ``'f32'`` or ``'u8'``.
+
+        Returns:
+            By the name of the operation in the file; of what was merged into one, each.
+        """
+        types = {}
+        for operation in self._model.get_runtime_model().get_ops():
+            facts = operation.get_rt_info()
+            for name in facts['originalLayersNames'].astype(str).split(','):
+                types[name] = facts['runtimePrecision'].astype(str)
+        return types
 
     def _run(self, images: Array) -> Array:
         # The result's memory is the request's, which the next call overwrites.

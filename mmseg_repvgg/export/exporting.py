@@ -85,7 +85,7 @@ def export(
         WriteError: If it cannot be written. In each of these cases nothing new is there.
     """
     path = Path(path)
-    write = _writer(path, to)
+    write = writer_for(path, to)
     _check_numbers(size, batch, dynamic, opset)
     shapes = [] if size is None else [(batch, *size)]
     shape = (None, 3, None, None) if dynamic else (batch, 3, *(size or ()))
@@ -93,7 +93,7 @@ def export(
     metadata = describe(cfg, model, output=output, shape=shape, normalize=normalize)
     fused = deploy(model)
     agreements = {}
-    with _staged(path) as stage:
+    with staged(path) as stage:
         for kind in dict.fromkeys(('logits', output)):
             facts = dataclasses.replace(metadata, output=kind)
             graph = SegmentorGraph(fused, facts).eval()
@@ -110,7 +110,12 @@ def export(
     )
 
 
-def _writer(path: Path, to: str) -> Writer:
+def writer_for(path: Path, to: str) -> Writer:
+    """What writes a format, to a file whose name fits it.
+
+    Raises:
+        ConfigError: If there is no such format, or the name is another's or a folder's.
+    """
     if to not in FORMATS:
         raise ConfigError(f'--to must be one of {", ".join(FORMATS)}, but got {to!r}')
     suffix, write = FORMATS[to]
@@ -136,7 +141,7 @@ def _check_numbers(
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[Path]:
+def staged(path: Path) -> Iterator[Path]:
     """Have a file, and what belongs beside it, written elsewhere and moved when whole.
 
     The folder's name is always the same, so that what a killed run left there is

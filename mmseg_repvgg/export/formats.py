@@ -71,11 +71,24 @@ def write_openvino(
     """
     openvino = require('openvino')
     data = _onnx_model(graph, metadata, opset).SerializeToString()
-    model = openvino.Core().read_model(data)
+    save_openvino(openvino.Core().read_model(data), path, metadata)
+
+
+def save_openvino(model: Any, path: Path, metadata: Metadata) -> None:
+    """Write a model of OpenVINO's as it is, with its metadata.
+
+    Args:
+        model: The ``openvino.Model``.
+        path: The ``.xml``.
+        metadata: Of the model; becomes ``rt_info`` of the file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     for name, value in metadata.dump().items():
         model.set_rt_info(value, [METADATA_KEY, name])
     try:
-        openvino.save_model(model, path, compress_to_fp16=False)
+        require('openvino').save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 

@@ -42,6 +42,9 @@ class Metadata:
         backbone: Type of the backbone.
         arch: Its architecture: a name, or the fields of one.
         dilation: Its dilation.
+        quantized: None for a file in float32; else ``layers``, the convolutions in int8,
+            ``kept``, those in float32, ``images``, how many it was calibrated on,
+            ``seed``, of their choice, and ``by``, what made it.
         version: Of this package, which wrote the file.
     """
 
@@ -60,6 +63,7 @@ class Metadata:
     backbone: str
     arch: Any
     dilation: Any
+    quantized: dict[str, Any] | None = None
     version: str = __version__
 
     @property

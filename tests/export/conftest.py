@@ -1,29 +1,28 @@
 """A segmentor small enough to be exported in seconds, and its checkpoint."""
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
-if not all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino'))):
-    # Of the extra `export`, without which there is nothing to test.
-    collect_ignore_glob = ['test_*.py']
 
-
-def make_small(cfg: Config) -> None:
+def make_small(cfg: Config) -> Config:
     """Of every kind of layer that A0 has, one or two, and narrow."""
     arch = dict(depths=(1, 2, 2, 1), a=0.25, b=0.25)
     cfg.model.backbone.update(arch=arch, dilation='full')
     cfg.model.decode_head.update(in_channels=128, channels=16)
     cfg.model.auxiliary_head.update(in_channels=64, channels=16)
+    return cfg
+
+
+@pytest.fixture(scope='session', name='make_small')
+def _make_small():
+    return make_small
 
 
 @pytest.fixture
 def cfg(street_config) -> Config:
-    make_small(street_config)
-    return street_config
+    return make_small(street_config)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What is exported of a Winograd model is the plain convolutions."""
 
 import numpy as np
-import onnx
 import pytest
 
 from mmseg_repvgg import deploy
@@ -9,6 +8,9 @@ from mmseg_repvgg.export.backends import open_backend
 from mmseg_repvgg.export.exporting import export
 from mmseg_repvgg.export.verify import reference, street_images
 from mmseg_repvgg.reparam import WinogradConv2d
+
+onnx = pytest.importorskip('onnx', reason="needs pip install -e '.[export]'")
+pytest.importorskip('onnxruntime', reason="needs pip install -e '.[export]'")
 
 
 @pytest.mark.slow
