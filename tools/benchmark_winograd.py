@@ -79,7 +79,11 @@ def show_speed(speed: Speed) -> None:
     print('  ratio of times, median (quartiles)')
     rows = {
         f'full winograd over {speed.best_of_peer(*STOCK)}': speed.over_peer(*STOCK),
-        'full winograd over peer winograd': speed.over_peer('winograd'),
+        **{
+            f'full winograd over {name}': timings.speedup('full winograd', name)
+            for name in ('peer winograd head', 'peer winograd')
+            if name in timings.seconds
+        },
         'full winograd over full direct': timings.speedup(
             'full winograd', 'full channels-last'
         ),

@@ -62,7 +62,8 @@ def measure_speed(
 ) -> Speed:
     """Time a network with Winograd against a peer, itself, and its matrix products.
 
-    The peer's own 3x3 convs by Winograd are timed too (``peer winograd``).
+    The peer with our engine is timed too: in all of it (``peer winograd``), and of a
+    segmentor in the head alone (``peer winograd head``).
 
     Args:
         ours: A RepVGG network of full dilation, or a segmentor with one.
@@ -86,6 +87,10 @@ def measure_speed(
             'peer winograd': winograd(other),
             'products': products(deploy(full.fused, 'winograd'), full.input),
         }
+        if not setup.backbone_only:
+            runs['peer winograd head'] = partial(
+                _output, _with_head_by_winograd(other.fused), other.input
+            )
         for form in STOCK:
             runs[f'peer {form}'] = FORMS[form].make(other)
         for subject in (full, fast, other):
@@ -94,6 +99,14 @@ def measure_speed(
         timings = time_alternating(runs, warmup=warmup, rounds=rounds)
     height, width = setup.shape[2:]
     return Speed((height, width), timings)
+
+
+def _with_head_by_winograd(network: nn.Module) -> nn.Module:
+    """A fused segmentor whose backbone stays PyTorch's."""
+    layout: dict[str, Any] = dict(memory_format=torch.channels_last)
+    copied: Any = deploy(network).to(**layout)
+    copied.model.decode_head = deploy(copied.model.decode_head, 'winograd')
+    return copied
 
 
 def fast_dilation(source: Source) -> Source:

@@ -1,0 +1,138 @@
+"""What tools/benchmark_winograd.py measures, on small networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmseg_repvgg import deploy
+from mmseg_repvgg.analysis import winograd_figures
+from mmseg_repvgg.analysis.subjects import Setup, Source
+from mmseg_repvgg.analysis.winograd_figures import (
+    STOCK,
+    measure_errors,
+    measure_growth,
+    measure_speed,
+    products,
+)
+from mmseg_repvgg.reparam import WinogradConv2d
+
+OPTIONS = {'model.decode_head.channels': 32, 'model.backbone.norm_cfg.type': 'BN'}
+SETUP = Setup((1, 3, 64, 96), 1, 'cpu', False, '')
+
+
+@pytest.fixture
+def ours(repo):
+    return Source('ours', str(repo / 'configs/pspnet_repvgg_a0_street.py'), OPTIONS)
+
+
+@pytest.fixture
+def peer(repo):
+    return Source('peer', str(repo / 'configs/pspnet_r18_camvid.py'), OPTIONS)
+
+
+def names(network):
+    return {name for name, m in network.named_modules() if isinstance(m, WinogradConv2d)}
+
+
+@pytest.mark.slow
+def test_speed_is_of_all_by_turns(ours, peer, monkeypatch):
+    for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
+        pytest.importorskip(package, reason="needs pip install -e '.[export]'")
+    heads = []
+    made = winograd_figures._with_head_by_winograd
+    monkeypatch.setattr(
+        winograd_figures,
+        '_with_head_by_winograd',
+        lambda network: heads.append(made(network)) or heads[-1],
+    )
+    speed = measure_speed(ours, peer, SETUP, warmup=0, rounds=3)
+    assert speed.size == (64, 96)
+    assert set(speed.timings.seconds) == {
+        'full channels-last',
+        'full winograd',
+        'fast winograd',
+        'peer winograd',
+        'peer winograd head',
+        'products',
+        *(f'peer {form}' for form in STOCK),
+    }
+    assert all(len(seconds) == 3 for seconds in speed.timings.seconds.values())
+    assert speed.best_of_peer(*STOCK).removeprefix('peer ') in STOCK
+    assert speed.over_peer(*STOCK).median > 0
+    (head,) = heads
+    assert names(head) == {'model.decode_head.bottleneck.conv'}
+
+
+def test_products_are_those_of_the_convs(monkeypatch):
+    convs = nn.Sequential(
+        nn.Conv2d(32, 64, 3, padding=2, dilation=2),
+        nn.Conv2d(64, 48, 3, stride=2, padding=1),
+        nn.Conv2d(48, 96, 3, padding=1),
+        nn.Conv2d(96, 64, 3, padding=1, groups=2),
+    )
+    multiplied = []
+    bmm = torch.bmm
+    monkeypatch.setattr(
+        torch,
+        'bmm',
+        lambda a, b, out: multiplied.append((a.shape, b.shape)) or bmm(a, b, out=out),
+    )
+    products(deploy(convs, 'winograd'), torch.randn(2, 32, 30, 22))()
+    assert multiplied == [
+        # Phases of 15 and 11: 4 and 3 tiles each, and no fewer if joined (31 and 23).
+        ((36, 2 * 8 * 6, 32), (36, 32, 64)),
+        ((36, 2 * 4 * 3, 48), (36, 48, 96)),
+        ((72, 2 * 4 * 3, 48), (72, 48, 32)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('side', 'dilation', 'tiles'),
+    [(32, 2, 8), (90, 2, 23), (90, 1, 23), (90, 4, 24), (64, 4, 16), (1, 4, 1)],
+)
+def test_tiles_of_a_side(side, dilation, tiles):
+    assert winograd_figures._tiles(side, dilation) == tiles
+
+
+@pytest.mark.slow
+def test_errors_and_growth(ours):
+    errors = measure_errors(ours, SETUP)
+    assert 0 < errors.winograd < 1e-5
+    assert 0 < errors.direct < 1e-5
+    growth = measure_growth(ours, SETUP, ((64, 96), (128, 192)), rounds=2)
+    assert list(growth.seconds) == [(64, 96), (128, 192)]
+    first, second = growth.seconds.values()
+    expected = torch.log(torch.tensor(second / first)) / torch.log(torch.tensor(4.0))
+    assert growth.slope == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_tool_prints_all_of_it(repo, tmp_path, run_tool):
+    pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
+    result = run_tool(
+        'benchmark_winograd.py',
+        repo / 'configs/pspnet_repvgg_a0_street.py',
+        repo / 'configs/pspnet_r18_camvid.py',
+        '--size',
+        33,
+        47,
+        '--rounds',
+        1,
+        '--threads',
+        1,
+        '--backbone-only',
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    for said in (
+        'against',
+        'full winograd over peer',
+        'full winograd over full direct',
+        'full over fast, winograd',
+        'own products over full',
+        'largest error against float64',
+        'peak memory over an empty process, 33x47',
+        'slope of log time',
+    ):
+        assert said in result.stdout
+    assert not list(tmp_path.iterdir())
