@@ -49,6 +49,9 @@ def draw_tradeoff(report: Report, miou: Mapping[str, float], said_by: str = '') 
     figure.set_layout_engine('constrained')
     axes = figure.subplots()
     hollow = False
+    heights = [miou[variant.name] for variant in drawn]
+    # Nearer than this above a point, another would be crossed by its label.
+    near = 0.1 * (max(heights) - min(heights))
     for variant in drawn:
         name = variant.name
         speed = report.timings.speedup(variant.key, reference.key)
@@ -57,10 +60,11 @@ def draw_tradeoff(report: Report, miou: Mapping[str, float], said_by: str = '') 
         axes.errorbar(
             speed.median, miou[name], xerr=error, markersize=7, capsize=3, **look
         )
+        crowded = any(0 < height - miou[name] < near for height in heights)
         axes.annotate(
             f'{short[name]}, {variant.form}',
             (speed.median, miou[name]),
-            xytext=(0, 7),
+            xytext=(0, -15 if crowded else 7),
             ha='center',
             textcoords='offset points',
             fontsize=8,
