@@ -140,7 +140,7 @@ def test_a_row_a_variant_and_the_ratios_between_them(sources, tmp_path):
     before = torch.get_num_threads()
 
     def keep(report):
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == (before if report.complete else 1)
         report.save(path)
         seen.append(json.loads(path.read_text()))
 
