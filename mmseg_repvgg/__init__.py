@@ -1,9 +1,9 @@
 """RepVGG as a backbone for MMSegmentation; importing registers everything."""
 
-import sys
+import io
 from contextlib import redirect_stdout
 
-with redirect_stdout(sys.stderr):
+with redirect_stdout(io.StringIO()):
     # It prints that it lacks an optional package; what our tools print may be JSON.
     import mmseg.datasets  # noqa: F401
 
