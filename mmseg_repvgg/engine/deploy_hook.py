@@ -8,13 +8,14 @@ from functools import wraps
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 from torch import nn
 
-from ..errors import DeployError
+from ..errors import ConfigError, DeployError
 from ..reparam import ENGINES, deploy, is_deployed
 from .wrappers import predict, unwrap
 
@@ -59,6 +60,11 @@ class DeployHook(Hook):
 
         No hook is called then, so the loops' ``run`` is wrapped.
         """
+        if self.engine == 'winograd' and get_device() != 'cpu':
+            raise ConfigError(
+                "DeployHook(engine='winograd') computes on a CPU, but this runs on "
+                f'{get_device()}: take the engine torch there'
+            )
         for loop in (runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
                 loop.run = self._restoring(runner, loop.run)

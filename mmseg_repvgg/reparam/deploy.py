@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from copy import copy
 from types import MethodType
 from typing import Any
@@ -50,7 +51,9 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     """
     if engine not in ENGINES:
         raise ConfigError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
-    return _deployed(_unwrap(model), ENGINES[engine], {})
+    copied = _deployed(_unwrap(model), ENGINES[engine], {})
+    _place_relus(copied, ENGINES[engine])
+    return copied
 
 
 def is_deployed(model: nn.Module) -> bool:
@@ -103,19 +106,29 @@ def _deployed(module: nn.Module, engine: Engine, done: dict[int, Any]) -> nn.Mod
     for name, value in module.__dict__.items():
         if isinstance(value, MethodType) and value.__self__ is module:
             state[name] = MethodType(value.__func__, twin)
-    if isinstance(twin, RepVGGBlock):
-        _place_relu(twin)
     return twin
 
 
-def _place_relu(block: RepVGGBlock) -> None:
-    """Let the conv of a block do the ReLU in passing, if it can."""
-    conv = block.conv
-    if isinstance(conv, WinogradConv2d):
-        if isinstance(block.act, nn.ReLU) and isinstance(block.se, nn.Identity):
-            conv.relu, block.act = True, nn.Identity()
-    elif isinstance(block.act, nn.Identity):
-        block.act = nn.ReLU(inplace=True)
+def _place_relus(model: nn.Module, engine: Engine) -> None:
+    """Let the convs of blocks do the ReLU in passing, where they can."""
+    parents = Counter(
+        id(child) for module in model.modules() for child in module._modules.values()
+    )
+    for block in model.modules():
+        if not isinstance(block, RepVGGBlock):
+            continue
+        if isinstance(block.conv, WinogradConv2d) and block.conv.relu:
+            # Of an earlier deploy.
+            block.conv.relu = False
+            block.conv, block.act = engine(block.conv), nn.ReLU(inplace=True)
+        if (
+            isinstance(block.conv, WinogradConv2d)
+            and parents[id(block.conv)] == 1
+            and type(block.se) is nn.Identity
+            and type(block.act) is nn.ReLU
+            and not (block.act._forward_hooks or block.act._forward_pre_hooks)
+        ):
+            block.conv.relu, block.act = True, nn.Identity()
 
 
 def _alias(parameter: nn.Parameter | None, done: dict[int, Any]) -> nn.Parameter | None:

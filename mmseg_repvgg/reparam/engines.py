@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from .native import library
 from .winograd import WinogradConv2d, fits
 
 Engine = Callable[[nn.Conv2d], nn.Conv2d]
@@ -28,45 +29,47 @@ TRIAL_SIDE = 64
 def pays(conv: nn.Conv2d) -> bool:
     """Tell by rule whether Winograd's algorithm is the faster one for a conv.
 
-    A 3x3 conv of stride 1, in float32, of 32 channels or more in and out of a group, on
-    maps of at least 8x8; measured in docs/winograd.md.
+    Yes for a 3x3 conv of stride 1 that keeps the size, in float32, of 32 channels or more
+    in and out of a group. On maps below 8x8 it is slower; measured in docs/winograd.md.
     """
     narrow = min(conv.in_channels, conv.out_channels) // conv.groups < MIN_CHANNELS
     return fits(conv) and conv.weight.dtype == torch.float32 and not narrow
 
 
 def by_torch(conv: nn.Conv2d) -> nn.Conv2d:
-    """Have PyTorch compute it."""
-    return conv.plain() if isinstance(conv, WinogradConv2d) else conv
+    """Have PyTorch compute it. A conv that does a ReLU too is left to who knows why."""
+    return conv.plain() if isinstance(conv, WinogradConv2d) and not conv.relu else conv
 
 
 def by_rule(conv: nn.Conv2d) -> nn.Conv2d:
     """Have Winograd's algorithm compute it where that pays by rule.
 
     Raises:
-        ValueError: If it would, but the conv is not on a CPU.
+        ValueError: If the conv is one for it, but not on a CPU.
     """
-    if not pays(conv):
-        return conv
-    if conv.weight.device.type != 'cpu':
+    if fits(conv) and conv.weight.device.type != 'cpu':
         raise ConfigError(
             "engine='winograd' computes on a CPU, but the model is on "
             f'{conv.weight.device}, where cuDNN chooses Winograd by itself: use '
             "engine='torch' there, or move the model by .cpu() first"
         )
-    return WinogradConv2d(conv)
+    # Where it cannot be compiled there is nothing to gain.
+    return WinogradConv2d(conv) if pays(conv) and library() else conv
 
 
 def by_trial(conv: nn.Conv2d) -> nn.Conv2d:
-    """Have the faster of both compute it; not on a CPU, PyTorch."""
-    if not fits(conv) or conv.weight.device.type != 'cpu':
+    """Have the faster of both compute it; what is not float32 on a CPU, PyTorch."""
+    conv = by_torch(conv)
+    weight = conv.weight
+    if not fits(conv) or weight.device.type != 'cpu' or weight.dtype != torch.float32:
+        return conv
+    if not library():
         return conv
     fast = _winograd_is_faster(
         conv.in_channels,
         conv.out_channels,
         conv.groups,
         conv.dilation[0],
-        conv.weight.dtype,
         torch.get_num_threads(),
     )
     return WinogradConv2d(conv) if fast else conv
@@ -78,7 +81,6 @@ def _winograd_is_faster(
     out_channels: int,
     groups: int,
     dilation: int,
-    dtype: torch.dtype,
     threads: int,
 ) -> bool:
     """Time both, in turn; the number of threads is only what the answer holds for."""
@@ -93,8 +95,8 @@ def _winograd_is_faster(
         device='meta',
     )
     # Zeros: no number is drawn from the random generator of a training.
-    weight = torch.zeros(direct.weight.shape, dtype=dtype)
-    x = torch.zeros(1, in_channels, TRIAL_SIDE, TRIAL_SIDE, dtype=dtype)
+    weight = torch.zeros(direct.weight.shape)
+    x = torch.zeros(1, in_channels, TRIAL_SIDE, TRIAL_SIDE)
     weight, x = (t.contiguous(memory_format=torch.channels_last) for t in (weight, x))
     direct.weight = nn.Parameter(weight, requires_grad=False)
     times: dict[nn.Module, list[float]] = {direct: [], WinogradConv2d(direct): []}

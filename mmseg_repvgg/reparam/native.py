@@ -14,9 +14,11 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -49,6 +51,7 @@ class Library:
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        out_channels: int,
         dilation: int,
         groups: int,
         relu: bool,
@@ -60,7 +63,8 @@ class Library:
         Args:
             x: Shape (N, in_channels, H, W), fastest if its channels are last in memory.
             weight: As :func:`~mmseg_repvgg.reparam.winograd.pack` lays it out.
-            bias: Shape (out_channels,).
+            bias: Shape (out_channels,), contiguous.
+            out_channels: Of all groups.
             dilation: Of the kernel.
             groups: Of the channels.
             relu: Whether to put a ReLU after it.
@@ -72,7 +76,6 @@ class Library:
             MemoryError: If there is not enough memory.
         """
         n, channels, height, width = x.shape
-        out_channels = weight.numel() * groups // (9 * channels)
         x = x.contiguous(memory_format=torch.channels_last)
         y = x.new_empty((n, height, width, out_channels))
         failed = self._conv(
@@ -95,12 +98,26 @@ class Library:
         return y.permute(0, 3, 1, 2)
 
 
-@functools.cache
+_one_at_a_time = threading.Lock()
+
+
 def library() -> Library | None:
     """The compiled form, or None, with one warning, where it cannot be had."""
+    with _one_at_a_time:
+        return _library()
+
+
+@functools.cache
+def _library() -> Library | None:
     try:
-        return Library(_built())
-    except (OSError, subprocess.SubprocessError) as error:
+        path = _path()
+        if path.is_file():
+            # One that an older system has left may not load here.
+            with contextlib.suppress(OSError):
+                return Library(path)
+        _build(path)
+        return Library(path)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, 'stderr', None) or error
         _log.warning(
             'Winograd convolutions run in plain torch, which gains nothing, since %s '
@@ -111,45 +128,47 @@ def library() -> Library | None:
         return None
 
 
-def _built() -> Path:
-    """The library, built unless an earlier run has."""
-    compiler = os.environ.get('CXX', 'g++')
-    if shutil.which(compiler) is None:
-        raise FileNotFoundError(f'there is no {compiler}')
-    source = SOURCE.read_bytes()
-    made_from = (source, repr((compiler, FLAGS, _processor())).encode())
+def _path() -> Path:
+    """Where the library is or will be, by all that it is made from."""
+    made_from = (SOURCE.read_bytes(), repr((_compiler(), FLAGS, _machine())).encode())
     name = hashlib.sha256(b'\0'.join(made_from)).hexdigest()[:16]
-    folder = _cache()
-    path = folder / f'winograd-{name}.so'
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            built = _compile(compiler, Path(scratch))
-            os.replace(built, path)
-    return path
-
-
-def _compile(compiler: str, folder: Path) -> Path:
-    unlinked, linked = folder / 'winograd.o', folder / 'winograd.so'
-    # Linked without OpenMP's own library: it finds the one that torch has brought, and so
-    # the threads that torch uses. Those of a second one would wait for each other.
-    for command in (
-        [compiler, *FLAGS, '-fopenmp', '-c', str(SOURCE), '-o', str(unlinked)],
-        [compiler, '-shared', str(unlinked), '-o', str(linked)],
-    ):
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    return linked
-
-
-def _cache() -> Path:
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(root) / 'mmseg_repvgg'
+    return Path(root) / 'mmseg_repvgg' / f'winograd-{name}.so'
 
 
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
+def _build(path: Path) -> None:
+    compiler = _compiler()
+    if shutil.which(compiler[0]) is None:
+        raise FileNotFoundError(f'there is no {compiler[0]}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unlinked, linked = Path(folder) / 'winograd.o', Path(folder) / 'winograd.so'
+        # Linked without OpenMP's own library: it finds the one that torch has brought,
+        # and so torch's threads. Those of a second one would wait for each other.
+        for command in (
+            [*compiler, *FLAGS, '-fopenmp', '-c', str(SOURCE), '-o', str(unlinked)],
+            [*compiler, '-shared', str(unlinked), '-o', str(linked)],
+        ):
+            subprocess.run(
+                command,
+                check=True,
+                capture_output=True,
+                text=True,
+                errors='replace',
+                timeout=300,
+            )
+        os.replace(linked, path)
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get('CXX') or 'g++')
+
+
+def _machine() -> str:
+    """The processor, on which ``-march=native`` depends, and the system's libraries."""
+    system = ' '.join(platform.libc_ver())
     with contextlib.suppress(OSError):
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith(('flags', 'Features')):
-                return line
-    return platform.processor() + platform.machine()
+                return f'{line} {system}'
+    return f'{platform.processor()} {platform.machine()} {system}'

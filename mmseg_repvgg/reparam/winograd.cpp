@@ -4,7 +4,7 @@
 // A conv of dilation d is d x d independent ordinary ones, each on every d-th pixel, so that
 // dilation is only a matter of which pixels a tile is made of.
 //
-//   1. Tiles of 6x6 input pixels are transformed, a few hundred at a time.
+//   1. Tiles of 6x6 input pixels are transformed, as many at a time as MEMORY allows.
 //   2. For a block of output channels, and a slice of the input channels, the kernels are
 //      transformed, and multiplied with the tiles: one matrix product for each of the 36
 //      frequencies, added up over the slices.
@@ -14,7 +14,7 @@
 // are transformed anew in every call: keeping them would take 4 times the memory of the
 // kernels, and reading them as long as making them.
 //
-// Built by winograd.py as a library of its own; nothing here knows of Python or torch.
+// Built by native.py as a library of its own; nothing here knows of Python or torch.
 
 #include <omp.h>
 #ifdef __linux__
@@ -49,6 +49,7 @@ constexpr int REGISTERS = 24;  // of 32 in NEON
 constexpr int WIDTH = LANES == 8 ? 2 : 4;  // vectors of output channels in a block
 constexpr int64_t BLOCK = WIDTH * LANES;   // output channels in a block
 constexpr int64_t PIECE = 16;              // output channels of which kernels lie together
+static_assert(PIECE % LANES == 0, "a vector of kernels is of one piece");
 constexpr int64_t SLICE = 128;             // input channels in a slice, at most
 constexpr int64_t MEMORY = 12 << 20;       // floats of tiles transformed at a time, about
 constexpr int64_t CHUNK = 192;             // tiles transformed at a time, at least

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .native import library
 
@@ -199,23 +200,24 @@ class WinogradConv2d(nn.Conv2d):
             bias=conv.bias is not None,
             device='meta',
         )
+        # What the property of this name is about from here on.
         del self.weight
         self.packed = nn.Parameter(
             pack(conv.weight.detach(), conv.groups), requires_grad=False
         )
-        if conv.bias is not None:
-            self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+        self.bias = _copied(conv.bias)
         self.relu = relu
         self.eval()
 
     @property
-    def weight(self) -> Tensor:
-        """The kernels, (out_channels, in_channels / groups, 3, 3): a copy."""
-        return unpack(self.packed, self.out_channels, self.groups)
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The kernels, (out_channels, in_channels / groups, 3, 3): a copy.
 
-    @weight.deleter
-    def weight(self) -> None:
-        del self._parameters['weight']
+        It cannot be set; load a state dict.
+        """
+        # While there is no `packed` yet, this is an AttributeError: and so nn.Conv2d's
+        # constructor can register a weight, and find it.
+        return unpack(self.packed, self.out_channels, self.groups)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -245,13 +247,17 @@ class WinogradConv2d(nn.Conv2d):
             unexpected_keys,
             error_msgs,
         )
-        self.packed.data.copy_(pack(plain.weight.detach(), self.groups))
+        loaded = {'packed': pack(plain.weight.detach(), self.groups), 'bias': plain.bias}
+        for name, value in loaded.items():
+            if value is None:
+                continue
+            if local_metadata.get('assign_to_params_buffers'):
+                setattr(self, name, nn.Parameter(value.detach(), requires_grad=False))
+            else:
+                getattr(self, name).data.copy_(value)
 
     def plain(self) -> nn.Conv2d:
-        """Return the convolution that it was made from, without the ReLU.
-
-        Its weights are a copy, its bias is the same.
-        """
+        """Return a copy of the convolution that it was made from, without the ReLU."""
         conv = nn.Conv2d(
             self.in_channels,
             self.out_channels,
@@ -263,8 +269,7 @@ class WinogradConv2d(nn.Conv2d):
             device='meta',
         )
         conv.weight = nn.Parameter(self.weight, requires_grad=False)
-        if self.bias is not None:
-            conv.bias = nn.Parameter(self.bias.detach(), requires_grad=False)
+        conv.bias = _copied(self.bias)
         return conv.eval()
 
     def extra_repr(self) -> str:
@@ -274,26 +279,70 @@ class WinogradConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W), channels last.
 
+        What is not float32 on a CPU, bfloat16 by autocast among it, is computed directly:
+        the transforms would cost it more digits than it has.
+
         Raises:
-            RuntimeError: If a gradient is asked for, or the input is not on a CPU.
+            RuntimeError: If a gradient is asked for, the input is on a GPU, or is none of
+                a convolution with these channels.
         """
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            y = super().forward(x)
-            return y.relu() if self.relu else y
-        if torch.is_grad_enabled() and (x.requires_grad or self.packed.requires_grad):
+            return self._direct(x)
+        asked = (x, *self.parameters())
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in asked):
             raise RuntimeError(
                 'WinogradConv2d is for inference and has no gradient: run it under '
                 'torch.no_grad(), and train the model that was deployed from'
             )
-        if x.device.type != 'cpu':
+        if x.device.type not in ('cpu', 'meta'):
             raise RuntimeError(
                 f'WinogradConv2d computes on a CPU, but its input is on {x.device}: use '
                 "deploy(model, engine='torch') there, where cuDNN has Winograd of its own"
             )
-        native = library() if x.dtype == self.packed.dtype == torch.float32 else None
-        if native is not None and x.numel():
+        fits_in = x.dim() == 4 and x.shape[1] == self.in_channels and x.numel() > 0
+        # Under a mode, such as one that counts or traces, tensors may be no numbers.
+        watched = _get_current_dispatch_mode() is not None or _autocasting()
+        if watched or not fits_in or not all(map(_is_plain, asked)):
+            return self._direct(x)
+        native, dilation = library(), self.dilation[0]
+        if native is not None:
             return native.winograd_conv2d(
-                x, self.packed, self.bias, self.dilation[0], self.groups, self.relu
+                x,
+                self.packed,
+                self.bias,
+                self.out_channels,
+                dilation,
+                self.groups,
+                self.relu,
             )
-        y = winograd_conv2d(x, self.weight, self.bias, self.dilation[0], self.groups)
+        y = winograd_conv2d(x, self.weight, self.bias, dilation, self.groups)
         return y.relu_() if self.relu else y
+
+    def _direct(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y.relu() if self.relu else y
+
+
+def _copied(bias: Tensor | None) -> nn.Parameter | None:
+    """Whoever loads into one of two models must not change the other by half."""
+    if bias is None:
+        return None
+    copy = bias.detach().clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(copy, requires_grad=False)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether there are float32 numbers at its address."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.device.type == 'cpu'
+        and tensor.dtype == torch.float32
+        and not tensor.is_neg()
+    )
+
+
+def _autocasting() -> bool:
+    try:
+        return torch.is_autocast_enabled('cpu')
+    except TypeError:  # torch 2.3 and older
+        return torch.is_autocast_cpu_enabled()

@@ -1,17 +1,20 @@
 """deploy(engine=...): what computes the convs of a fused model."""
 
 import copy
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from mmseg.registry import MODELS
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.errors import CheckpointError, ConfigError
-from mmseg_repvgg.reparam import RepVGGBlock, WinogradConv2d, deploy, engines
+from mmseg_repvgg.reparam import ENGINES, RepVGGBlock, WinogradConv2d, deploy, engines
 
 # Widths 32, 32, 64, 128, 256; dilated, the first two stages begin with a stride of 2.
 SMALL = dict(depths=(2, 2, 2, 1), a=0.5, b=0.5)
@@ -19,6 +22,14 @@ SMALL = dict(depths=(2, 2, 2, 1), a=0.5, b=0.5)
 
 def convs(model, kind):
     return [name for name, module in model.named_modules() if type(module) is kind]
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get('CXX', 'g++')) is None,
+    reason='there is no C++ compiler (g++, or what CXX names)',
+)
+# deploy leaves PyTorch's convs in where there is nothing to gain.
+pytestmark = needs_compiler
 
 
 def off(got, expected):
@@ -173,6 +184,7 @@ def test_the_rule(conv, pays):
 
 def test_auto_does_what_its_trial_says(net, x, monkeypatch):
     asked = []
+    monkeypatch.setattr(engines, 'library', lambda: True)
 
     def trial(*geometry):
         asked.append(geometry)
@@ -186,6 +198,7 @@ def test_auto_does_what_its_trial_says(net, x, monkeypatch):
     assert [chosen.get_submodule(name).in_channels for name in names] == [64, 64]
 
 
+@needs_compiler
 def test_auto_really_tries():
     wide, deep = (nn.Conv2d(256, 256, 3, padding=1, groups=g) for g in (1, 256))
     assert type(deploy(wide, 'auto')) is WinogradConv2d
@@ -205,8 +218,11 @@ def test_not_on_a_cpu_winograd_is_refused_and_auto_leaves_all_alone(net):
     with pytest.raises(ConfigError, match='on a CPU, but the model is on meta'):
         deploy(elsewhere, 'winograd')
     assert not convs(deploy(elsewhere, 'auto'), WinogradConv2d)
-    with pytest.raises(RuntimeError, match='its input is on meta'):
-        deploy(net, 'winograd')(torch.zeros(1, 3, 32, 32, device='meta'))
+    with pytest.raises(ConfigError, match='on a CPU'):
+        deploy(elsewhere.half(), 'winograd')
+    fast = deploy(nn.Conv2d(32, 32, 3, padding=1), 'winograd')
+    with FakeTensorMode(), pytest.raises(RuntimeError, match='its input is on cuda'):
+        fast(torch.zeros(1, 32, 9, 9, device='cuda'))
 
 
 def test_threads_may_share_a_model(net):
@@ -222,6 +238,52 @@ def test_threads_may_share_a_model(net):
     with ThreadPoolExecutor(6) as pool:
         for got, wanted in zip(pool.map(run, inputs), expected):
             assert torch.equal(got, wanted)
+
+
+def block(conv=None, **parts):
+    made = RepVGGBlock(conv or nn.Conv2d(32, 32, 3, padding=1))
+    for name, part in parts.items():
+        setattr(made, name, part)
+    return made.eval().requires_grad_(False)
+
+
+class Clip(nn.ReLU):
+    def forward(self, x):
+        return x.clamp(0, 0.1)
+
+
+@pytest.mark.parametrize('engine', ['torch', 'winograd'])
+@pytest.mark.parametrize('act', [nn.Identity(), Clip(), nn.ReLU()])
+def test_the_activation_is_what_it_was(act, engine):
+    x, original = torch.randn(1, 32, 9, 9), block(act=act)
+    expected = original(x)
+    once = deploy(original, engine)
+    assert_close(once(x), expected, rtol=1e-4, atol=1e-5)
+    for again in ENGINES:
+        assert_close(deploy(once, again)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_activation_that_someone_listens_to_is_called():
+    original, heard = block(), []
+    original.act.register_forward_hook(lambda *args: heard.append(1))
+    deploy(original, 'winograd')(torch.randn(1, 32, 9, 9))
+    assert heard
+
+
+def test_a_conv_of_two_blocks_leaves_the_relu_to_them():
+    conv = nn.Conv2d(32, 32, 3, padding=1)
+    net = nn.Sequential(block(conv), block(conv, act=nn.Identity()))
+    x = torch.randn(1, 32, 9, 9)
+    fast = deploy(net, 'winograd')
+    assert fast[0].conv is fast[1].conv
+    assert_close(fast(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_relu_outside_of_a_block_is_not_lost():
+    net = nn.Sequential(WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1), relu=True))
+    x = torch.randn(1, 32, 9, 9)
+    for engine in ENGINES:
+        assert_close(deploy(net, engine)(x), net(x), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_are_refused(net, x):

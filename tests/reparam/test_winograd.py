@@ -1,14 +1,18 @@
 """Winograd convolution, compiled and in plain torch, against float64."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmseg_repvgg.reparam import native
 from mmseg_repvgg.reparam.winograd import (
@@ -60,9 +64,11 @@ def test_against_float64(dilation, groups, size):
 @needs_compiler
 def test_the_compiled_form_is_what_runs(monkeypatch):
     """More tiles than are transformed at a time, more channels than fit in a slice."""
+    # As in winograd.cpp: floats of transformed tiles, 36 a channel.
+    assert -(-130 // 4) * -(-150 // 4) > (12 << 20) / (36 * 300)
     assert native.library() is not None
     monkeypatch.setattr('mmseg_repvgg.reparam.winograd.winograd_conv2d', None)
-    conv, x = conv3x3((300, 100), bias=False), torch.randn(1, 300, 61, 150)
+    conv, x = conv3x3((300, 100), bias=False), torch.randn(1, 300, 130, 150)
     expected = conv.double()(x.double())
     assert off(WinogradConv2d(conv.float())(x), expected) < 5e-6
 
@@ -98,11 +104,76 @@ def test_state_dicts_go_both_ways(tmp_path):
     second.load_state_dict(torch.load(tmp_path / 'fast.pth', weights_only=True))
     assert torch.equal(second.weight, first.weight)
     assert torch.equal(second.bias, first.bias)
-    other = conv3x3((8, 12))
+    other, kept = conv3x3((8, 12)), deepcopy(first.state_dict())
     fast.load_state_dict(other.state_dict())
+    assert all(torch.equal(first.state_dict()[name], kept[name]) for name in kept)
     x = torch.randn(1, 8, 9, 9)
     assert off(fast(x), other.double()(x.double())) < 5e-6
     assert torch.equal(fast.weight, other.weight)
+
+
+def test_a_state_dict_may_be_assigned():
+    fast, other = WinogradConv2d(conv3x3((8, 12))), conv3x3((8, 12))
+    fast.to('meta').load_state_dict(other.state_dict(), assign=True)
+    x = torch.randn(1, 8, 9, 9)
+    assert off(fast(x), other.double()(x.double())) < 5e-6
+
+
+@pytest.mark.parametrize('copy', [deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_compute_the_same(copy):
+    fast, x = WinogradConv2d(conv3x3((8, 12)), relu=True), torch.randn(1, 8, 9, 9)
+    assert torch.equal(copy(fast)(x), fast(x))
+
+
+def test_bias_may_lie_in_memory_as_it_likes():
+    conv, x = conv3x3((8, 12)), torch.randn(1, 8, 9, 9)
+    conv.bias = nn.Parameter(torch.randn(24)[::2], requires_grad=False)
+    assert off(WinogradConv2d(conv)(x), conv.double()(x.double())) < 5e-6
+
+
+@pytest.mark.parametrize('channels', [4, 100])
+def test_other_channels_are_refused_as_by_any_convolution(channels):
+    fast = WinogradConv2d(conv3x3((64, 64)))
+    with pytest.raises(RuntimeError, match='to have 64 channels, but got'):
+        fast(torch.randn(1, channels, 9, 9))
+
+
+def test_an_image_without_a_batch():
+    conv, x = conv3x3((8, 12)), torch.randn(8, 9, 9)
+    assert off(WinogradConv2d(conv, relu=True)(x), conv(x).relu()) < 5e-6
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_is_computed_directly(dtype):
+    conv = conv3x3((8, 12))
+    fast, x = WinogradConv2d(conv).to(dtype), torch.randn(1, 8, 9, 9).to(dtype)
+    assert torch.equal(fast(x), conv.to(dtype)(x))
+
+
+def test_autocast_is_computed_directly():
+    conv, x = conv3x3((8, 12)), torch.randn(1, 8, 9, 9)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(WinogradConv2d(conv)(x), conv(x))
+
+
+def test_tensors_without_numbers_give_shapes():
+    """Their address is none."""
+    fast, x = WinogradConv2d(conv3x3((8, 12))), torch.randn(1, 8, 9, 9)
+    assert fast.to('meta')(x.to('meta')).shape == (1, 12, 9, 9)
+    assert fast(x).shape == (1, 12, 9, 9)
+    with FakeTensorMode() as mode:
+        fake = WinogradConv2d(conv3x3((8, 12)))
+        assert fake(mode.from_tensor(x)).shape == (1, 12, 9, 9)
+
+
+def test_it_is_counted_as_a_convolution():
+    conv, x = conv3x3((8, 12)), torch.randn(1, 8, 9, 9)
+    counts = []
+    for module in (conv, WinogradConv2d(conv)):
+        with FlopCounterMode(display=False) as counter:
+            module(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 def test_threads_may_share_one():
@@ -175,6 +246,24 @@ def test_without_a_compiler_it_works_and_says_so_once(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count('run in plain torch') == 1
     assert 'there is no no-such-compiler' in done.stderr
+
+
+@needs_compiler
+def test_what_is_built_needs_no_compiler(tmp_path):
+    compiler = shutil.which(os.environ.get('CXX', 'g++'))
+    assert run(CODE, tmp_path, CXX='g++ -m64').returncode == 0
+    (built,) = (tmp_path / 'mmseg_repvgg').iterdir()
+    nowhere = tmp_path / 'nowhere'
+    nowhere.mkdir()
+    assert compiler is not None
+    done = run(CODE, tmp_path, CXX='g++ -m64', PATH=str(nowhere))
+    assert done.returncode == 0, done.stderr
+    assert 'plain torch' not in done.stderr
+    # What does not load is built anew.
+    built.write_bytes(b'no library')
+    done = run(CODE, tmp_path, CXX='g++ -m64')
+    assert done.returncode == 0, done.stderr
+    assert 'plain torch' not in done.stderr
 
 
 @needs_compiler
