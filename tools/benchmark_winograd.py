@@ -53,11 +53,13 @@ def main() -> None:
     if args.speed_only:
         return
     errors = measure_errors(ours, setups[0])
+    ratios = (errors.winograd / other for other in (errors.direct, errors.channels_last))
     print(f"""
 largest error against float64, of the largest number, {text(sizes[0])}
-  direct, channels last        {errors.direct:.1e}
+  direct                       {errors.direct:.1e}
+  direct, channels last        {errors.channels_last:.1e}
   winograd                     {errors.winograd:.1e}   \
-{errors.winograd / errors.direct:.2f}x""")
+{' and '.join(f'{ratio:.2f}x' for ratio in ratios)}""")
     memory = measure_memory(ours, setups[-1])
     direct, winograd = (memory[f].total / 2**20 for f in ('channels-last', 'winograd'))
     print(f"""

@@ -177,27 +177,28 @@ class Errors:
     """Largest errors against float64, relative to the largest number.
 
     Attributes:
-        direct: Of the fused float32 network by PyTorch, channels last.
+        direct: Of the fused float32 network by PyTorch.
+        channels_last: Of the same with channels last, which takes other code.
         winograd: Of the same with Winograd.
     """
 
     direct: float
+    channels_last: float
     winograd: float
 
 
 def measure_errors(source: Source, setup: Setup) -> Errors:
-    """Compare both engines with the training form in float64."""
+    """Compare the engines with the training form in float64."""
     with using_threads(setup.threads):
         subject = Subject(source, setup)
         expected = _output(subject.trained.double(), subject.input.double())
         subject = Subject(source, setup)
         found = [
             torch.as_tensor(FORMS[form].make(subject)()).double()
-            for form in ('channels-last', 'winograd')
+            for form in ('fused', 'channels-last', 'winograd')
         ]
     scale = expected.abs().max()
-    direct, winograd = (float((y - expected).abs().max() / scale) for y in found)
-    return Errors(direct, winograd)
+    return Errors(*(float((y - expected).abs().max() / scale) for y in found))
 
 
 @torch.inference_mode()
