@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..datasets.files import replace_file
 from ..errors import ConfigError, WriteError
 from .memory import PeakMemory
 from .subjects import Setup
@@ -219,14 +218,9 @@ class Report:
         """
         path = Path(path)
         text = json.dumps(self.as_json(), indent=2) + '\n'
-        partial = path.with_name(f'.{path.name}.partial')
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text)
-            os.replace(partial, path)
+            replace_file(path, text.encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise WriteError(
                 f'{path} cannot be written: {error.strerror}. Choose another place with '
                 '--out'

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
+from ..datasets.files import replace_file
 from ..errors import LogError, WriteError
 from .logs import Point, TrainingLog
 
@@ -112,14 +111,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         )
     drawn = io.BytesIO()
     figure.savefig(drawn, format=kind, dpi=200)
-    partial = path.with_name(f'.{path.name}.partial')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(drawn.getvalue())
-        os.replace(partial, path)
+        replace_file(path, drawn.getvalue())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise WriteError(
             f'{path} cannot be written: {error.strerror}. Choose another place'
         ) from error

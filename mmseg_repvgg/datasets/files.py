@@ -165,23 +165,36 @@ def put_bytes(path: Path, data: bytes, check: bool) -> State:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name whole or not at all.
-
-    The temporary name is always the same, so that what a killed run left there is
-    overwritten by the next.
+    """Write a file of a data set, as :func:`replace_file` does.
 
     Raises:
         WriteError: If it cannot be written; what was there before is as it was.
     """
     make_folder(path.parent)
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name whole or not at all.
+
+    Folders are made where they are missing. The temporary name is always the same, so
+    that what a killed run left there is overwritten by the next.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise _unwritable(path, error) from error
+        raise
 
 
 def make_folder(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from .extras import require
 from .formats import save_openvino
 from .graph import SegmentorGraph
 from .metadata import Metadata
-from .real_images import CalibrationImages, StandIn, Validation, check_sets
+from .real_images import CalibrationImages, StandIn, Validation, check_sets, quiet
 
 _CONVOLUTIONS = ('Convolution', 'GroupConvolution')
 # Of the images of validation, how many rank the layers: those on which most is lost.
@@ -188,7 +187,7 @@ def _with_all_layers(
     nncf: Any, before: OpenVINOBackend, calibration: CalibrationImages
 ) -> _Candidate:
     model, names = _read(before)
-    with _calm():
+    with quiet(logging.getLogger('nncf')):
         quantized = nncf.quantize(
             model,
             advanced_parameters=_whole_ranges(nncf),
@@ -212,7 +211,7 @@ def _within_drop(
         )
 
     model, names = _read(before)
-    with _calm():
+    with quiet(logging.getLogger('nncf')):
         quantized = nncf.quantize_with_accuracy_control(
             model,
             validation_dataset=nncf.Dataset(range(len(validation))),
@@ -353,15 +352,3 @@ def _require(
         f'{float_miou - whole_miou:.2f}, and {reached}. Allow more, or calibrate on more '
         '--images'
     )
-
-
-@contextmanager
-def _calm() -> Iterator[None]:
-    """Keep NNCF's account of each step to itself."""
-    logger = logging.getLogger('nncf')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -196,7 +196,8 @@ class Validation:
         Raises:
             ConfigError: If the metrics of the config give no mIoU.
         """
-        with _quiet():
+        # Its table of classes.
+        with quiet(MMLogger.get_current_instance()):
             together, each = self._evaluator(), []
             for index in range(len(self)) if indices is None else indices:
                 batch, outputs = self._images.predict(index, backend)
@@ -259,9 +260,8 @@ def _paths(dataset: Any) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the table of classes, which the metric logs each time, to itself."""
-    logger = MMLogger.get_current_instance()
+def quiet(logger: logging.Logger) -> Iterator[None]:
+    """Let a logger say nothing but errors."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
