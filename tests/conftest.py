@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from torch import nn
 
 import mmseg_repvgg  # noqa: F401  (registers)
@@ -24,11 +26,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Remove what a run that passed has written.
-
-    pytest's own policy for it takes each test's folder away at once, and of two Runners
-    that begin in the same second the second goes on writing into the first one's.
-    """
+    """Remove what a run that passed has written."""
     factory = session.config._tmp_path_factory
     if exitstatus == 0 and factory._basetemp and not factory._given_basetemp:
         shutil.rmtree(factory._basetemp, ignore_errors=True)
@@ -38,6 +36,25 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _seeded_and_scoped():
     torch.manual_seed(0)
     init_default_scope('mmseg')
+
+
+RUNNERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _runners_are_strangers(monkeypatch):
+    """Give each Runner a name of its own.
+
+    mmengine names them by the second they begin in: of two in the same one, the second
+    would write into the first one's folder, with its visualizer and message hub.
+    """
+    setup = Runner.setup_env
+
+    def setup_env(self, env_cfg):
+        setup(self, env_cfg)
+        self._timestamp += f'_{next(RUNNERS):04d}'
+
+    monkeypatch.setattr(Runner, 'setup_env', setup_env)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """DeployHook in a real Runner: what is evaluated, what is restored, what is unchanged."""
 
 import copy
-import itertools
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,9 @@ class Watch(Hook):
         self.trained.append(not is_deployed(runner.model))
 
 
-RUNS = itertools.count()
-
-
 def build(cfg, **changes):
     cfg = copy.deepcopy(cfg)
     cfg.merge_from_dict(changes)
-    cfg.experiment_name = f'run{next(RUNS)}'
     runner = Runner.from_cfg(cfg)
     watch = Watch()
     runner.register_hook(watch)

@@ -10,7 +10,7 @@ from mmseg_repvgg.models.layouts import from_native
 
 
 def saved(cfg, change):
-    runner = Runner.from_cfg({**cfg, 'experiment_name': 'source'})
+    runner = Runner.from_cfg(cfg)
     state = runner.model.state_dict()
     change(state)
     path = f'{cfg.work_dir}/changed.pth'

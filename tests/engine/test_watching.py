@@ -192,9 +192,6 @@ def test_training_shows_itself_and_learns_the_same(
             **short,
             'tensorboard': False,
             'default_hooks.samples.count': 0,
-            'experiment_name': 'silent',
-            # mmengine would go on with the other's visualizer.
-            'visualizer.name': 'silent',
         }
     )
     prepare_training(silent)
