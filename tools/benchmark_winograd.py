@@ -1,12 +1,16 @@
 """Measure the Winograd engine: speed against a peer, exactness, memory, growth."""
 
 import argparse
+import tempfile
+from collections.abc import Sequence
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.machine import cores
+from mmseg_repvgg.analysis.forms import compare_forms, trained_form
+from mmseg_repvgg.analysis.machine import cores, using_threads
 from mmseg_repvgg.analysis.subjects import Setup, Source
 from mmseg_repvgg.analysis.timing import Spread
 from mmseg_repvgg.analysis.winograd_figures import (
+    OUR_HEAD,
     STOCK,
     Speed,
     measure_errors,
@@ -14,6 +18,7 @@ from mmseg_repvgg.analysis.winograd_figures import (
     measure_memory,
     measure_speed,
 )
+from mmseg_repvgg.engine import launch
 
 
 def main() -> None:
@@ -36,6 +41,12 @@ def main() -> None:
         action='store_true',
         help='without exactness, memory and growth',
     )
+    parser.add_argument(
+        '--trained',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help="a trained network, to compare mIoU and labels on its config's test set",
+    )
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
@@ -50,8 +61,14 @@ def main() -> None:
     print(f'{args.config} against {args.peer}: {part}, {args.threads} threads, float32')
     for setup in setups:
         show_speed(measure_speed(ours, peer, setup, rounds=args.rounds))
-    if args.speed_only:
-        return
+    if not args.speed_only:
+        show_costs(ours, setups)
+    if args.trained:
+        show_labels(args)
+
+
+def show_costs(ours: Source, setups: Sequence[Setup]) -> None:
+    sizes = [(setup.shape[2], setup.shape[3]) for setup in setups]
     errors = measure_errors(ours, setups[0])
     ratios = (errors.winograd / other for other in (errors.direct, errors.channels_last))
     print(f"""
@@ -73,18 +90,33 @@ peak memory over an empty process, {text(sizes[-1])}
     print(f'  slope of log time over log pixels: {growth.slope:.3f}')
 
 
+def show_labels(args: argparse.Namespace) -> None:
+    args.config, checkpoint = args.trained
+    with tempfile.TemporaryDirectory(prefix='mmseg_repvgg_') as args.work_dir:
+        cfg = launch.load_config(args)
+        runner = trained_form(cfg, checkpoint, trust=args.trust_checkpoint)
+        dataloader = runner.build_dataloader(runner.cfg.test_dataloader)
+        with using_threads(args.threads):
+            result = compare_forms(runner.model, dataloader, engine='winograd')
+    print(f"""
+{checkpoint} on {len(dataloader.dataset)} images
+  mIoU as trained              {result.trained['mIoU']:.2f} %
+  mIoU, winograd               {result.fused['mIoU']:.2f} %
+  pixels of another label      {result.label_disagreement:.4%}
+  largest logit difference     {result.logit_difference:.1e}   of the largest logit""")
+
+
 def show_speed(speed: Speed) -> None:
     timings = speed.timings
     print(f'\n{text(speed.size)}, {timings.rounds} rounds: median, ms')
     for name in timings.seconds:
         print(f'  {name:<28} {1e3 * timings.spread(name).median:.1f}')
     print('  ratio of times, median (quartiles)')
+    peers = [STOCK, OUR_HEAD] if f'peer {OUR_HEAD[0]}' in timings.seconds else [STOCK]
     rows = {
-        f'full winograd over {speed.best_of_peer(*STOCK)}': speed.over_peer(*STOCK),
         **{
-            f'full winograd over {name}': timings.speedup('full winograd', name)
-            for name in ('peer winograd head', 'peer winograd')
-            if name in timings.seconds
+            f'full winograd over {speed.best_of_peer(*forms)}': speed.over_peer(*forms)
+            for forms in [*peers, ['winograd']]
         },
         'full winograd over full direct': timings.speedup(
             'full winograd', 'full channels-last'

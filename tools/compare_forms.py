@@ -1,15 +1,13 @@
 """Compare the trained and the fused form of a checkpoint on a config's test set."""
 
 import argparse
-import logging
 from pathlib import Path
 
 import mmcv
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.forms import compare_forms
+from mmseg_repvgg.analysis.forms import compare_forms, trained_form
 from mmseg_repvgg.analysis.pictures import save_triptych
-from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.reparam import ENGINES
 
@@ -34,11 +32,7 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
-    launch.prepare_testing(cfg, args.checkpoint, fused=False, trust=args.trust_checkpoint)
-    cfg.log_level = logging.WARNING
-    runner = launch.build_runner(cfg)
-    with naming_checkpoint(cfg.load_from):
-        runner.load_or_resume()
+    runner = trained_form(cfg, args.checkpoint, trust=args.trust_checkpoint)
     dataloader = runner.build_dataloader(cfg.test_dataloader)
     palette = dataloader.dataset.metainfo['palette']
     folder = Path(cfg.work_dir) / 'pictures'

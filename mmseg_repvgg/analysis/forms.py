@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from torch import nn
 
+from ..checkpoints.loading import naming_checkpoint
+from ..engine.launch import build_runner, prepare_testing
 from ..engine.wrappers import predict
 from ..errors import ConfigError
 from ..reparam import deploy, is_deployed
@@ -38,6 +43,29 @@ class FormComparison:
     label_disagreement: float
     trained_seconds: float
     fused_seconds: float
+
+
+def trained_form(cfg: Config, checkpoint: str, *, trust: bool = False) -> Runner:
+    """Load a checkpoint as it was trained, quietly.
+
+    Args:
+        cfg: From :func:`~mmseg_repvgg.engine.launch.load_config`; changed in place.
+        checkpoint: The file.
+        trust: Unpickle whatever it holds.
+
+    Returns:
+        A Runner, whose model it is and whose config has the test set.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or is not of this model.
+        DataError: If data is missing.
+    """
+    prepare_testing(cfg, checkpoint, fused=False, trust=trust)
+    cfg.log_level = logging.WARNING
+    runner = build_runner(cfg)
+    with naming_checkpoint(checkpoint):
+        runner.load_or_resume()
+    return runner
 
 
 def compare_forms(

@@ -128,6 +128,16 @@ class Subject:
             return network
         return SegmentorGraph(network.model, exporting_facts(self.setup.shape)).eval()
 
+    def backbone(self) -> Subject:
+        """The same segmentor's backbone alone, of the same weights."""
+        part = Subject(
+            dataclasses.replace(self.source, name=f'{self.source.name}-backbone'),
+            dataclasses.replace(self.setup, backbone_only=True),
+        )
+        whole: Any = self.fused
+        part.fused = _Last(whole.model.backbone)
+        return part
+
     @property
     def onnx(self) -> Path:
         """An ONNX file of the graph, in the folder of the setup; written once."""

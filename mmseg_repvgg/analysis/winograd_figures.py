@@ -7,7 +7,7 @@ stock runtimes make of it, all taking turns; see ``docs/winograd.md``.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,9 @@ from .timing import Spread, Timings, time_alternating
 STOCK = ('channels-last', 'onnxruntime', 'openvino')
 """Forms of the peer that know nothing of this package."""
 
+OUR_HEAD = tuple(f'{form}, winograd head' for form in STOCK)
+"""The same for its backbone, with a head by Winograd."""
+
 # The points of F(4x4, 3x3), in two dimensions.
 FREQUENCIES = 36
 
@@ -37,7 +40,8 @@ class Speed:
 
     Attributes:
         size: Height and width of the image.
-        timings: Of ``peer FORM``, ``full FORM``, ``fast winograd`` and ``products``.
+        timings: Of ``peer FORM``, ``full FORM``, ``fast winograd`` and ``products``, and
+            of a segmentor ``peer FORM, winograd head``.
     """
 
     size: tuple[int, int]
@@ -63,7 +67,8 @@ def measure_speed(
     """Time a network with Winograd against a peer, itself, and its matrix products.
 
     The peer with our engine is timed too: in all of it (``peer winograd``), and of a
-    segmentor in the head alone (``peer winograd head``).
+    segmentor in the head alone, with the backbone in every stock runtime (``peer FORM,
+    winograd head``).
 
     Args:
         ours: A RepVGG network of full dilation, or a segmentor with one.
@@ -87,13 +92,15 @@ def measure_speed(
             'peer winograd': winograd(other),
             'products': products(deploy(full.fused, 'winograd'), full.input),
         }
-        if not setup.backbone_only:
-            runs['peer winograd head'] = partial(
-                _output, _with_head_by_winograd(other.fused), other.input
-            )
+        subjects = [full, fast, other]
         for form in STOCK:
             runs[f'peer {form}'] = FORMS[form].make(other)
-        for subject in (full, fast, other):
+        if not setup.backbone_only:
+            subjects.append(other.backbone())
+            head = _head_by_winograd(other)
+            for form, name in zip(STOCK, OUR_HEAD):
+                runs[f'peer {name}'] = _joined(FORMS[form].make(subjects[-1]), head)
+        for subject in subjects:
             # What the forms were made from.
             subject.__dict__.clear()
         timings = time_alternating(runs, warmup=warmup, rounds=rounds)
@@ -101,12 +108,29 @@ def measure_speed(
     return Speed((height, width), timings)
 
 
-def _with_head_by_winograd(network: nn.Module) -> nn.Module:
-    """A fused segmentor whose backbone stays PyTorch's."""
-    layout: dict[str, Any] = dict(memory_format=torch.channels_last)
-    copied: Any = deploy(network).to(**layout)
-    copied.model.decode_head = deploy(copied.model.decode_head, 'winograd')
-    return copied
+def _head_by_winograd(subject: Subject) -> Callable[[Tensor], Tensor]:
+    """From the backbone's last map to the logits of the segmentor."""
+    whole: Any = deploy(subject.fused)
+    model = whole.to(memory_format=torch.channels_last).model
+    head: Any = deploy(model.decode_head, 'winograd')
+    size = subject.setup.shape[2:]
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
+
+    def run(y: Tensor) -> Tensor:
+        y = y.contiguous(memory_format=torch.channels_last)
+        # It picks its map by index: those of PSPNet and its like take the last.
+        maps = [y] * len(model.backbone.out_indices)
+        return head.predict(maps, [meta] * len(y), model.test_cfg)
+
+    return run
+
+
+def _joined(body: Run, head: Callable[[Tensor], Tensor]) -> Run:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return head(torch.as_tensor(body()))
+
+    return run
 
 
 def fast_dilation(source: Source) -> Source:

@@ -1,13 +1,19 @@
 """What tools/benchmark_winograd.py measures, on small networks."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
+from mmseg.registry import MODELS
 from torch import nn
 
 from mmseg_repvgg import deploy
 from mmseg_repvgg.analysis import winograd_figures
-from mmseg_repvgg.analysis.subjects import Setup, Source
+from mmseg_repvgg.analysis.runtimes import FORMS, difference
+from mmseg_repvgg.analysis.subjects import Setup, Source, Subject
 from mmseg_repvgg.analysis.winograd_figures import (
+    OUR_HEAD,
     STOCK,
     measure_errors,
     measure_growth,
@@ -30,21 +36,10 @@ def peer(repo):
     return Source('peer', str(repo / 'configs/pspnet_r18_camvid.py'), OPTIONS)
 
 
-def names(network):
-    return {name for name, m in network.named_modules() if isinstance(m, WinogradConv2d)}
-
-
 @pytest.mark.slow
-def test_speed_is_of_all_by_turns(ours, peer, monkeypatch):
+def test_speed_is_of_all_by_turns(ours, peer):
     for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
         pytest.importorskip(package, reason="needs pip install -e '.[export]'")
-    heads = []
-    made = winograd_figures._with_head_by_winograd
-    monkeypatch.setattr(
-        winograd_figures,
-        '_with_head_by_winograd',
-        lambda network: heads.append(made(network)) or heads[-1],
-    )
     speed = measure_speed(ours, peer, SETUP, warmup=0, rounds=3)
     assert speed.size == (64, 96)
     assert set(speed.timings.seconds) == {
@@ -52,15 +47,32 @@ def test_speed_is_of_all_by_turns(ours, peer, monkeypatch):
         'full winograd',
         'fast winograd',
         'peer winograd',
-        'peer winograd head',
         'products',
-        *(f'peer {form}' for form in STOCK),
+        *(f'peer {form}' for form in STOCK + OUR_HEAD),
     }
     assert all(len(seconds) == 3 for seconds in speed.timings.seconds.values())
     assert speed.best_of_peer(*STOCK).removeprefix('peer ') in STOCK
     assert speed.over_peer(*STOCK).median > 0
-    (head,) = heads
-    assert names(head) == {'model.decode_head.bottleneck.conv'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', STOCK)
+def test_peer_with_our_head_computes_the_same(peer, form, tmp_path, monkeypatch):
+    pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
+    by_winograd = []
+    forward = WinogradConv2d.forward
+    monkeypatch.setattr(
+        WinogradConv2d,
+        'forward',
+        lambda conv, x: by_winograd.append(conv) or forward(conv, x),
+    )
+    subject = Subject(peer, replace(SETUP, folder=str(tmp_path)))
+    expected = FORMS['fused'].make(subject)()
+    body = FORMS[form].make(subject.backbone())
+    joined = winograd_figures._joined(body, winograd_figures._head_by_winograd(subject))
+    assert difference(joined(), expected) < 1e-5
+    (conv,) = by_winograd
+    assert conv.out_channels == OPTIONS['model.decode_head.channels']
 
 
 def test_products_are_those_of_the_convs(monkeypatch):
@@ -107,8 +119,14 @@ def test_errors_and_growth(ours):
 
 
 @pytest.mark.slow
-def test_the_tool_prints_all_of_it(repo, tmp_path, run_tool):
+def test_the_tool_prints_all_of_it(
+    repo, tmp_path, run_tool, street_config, street_config_file, randomize_norms
+):
     pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
+    model = randomize_norms(MODELS.build(street_config.model))
+    checkpoint = tmp_path / 'trained.pth'
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, checkpoint)
+    before = sorted(tmp_path.iterdir())
     result = run_tool(
         'benchmark_winograd.py',
         repo / 'configs/pspnet_repvgg_a0_street.py',
@@ -121,6 +139,9 @@ def test_the_tool_prints_all_of_it(repo, tmp_path, run_tool):
         '--threads',
         1,
         '--backbone-only',
+        '--trained',
+        street_config_file,
+        checkpoint,
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
@@ -133,6 +154,10 @@ def test_the_tool_prints_all_of_it(repo, tmp_path, run_tool):
         'largest error against float64',
         'peak memory over an empty process, 33x47',
         'slope of log time',
+        f'{checkpoint} on 3 images',
     ):
         assert said in result.stdout
-    assert not list(tmp_path.iterdir())
+    trained, winograd = re.findall(r'mIoU.* ([0-9.]+) %', result.stdout)
+    assert trained == winograd
+    assert 'pixels of another label      0.0' in result.stdout
+    assert sorted(tmp_path.iterdir()) == before
