@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..models.archs import ARCHS, Arch, get_arch, plan
+from ..models.archs import Arch, get_arch
 from ..models.layouts import (
     LAYOUTS,
     Native,
     Recognised,
     from_native,
     fuse_state_dict,
-    kernels_3x3,
     to_native,
     unwrap,
 )
 from ..models.repvgg import RepVGG
 from .files import CHECKSUM_SUFFIX, read_checkpoint, write_checkpoint
+from .infer_arch import has_se, in_channels, infer_arch, infer_name, kernel_shapes
 
 # The largest difference of any stage's output, relative to the largest output.
 TOLERANCE = 1e-5
@@ -39,8 +39,6 @@ _FORGETS_SE = (
     'the fused form of mmpretrain leaves squeeze-and-excitation out (1.3.6 does), and '
     'computes something else; its training form does not'
 )
-
-_Shapes = dict[tuple[int, int], tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,28 +176,9 @@ def convert(
         others={what: number for what, number in others.items() if number[0]},
         difference=difference,
         warning=_FORGETS_SE
-        if (to, form) == ('mmpretrain', 'fused') and _has_se(backbone)
+        if (to, form) == ('mmpretrain', 'fused') and has_se(backbone)
         else None,
     )
-
-
-def infer_arch(backbone: Mapping[str, Tensor]) -> str | None:
-    """Tell the name of a backbone's architecture from its shapes.
-
-    Args:
-        backbone: By our keys, without prefix, in either form. The last stages may be
-            missing, as ``out_indices`` leaves them out.
-
-    Returns:
-        A name of :data:`~mmseg_repvgg.models.archs.ARCHS`; None if none or several fit.
-    """
-    shapes, se = _shapes(backbone), _has_se(backbone)
-    names = [
-        name
-        for name, arch in ARCHS.items()
-        if se == arch.se and shapes and shapes == _planned(arch, shapes)
-    ]
-    return names[0] if len(names) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,15 +194,15 @@ class _Net:
     @classmethod
     def of(cls, backbone: Mapping[str, Tensor], name: str | None, eps: float) -> _Net:
         """Find the net by its name or else by the shapes of its tensors."""
-        shapes = _shapes(backbone)
-        arch = get_arch(name) if name else _infer(shapes, _has_se(backbone))
+        arch = get_arch(name) if name else infer_arch(backbone)
         if arch is None:
             raise CheckpointError(
                 'its shapes are those of no RepVGG. Pass --arch to hear what is amiss'
             )
-        name = name or infer_arch(backbone) or f'of depths {arch.depths}'
+        name = name or infer_name(backbone) or f'of depths {arch.depths}'
+        shapes = kernel_shapes(backbone)
         stages = max(1, *(stage for stage, _ in shapes), 1)
-        return cls(arch, name, _in_channels(shapes), tuple(range(stages)), eps)
+        return cls(arch, name, in_channels(shapes), tuple(range(stages)), eps)
 
     @torch.no_grad()
     def outputs(self, backbone: Mapping[str, Tensor]) -> list[Tensor]:
@@ -277,48 +256,6 @@ def _form_to_write(form: str, fuse: bool | None) -> str:
             'training-form file that it was fused from, or leave out --no-fuse'
         )
     return 'fused' if fuse else 'training'
-
-
-def _shapes(backbone: Mapping[str, Tensor]) -> _Shapes:
-    """Map (stage, block) to the shape of its 3x3 kernel, the stem being (0, 0)."""
-    return {where: tuple(k.shape) for where, k in kernels_3x3(backbone).items()}
-
-
-def _has_se(backbone: Mapping[str, Tensor]) -> bool:
-    return any('.se.' in key for key in backbone)
-
-
-def _in_channels(shapes: _Shapes) -> int:
-    stem = shapes.get((0, 0), ())
-    return stem[1] if len(stem) == 4 and stem[1] else 3
-
-
-def _planned(arch: Arch, like: _Shapes) -> _Shapes:
-    """Lay out an architecture's shapes, with the input and the stages of ``like``."""
-    last = max(stage for stage, _ in like)
-    return {
-        (stage, block): (layer.out_channels, layer.in_channels // layer.groups, 3, 3)
-        for stage, layers in enumerate(plan(arch, None, _in_channels(like))[: last + 1])
-        for block, layer in enumerate(layers)
-    }
-
-
-def _infer(shapes: _Shapes, se: bool) -> Arch | None:
-    """Work out the fields of an architecture, named or not, from its kernels' shapes."""
-    if not shapes or any(len(s) != 4 or min(s) < 1 for s in shapes.values()):
-        return None
-    depths = [max(1, sum(stage == s for stage, _ in shapes)) for s in range(1, 5)]
-    widths = {stage: shape[0] for (stage, _), shape in shapes.items()}
-    # A width is its multiple rounded down, so the widest tells the multiplier best.
-    a = next((widths[s] / (32 << s) for s in (3, 2, 1) if s in widths), 1)
-    layers = list(shapes.values())
-    groups = max((x[0] // y[1] for x, y in zip(layers, layers[1:])), default=1)
-    fields = dict(depths=depths, a=a, b=widths.get(4, 512) / 512, groups=groups, se=se)
-    try:
-        arch = get_arch(fields)
-    except ConfigError:
-        return None
-    return arch if shapes == _planned(arch, shapes) else None
 
 
 def _require_sound(

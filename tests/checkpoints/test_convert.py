@@ -8,8 +8,9 @@ from mmseg.registry import MODELS
 
 from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints import convert as module
-from mmseg_repvgg.checkpoints.convert import convert, infer_arch
+from mmseg_repvgg.checkpoints.convert import convert
 from mmseg_repvgg.checkpoints.files import read_checkpoint
+from mmseg_repvgg.checkpoints.infer_arch import infer_name
 from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.models.archs import ARCHS
 from mmseg_repvgg.models.layouts import LAYOUTS, from_native, to_native, unwrap
@@ -363,16 +364,16 @@ def test_a_conversion_that_goes_wrong_leaves_nothing(
 def test_arch_is_told_by_shapes(arch, form):
     with torch.device('meta'):
         backbone = RepVGG(arch, deploy=form == 'fused').state_dict()
-    assert infer_arch(backbone) == arch
+    assert infer_name(backbone) == arch
     without_stage_4 = {k: v for k, v in backbone.items() if 'stage_4' not in k}
-    assert infer_arch(without_stage_4) == arch
+    assert infer_name(without_stage_4) == arch
     without_a_block = {k: v for k, v in backbone.items() if 'stage_3.1.' not in k}
-    assert infer_arch(without_a_block) is None
+    assert infer_name(without_a_block) is None
 
 
 def test_arch_that_is_none_of_ours(native):
-    assert infer_arch(native['training']) is None
-    assert infer_arch({}) is None
+    assert infer_name(native['training']) is None
+    assert infer_name({}) is None
 
 
 # The tool ---------------------------------------------------------------------------

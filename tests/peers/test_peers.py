@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.checkpoints.convert import convert, infer_arch
+from mmseg_repvgg.checkpoints.convert import convert
 from mmseg_repvgg.checkpoints.files import read_checkpoint
+from mmseg_repvgg.checkpoints.infer_arch import infer_name
 from mmseg_repvgg.models.archs import ARCHS
 from mmseg_repvgg.models.layouts import fuse_state_dict, to_native, unwrap
 
@@ -143,7 +144,7 @@ def test_their_weights_compute_the_same_here(layout, arch, folder, record_proper
     assert native.recognised.form == 'training'
     assert len(native.classifier) == 2
     assert not native.rest
-    assert infer_arch(native.backbone) == arch
+    assert infer_name(native.backbone) == arch
     differences = {
         'training': largest_difference(our_outputs(arch, native.backbone, False), theirs),
         'fused here': largest_difference(
@@ -171,7 +172,7 @@ def test_their_fused_weights_compute_the_same_here(layout, arch, folder, record_
 
     native = to_native(read(file))
     assert (native.recognised.layout, native.recognised.form) == (layout, 'fused')
-    assert infer_arch(native.backbone) == arch
+    assert infer_name(native.backbone) == arch
     ours = our_outputs(arch, native.backbone, True)
     if forgets_se:
         assert largest_difference(ours, fused) > 0.1, 'mmpretrain has mended its SE'
