@@ -1,15 +1,9 @@
-"""Int8 after training: an OpenVINO file whose loss in mIoU is known before it is there.
-
-NNCF puts rounding to 8 bits around the convolutions, with ranges that it sees on images
-of the training set. The pyramid's pooling and every scaling up stay in float32: they
-take no time, and what they average or blend would be rounded twice.
-"""
+"""Int8 after training: an OpenVINO file whose loss in mIoU is known before it exists."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +19,9 @@ from .exporting import export, staged, writer_for
 from .extras import require
 from .formats import save_openvino
 from .graph import SegmentorGraph
+from .int8_graph import Int8Graph, with_all_layers, within_drop
 from .metadata import Metadata
-from .real_images import CalibrationImages, StandIn, Validation, check_sets, quiet
-
-_CONVOLUTIONS = ('Convolution', 'GroupConvolution')
-# Of the images of validation, how many rank the layers: those on which most is lost.
-_RANKING_IMAGES = 30
+from .real_images import CalibrationImages, Validation, check_sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +122,7 @@ def quantize(
         calibration = CalibrationImages(cfg, str(plain), images, seed)
         facts = dict(by=f'NNCF {nncf.__version__}', images=len(calibration), seed=seed)
 
-        def write(found: _Candidate) -> tuple[OpenVINOBackend, float, Metadata]:
+        def write(found: Int8Graph) -> tuple[OpenVINOBackend, float, Metadata]:
             # What is open may still be read from the disk: a new file, not the same.
             _remove(stage)
             quantized = {**facts, 'layers': list(found.layers.values())}
@@ -141,7 +132,7 @@ def quantize(
             backend = _open(stage)
             return backend, validation.score(backend)[0], metadata
 
-        found = _with_all_layers(nncf, before, calibration)
+        found = with_all_layers(before, calibration)
         after, miou, metadata = write(found)
         whole_miou = miou
         if max_drop is not None and float_miou - miou > max_drop:
@@ -150,7 +141,7 @@ def quantize(
                 f'in float32. Looking for those to keep in float32',
                 'current',
             )
-            found = _within_drop(nncf, before, calibration, validation, max_drop)
+            found = within_drop(before, calibration, validation, max_drop)
             after, miou, metadata = write(found)
             _require(path, found, max_drop, float_miou, miou, whole_miou)
         _remove(plain)
@@ -174,123 +165,7 @@ def quantize(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Candidate:
-    """A graph in int8: its layers, by operation, and those kept in float32."""
-
-    model: Any
-    layers: dict[str, str]
-    kept: list[str]
-
-
-def _with_all_layers(
-    nncf: Any, before: OpenVINOBackend, calibration: CalibrationImages
-) -> _Candidate:
-    model, names = _read(before)
-    with quiet(logging.getLogger('nncf')):
-        quantized = nncf.quantize(
-            model,
-            advanced_parameters=_whole_ranges(nncf),
-            **_options(nncf, calibration),
-        )
-    return _candidate(quantized, names)
-
-
-def _within_drop(
-    nncf: Any,
-    before: OpenVINOBackend,
-    calibration: CalibrationImages,
-    validation: Validation,
-    max_drop: float,
-) -> _Candidate:
-    """Have NNCF rank the layers by what each costs, and put back one after the other."""
-
-    def score(compiled: Any, indices: Iterable[int]) -> tuple[float, list[float]]:
-        return validation.score(
-            StandIn(before, lambda images: compiled(images)[0]), indices
-        )
-
-    model, names = _read(before)
-    with quiet(logging.getLogger('nncf')):
-        quantized = nncf.quantize_with_accuracy_control(
-            model,
-            validation_dataset=nncf.Dataset(range(len(validation))),
-            validation_fn=score,
-            max_drop=max_drop,
-            drop_type=nncf.DropType.ABSOLUTE,
-            advanced_quantization_parameters=_whole_ranges(nncf),
-            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                ranking_subset_size=min(_RANKING_IMAGES, len(validation))
-            ),
-            **_options(nncf, calibration),
-        )
-    return _candidate(quantized, names)
-
-
-def _options(nncf: Any, calibration: CalibrationImages) -> dict[str, Any]:
-    """What both ways have in common."""
-    return dict(
-        calibration_dataset=nncf.Dataset(calibration),
-        subset_size=len(calibration),
-        preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(types=['MatMul', 'Interpolate'], validate=False),
-    )
-
-
-def _whole_ranges(nncf: Any) -> Any:
-    """From the least to the most that was seen: cutting off there cost mIoU."""
-    estimators = require('nncf.quantization.range_estimator', 'quantize')
-    return nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
-    )
-
-
-def _read(backend: OpenVINOBackend) -> tuple[Any, dict[str, str]]:
-    """Read the graph as NNCF needs it, and its layers' names by operation.
-
-    NNCF knows a bias only if that is a constant. But what is folded loses its name.
-    """
-    openvino, passes = require('openvino'), require('openvino.passes')
-    model = openvino.Core().read_model(backend.path)
-    names = {op: _name(op, weight) for op, weight in _weights(model)}
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())
-    manager.run_passes(model)
-    return model, names
-
-
-def _candidate(quantized: Any, names: dict[str, str]) -> _Candidate:
-    layers = {
-        op: names[op]
-        for op, weight in _weights(quantized)
-        if weight.get_element_type().get_type_name() in ('i8', 'u8')
-    }
-    return _Candidate(
-        quantized, layers, [name for op, name in names.items() if op not in layers]
-    )
-
-
-def _weights(model: Any) -> Iterator[tuple[str, Any]]:
-    """Each convolution's name, and the constant at the end of its weights."""
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() in _CONVOLUTIONS:
-            node = operation.input_value(1).get_node()
-            while node.get_input_size():
-                node = node.input_value(0).get_node()
-            yield operation.get_friendly_name(), node
-
-
-def _name(operation: str, weight: Any) -> str:
-    """A layer's name in the model: exporters keep the names of parameters."""
-    name = weight.get_friendly_name()
-    if not name.startswith('network.'):
-        return operation
-    name = name.removeprefix('network.').removesuffix('.weight')
-    # Exported, the pyramid's branches are in a module of their own.
-    return name.replace('psp_modules.branches.', 'psp_modules.')
-
-
-def _running_in_int8(backend: OpenVINOBackend, found: _Candidate) -> int:
+def _running_in_int8(backend: OpenVINOBackend, found: Int8Graph) -> int:
     types = backend.precisions()
     return sum(types.get(operation) in ('i8', 'u8') for operation in found.layers)
 
@@ -331,7 +206,7 @@ def _check_numbers(images: int, max_drop: float | None) -> None:
 
 def _require(
     path: Path,
-    found: _Candidate,
+    found: Int8Graph,
     max_drop: float,
     float_miou: float,
     miou: float,
