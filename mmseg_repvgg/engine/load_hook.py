@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from ..checkpoints.provenance import trained_backbone
 from ..errors import CheckpointError
 from ..models import RepVGG
 from ..models.layouts import recognise, unwrap
@@ -19,14 +24,17 @@ class LoadHook(Hook):
     """Bring a checkpoint of any layout into the model's names, and check that it fits.
 
     mmengine loads with ``strict=False`` and only logs what did not match. When resuming
-    or testing, a head left at random is never what anyone wants.
+    or testing, a head left at random is never what anyone wants. Nor is another dilation
+    than that of the training: the weights fit it, and mean something else.
 
     Args:
-        strict: Whether the checkpoint must fill the whole model, or, to fine-tune with
-            other classes or from ImageNet weights, at least the backbone.
+        strict: Whether the checkpoint must fill the whole model and be of its dilation,
+            or, to fine-tune with other classes or from ImageNet weights, at least fill
+            the backbone; another dilation is then a warning.
 
     Raises:
-        CheckpointError: If a tensor is missing, left over or of another shape.
+        CheckpointError: If a tensor is missing, left over or of another shape, or the
+            checkpoint says that it was trained with another dilation.
     """
 
     # Before EMAHook takes its copy of what was loaded.
@@ -41,10 +49,30 @@ class LoadHook(Hook):
         state = unwrap(checkpoint)
         for name, module in model.named_modules():
             if isinstance(module, RepVGG):
+                self._check_dilation(module, trained_backbone(checkpoint))
                 state = _renamed(state, module, f'{name}.' if name else '')
         checkpoint['state_dict'] = state
         if self.strict:
             _require_match(state, model.state_dict())
+
+    def _check_dilation(self, backbone: RepVGG, trained: Mapping[str, Any]) -> None:
+        default = inspect.signature(RepVGG).parameters['dilation'].default
+        if trained.get('type') != 'RepVGG':
+            return
+        of_training = trained.get('dilation', default)
+        if of_training == backbone.dilation:
+            return
+        said = (
+            f'the checkpoint was trained with dilation={of_training!r}, and the config '
+            f'builds {backbone.dilation!r}, which computes something else'
+        )
+        if self.strict:
+            raise CheckpointError(
+                f'{said}. Give the config that it was trained with, or --cfg-options '
+                f'model.backbone.dilation={of_training}; to try the other one on '
+                'purpose, convert it to .safetensors, which forgets its training'
+            )
+        print_log(f'{said} until it is trained on', 'current', logging.WARNING)
 
 
 def _renamed(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class RepVGG(BaseModule):
             ]
         super().__init__(init_cfg)
         self.arch = get_arch(arch)
+        self.dilation = dilation
         stages = plan(self.arch, dilation, in_channels)
         self.out_indices = _check_out_indices(out_indices)
         if frozen_stages not in range(-1, NUM_STAGES + 1):

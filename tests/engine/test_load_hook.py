@@ -9,12 +9,12 @@ from mmseg_repvgg.errors import CheckpointError
 from mmseg_repvgg.models.layouts import from_native
 
 
-def saved(cfg, change):
+def saved(cfg, change, meta=None):
     runner = Runner.from_cfg(cfg)
     state = runner.model.state_dict()
     change(state)
     path = f'{cfg.work_dir}/changed.pth'
-    torch.save({'state_dict': state, 'meta': {}}, path)
+    torch.save({'state_dict': state, 'meta': meta or {}}, path)
     return path
 
 
@@ -51,6 +51,42 @@ def test_what_does_not_is_an_error(street_config, change, says):
     path = saved(street_config, change)
     with pytest.raises(CheckpointError, match=says):
         run_test(street_config, path)
+
+
+def test_another_dilation_is_an_error(street_config):
+    """Its weights fit, and the mIoU would be a little lower than it is."""
+    path = saved(
+        street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
+    )
+    run_test(street_config, path)
+    with pytest.raises(CheckpointError) as caught:
+        run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+    assert "was trained with dilation='full', and the config builds 'fast'" in str(
+        caught.value
+    )
+    assert '--cfg-options model.backbone.dilation=full' in str(caught.value)
+
+
+def test_a_dilation_that_is_left_out_is_the_default(street_config):
+    street_config.model.backbone.pop('dilation', None)
+    path = saved(
+        street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
+    )
+    run_test(street_config, path, **{'model.backbone.dilation': 'full'})
+    with pytest.raises(CheckpointError, match="trained with dilation='full'"):
+        run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+
+
+def test_another_dilation_may_be_trained_on(street_config, capsys):
+    path = saved(
+        street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
+    )
+    street_config.load_from = path
+    street_config.custom_hooks = [dict(type='LoadHook', strict=False)]
+    street_config.model.backbone.dilation = 'fast'
+    capsys.readouterr()
+    Runner.from_cfg(street_config).load_or_resume()
+    assert "was trained with dilation='full'" in capsys.readouterr().out
 
 
 def test_wrapped_in_test_time_augmentation(street_config):
