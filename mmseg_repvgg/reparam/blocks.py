@@ -133,8 +133,16 @@ class RepConv(nn.Module):
             A 3x3 ``nn.Conv2d`` with bias, on the same device; it asks for no gradients.
 
         Raises:
-            ValueError: If a branch's norm keeps no running statistics.
+            ValueError: If a branch's norm keeps no running statistics, or what computes a
+                weight before each forward (pruning, the older weight norm) is in it.
         """
+        for name, module in self.named_modules():
+            if name and module._forward_pre_hooks:
+                raise ValueError(
+                    f'cannot fuse {name}: a forward pre-hook computes what is in it, as '
+                    'pruning and the older weight norm do. Make that permanent first '
+                    '(torch.nn.utils.prune.remove, remove_weight_norm)'
+                )
         live = self.branch_3x3.conv
         params = add_parallel(
             _as_conv(branch, live.in_channels, live.groups) for branch in self.children()

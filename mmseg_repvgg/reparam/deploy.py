@@ -17,6 +17,8 @@ from .engines import ENGINES, Engine
 from .winograd import WinogradConv2d
 
 
+# Or the copy's numbers could never again be loaded into, nor have a gradient behind them.
+@torch.inference_mode(False)
 @torch.no_grad()
 def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     """Return a fused, evaluation-mode copy of a model.
@@ -51,7 +53,10 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     """
     if engine not in ENGINES:
         raise ConfigError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
-    copied = _deployed(_unwrap(model), ENGINES[engine], {})
+    done: dict[int, Any] = {}
+    copied = _deployed(_unwrap(model), ENGINES[engine], done)
+    for module in copied.modules():
+        _refer_to_copies(module, done)
     _place_relus(copied, ENGINES[engine])
     return copied
 
@@ -79,9 +84,11 @@ def _deployed(module: nn.Module, engine: Engine, done: dict[int, Any]) -> nn.Mod
     """
     if id(module) in done:
         return done[id(module)]
-    conv = module.fuse() if isinstance(module, RepConv) else module
+    conv = module
+    if isinstance(conv, RepConv):
+        conv = _listened_to(conv.fuse(), conv)
     if isinstance(conv, nn.Conv2d):
-        conv = engine(conv)
+        conv = _listened_to(engine(conv), conv)
     if conv is not module:
         return done.setdefault(id(module), conv)
     twin = object.__new__(type(module))
@@ -102,11 +109,41 @@ def _deployed(module: nn.Module, engine: Engine, done: dict[int, Any]) -> nn.Mod
         name: None if child is None else _deployed(_unwrap(child), engine, done)
         for name, child in module._modules.items()
     }
-    # A method kept as an attribute would go on calling the original.
-    for name, value in module.__dict__.items():
-        if isinstance(value, MethodType) and value.__self__ is module:
-            state[name] = MethodType(value.__func__, twin)
     return twin
+
+
+def _listened_to(successor: nn.Module, module: nn.Module) -> nn.Module:
+    """Let whoever listens to a module hear what takes its place."""
+    if successor is not module:
+        for name, hooks in vars(module).items():
+            if name.startswith(('_forward_hooks', '_forward_pre_hooks')):
+                getattr(successor, name).update(hooks)
+    return successor
+
+
+def _refer_to_copies(module: nn.Module, done: dict[int, Any]) -> None:
+    """Have attributes mean the copies of modules and of their methods.
+
+    A list of stages beside the registered ones, or a method kept under another name,
+    would go on calling the original.
+    """
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return done.get(id(_unwrap(value)), value)
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            return MethodType(value.__func__, copied(value.__self__))
+        return value
+
+    state = vars(module)
+    for name, value in list(state.items()):
+        if type(value) in (list, tuple):
+            if any(copied(each) is not each for each in value):
+                state[name] = type(value)(map(copied, value))
+        elif type(value) is dict:
+            value.update((key, copied(each)) for key, each in list(value.items()))
+        else:
+            state[name] = copied(value)
 
 
 def _place_relus(model: nn.Module, engine: Engine) -> None:

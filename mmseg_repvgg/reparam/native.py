@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -110,14 +111,13 @@ def library() -> Library | None:
 @functools.cache
 def _library() -> Library | None:
     try:
-        path = _path()
-        if path.is_file():
+        name, cache = _name(), _cache()
+        if cache is not None and (cache / name).is_file():
             # One that an older system has left may not load here.
             with contextlib.suppress(OSError):
-                return Library(path)
-        _build(path)
-        return Library(path)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                return Library(cache / name)
+        return _build(name, cache)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, 'stderr', None) or error
         _log.warning(
             'Winograd convolutions run in plain torch, which gains nothing, since %s '
@@ -128,21 +128,28 @@ def _library() -> Library | None:
         return None
 
 
-def _path() -> Path:
-    """Where the library is or will be, by all that it is made from."""
+def _name() -> str:
+    """What the library is called, by all that it is made from."""
     made_from = (SOURCE.read_bytes(), repr((_compiler(), FLAGS, _machine())).encode())
-    name = hashlib.sha256(b'\0'.join(made_from)).hexdigest()[:16]
-    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(root) / 'mmseg_repvgg' / f'winograd-{name}.so'
+    digest = hashlib.sha256(b'\0'.join(made_from)).hexdigest()[:16]
+    return f'winograd-{digest}.so'
 
 
-def _build(path: Path) -> None:
+def _cache() -> Path | None:
+    """The folder where libraries are kept; None for a user without a home."""
+    try:
+        root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    except RuntimeError:
+        return None
+    return Path(root) / 'mmseg_repvgg'
+
+
+def _build(name: str, cache: Path | None) -> Library:
     compiler = _compiler()
     if shutil.which(compiler[0]) is None:
         raise FileNotFoundError(f'there is no {compiler[0]}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unlinked, linked = Path(folder) / 'winograd.o', Path(folder) / 'winograd.so'
+    with _workshop(cache) as (folder, kept):
+        unlinked, linked = folder / 'winograd.o', folder / 'winograd.so'
         # Linked without OpenMP's own library: it finds the one that torch has brought,
         # and so torch's threads. Those of a second one would wait for each other.
         for command in (
@@ -157,11 +164,35 @@ def _build(path: Path) -> None:
                 errors='replace',
                 timeout=300,
             )
-        os.replace(linked, path)
+        if kept is None:
+            # Once loaded it needs its file no more.
+            return Library(linked)
+        os.replace(linked, kept / name)
+        return Library(kept / name)
+
+
+@contextlib.contextmanager
+def _workshop(cache: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """A folder to build in, and the cache if what is built can be kept there."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if cache is None:
+                raise FileNotFoundError('there is no home')
+            cache.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=cache))
+        except OSError as error:
+            _log.warning(
+                'Winograd convolutions are compiled for this process alone: no cache can '
+                'be kept (%s). XDG_CACHE_HOME may name a folder for it',
+                error,
+            )
+            cache = None
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        yield Path(folder), cache
 
 
 def _compiler() -> list[str]:
-    return shlex.split(os.environ.get('CXX') or 'g++')
+    return shlex.split(os.environ.get('CXX', '')) or ['g++']
 
 
 def _machine() -> str:

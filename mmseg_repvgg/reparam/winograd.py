@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .native import library
@@ -174,7 +175,8 @@ class WinogradConv2d(nn.Conv2d):
     :func:`pack` leaves them; ``weight`` and the state dict have their usual shape, so
     that either loads what the other has saved.
 
-    What is exported or traced is the plain convolution.
+    What ``torch.export``, ``torch.compile`` and ``torch.jit.trace`` see is the plain
+    convolution.
 
     Args:
         conv: A 3x3 convolution of stride 1, padded by its dilation. It is left as it is.
@@ -213,11 +215,18 @@ class WinogradConv2d(nn.Conv2d):
     def weight(self) -> Tensor:  # type: ignore[override]
         """The kernels, (out_channels, in_channels / groups, 3, 3): a copy.
 
-        It cannot be set; load a state dict.
+        Changing its numbers changes nothing; assign a parameter.
         """
         # While there is no `packed` yet, this is an AttributeError: and so nn.Conv2d's
         # constructor can register a weight, and find it.
         return unpack(self.packed, self.out_channels, self.groups)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Pack what is assigned to ``weight``, as by who folds a norm into a conv."""
+        if name == 'weight' and param is not None and 'packed' in self._parameters:
+            packed = pack(param.detach(), self.groups)
+            name, param = 'packed', nn.Parameter(packed, requires_grad=False)
+        super().register_parameter(name, param)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -289,7 +298,9 @@ class WinogradConv2d(nn.Conv2d):
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return self._direct(x)
         asked = (x, *self.parameters())
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in asked):
+        if (
+            torch.is_grad_enabled() and any(tensor.requires_grad for tensor in asked)
+        ) or forward_ad.unpack_dual(x).tangent is not None:
             raise RuntimeError(
                 'WinogradConv2d is for inference and has no gradient: run it under '
                 'torch.no_grad(), and train the model that was deployed from'

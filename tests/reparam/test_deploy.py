@@ -6,11 +6,12 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 import mmseg_repvgg
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.reparam import RepConv, deploy, is_deployed
+from mmseg_repvgg.reparam import ENGINES, RepConv, WinogradConv2d, deploy, is_deployed
 
 TINY = dict(depths=(1, 1, 2, 1), a=0.25, b=0.25)
 
@@ -82,6 +83,63 @@ def test_hooks_of_the_copy_are_its_own(net):
     calls.clear()
     fused(x)
     assert calls == ['original', 'copy']
+
+
+def test_whoever_listens_to_a_slot_hears_the_conv(net):
+    calls = []
+    net.backbone.stem.conv.register_forward_hook(lambda conv, *_: calls.append(conv))
+    net.backbone.stem.conv.register_forward_hook(lambda *_: torch.zeros(1, 48, 16, 16))
+    for engine in ENGINES:
+        fused = deploy(net, engine)
+        with torch.no_grad():
+            assert not fused.backbone.stem(torch.randn(1, 3, 32, 32)).any()
+        assert calls.pop() is fused.backbone.stem.conv
+
+
+def test_listeners_stay_when_winograd_goes():
+    fast = WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1))
+    fast.register_forward_hook(lambda *_: 'heard')
+    assert deploy(fast)(torch.randn(1, 32, 8, 8)) == 'heard'
+
+
+@pytest.mark.parametrize(
+    ('compute', 'settle'),
+    [
+        (functools.partial(prune.l1_unstructured, amount=0.5), prune.remove),
+        (torch.nn.utils.weight_norm, torch.nn.utils.remove_weight_norm),
+    ],
+    ids=['prune', 'weight_norm'],
+)
+@pytest.mark.filterwarnings('ignore:.*weight_norm.*:FutureWarning')
+def test_weights_that_a_hook_computes_are_refused(net, compute, settle):
+    """Until the next forward they are those of the last one."""
+    conv = net.backbone.stem.conv.branch_3x3.conv
+    compute(conv, name='weight')
+    with pytest.raises(ValueError, match=r'branch_3x3.conv: a forward pre-hook'):
+        deploy(net)
+    settle(conv, 'weight')
+    assert is_deployed(deploy(net))
+
+
+def test_attributes_refer_to_the_copies(net):
+    net.steps = [net.backbone, net.head]
+    net.pair = (net.head, 'head')
+    net.table = {'run': net.backbone.forward}
+    fused = deploy(net)
+    assert fused.steps == [fused.backbone, fused.head]
+    assert fused.pair == (fused.head, 'head')
+    assert fused.table['run'].__self__ is fused.backbone
+    assert net.steps == [net.backbone, net.head]
+    assert net.table['run'].__self__ is net.backbone
+
+
+def test_made_in_inference_mode_it_can_be_loaded_into(net):
+    with torch.inference_mode():
+        fused = deploy(net, 'winograd')
+    fused.load_state_dict(fused.state_dict())
+    x = torch.randn(1, 3, 32, 32, requires_grad=True)
+    deploy(fused)(x).sum().backward()
+    assert x.grad is not None
 
 
 def test_methods_kept_as_attributes_belong_to_the_copy(net):

@@ -10,11 +10,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from mmcv.cnn.utils import fuse_conv_bn
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmseg_repvgg.reparam import native
+from mmseg_repvgg.reparam import deploy, native
 from mmseg_repvgg.reparam.winograd import (
     WinogradConv2d,
     fits,
@@ -195,6 +197,25 @@ def test_a_gradient_is_refused():
         fast(x)
 
 
+def test_forward_mode_gradient_is_an_error():
+    fast, x = WinogradConv2d(conv3x3()), torch.randn(1, 8, 5, 5)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match='has no gradient'):
+        fast(forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def test_a_norm_can_be_folded_in(randomize_norms):
+    """As mmcv and torch do it: they assign a new weight and a new bias."""
+    conv = nn.Conv2d(32, 48, 3, padding=1, bias=False)
+    net = randomize_norms(nn.Sequential(conv, nn.BatchNorm2d(48))).eval()
+    x = torch.randn(1, 32, 9, 9)
+    with torch.no_grad():
+        expected = net(x)
+        folded = fuse_conv_bn(deploy(net, 'winograd'))
+        torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
+    assert type(folded[0]) is WinogradConv2d
+    assert list(folded.state_dict()) == ['0.weight', '0.bias']
+
+
 def test_what_is_traced_is_the_plain_convolution():
     fast, x = WinogradConv2d(conv3x3(), relu=True), torch.randn(1, 8, 9, 9)
     traced = torch.jit.trace(fast, x)
@@ -239,6 +260,22 @@ x = torch.randn(1, 4, 9, 9)
 for _ in range(2):
     torch.testing.assert_close(WinogradConv2d(conv)(x), conv(x), rtol=1e-4, atol=1e-5)
 """
+
+
+@pytest.mark.parametrize('compiler', ['g++ "', ' '])
+def test_a_compiler_that_cannot_be_read(tmp_path, compiler):
+    assert run(CODE, tmp_path, CXX=compiler).returncode == 0
+
+
+@needs_compiler
+def test_without_a_cache_it_is_compiled_all_the_same(tmp_path):
+    file = tmp_path / 'no_folder'
+    file.touch()
+    check = 'from mmseg_repvgg.reparam.native import library; assert library()'
+    done = run(CODE + check, file, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count('compiled for this process alone') == 1
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_without_a_compiler_it_works_and_says_so_once(tmp_path):
