@@ -9,7 +9,8 @@ all decided here, before anything is built.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
@@ -101,18 +102,47 @@ def get_arch(arch: str | Mapping[str, Any] | Arch) -> Arch:
             f'an arch dict takes {_field_names()} and needs depths, a and b, but got '
             f'{dict(arch)!r}'
         )
-    built = Arch(**{**arch, 'depths': tuple(arch['depths'])})
-    if len(built.depths) != 4 or min(built.depths) < 1:
-        raise ConfigError(
-            'depths of an arch must be 4 numbers of layers, each at least 1, for '
-            f'stages 2 to 5, but got {built.depths}'
-        )
+    fields = dict(arch)
+    if isinstance(fields['depths'], Sequence):
+        fields['depths'] = tuple(fields['depths'])
+    _check_fields(fields)
+    built = Arch(**fields)
     if min(built.widths) < 1 or any(w % built.groups for w in built.widths[1:]):
         raise ConfigError(
             f'the widths of an arch, here {built.widths}, must be positive and those '
             f'of stages 2 to 5 divisible by groups={built.groups}'
         )
     return built
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    depths = fields['depths']
+    if (
+        not isinstance(depths, tuple)
+        or len(depths) != 4
+        or not all(is_count(depth) for depth in depths)
+    ):
+        raise ConfigError(
+            'depths of an arch must be 4 numbers of layers, each at least 1, for '
+            f'stages 2 to 5, but got {depths!r}'
+        )
+    for name in ('a', 'b'):
+        value = fields[name]
+        # Written so that NaN fails as well.
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ConfigError(
+                f'{name} of an arch must be a positive number, but got {value!r}'
+            )
+    if not is_count(fields.get('groups', 1)):
+        raise ConfigError(
+            f'groups of an arch must be a whole number, at least 1, but got '
+            f'{fields["groups"]!r}'
+        )
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether something is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _field_names() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import CheckpointError, ConfigError
 from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
-from .archs import Arch, Layer, get_arch, plan
+from .archs import Arch, Layer, get_arch, is_count, plan
 from .state_dict import adapt
 
 NUM_STAGES = 4
@@ -78,9 +78,13 @@ class RepVGG(BaseModule):
         super().__init__(init_cfg)
         self.arch = get_arch(arch)
         self.dilation = dilation
+        if not is_count(in_channels):
+            raise ConfigError(
+                f'in_channels must be a whole number, at least 1, but got {in_channels!r}'
+            )
         stages = plan(self.arch, dilation, in_channels)
         self.out_indices = _check_out_indices(out_indices)
-        if frozen_stages not in range(-1, NUM_STAGES + 1):
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
             raise ConfigError(
                 f'frozen_stages must be from -1 (none) to {NUM_STAGES}, '
                 f'but got {frozen_stages!r}'
@@ -90,6 +94,11 @@ class RepVGG(BaseModule):
         self.with_cp = with_cp
         self.out_channels = tuple(stages[i + 1][-1].out_channels for i in out_indices)
 
+        if norm_cfg is not None and not isinstance(norm_cfg, Mapping):
+            raise ConfigError(
+                "norm_cfg must be a dict such as dict(type='SyncBN'), but got "
+                f'{norm_cfg!r}'
+            )
         self.norm_cfg = dict(norm_cfg or dict(type='BN'))
         norm = partial(_build_norm, self.norm_cfg)
         build = partial(_build_block, self.arch, norm=norm, deploy=deploy)
@@ -197,7 +206,7 @@ class RepVGG(BaseModule):
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    indices = tuple(out_indices)
+    indices = tuple(out_indices) if isinstance(out_indices, Sequence) else ()
     if (
         not indices
         or any(i not in range(NUM_STAGES) for i in indices)

@@ -214,8 +214,9 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
-        self.down = nn.Conv2d(channels, channels // reduction, 1)
-        self.up = nn.Conv2d(channels // reduction, channels, 1)
+        neurons = max(1, channels // reduction)
+        self.down = nn.Conv2d(channels, neurons, 1)
+        self.up = nn.Conv2d(neurons, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel of ``x``, shape (B, C, H, W), by its gate."""

@@ -60,6 +60,11 @@ def test_fast_counts_layers_from_the_end_whatever_stage_they_are_in():
         (dict(depths=(1, 1, 1), a=1, b=1), r'4 numbers of layers.*got \(1, 1, 1\)'),
         (dict(depths=(1, 0, 1, 1), a=1, b=1), 'at least 1'),
         (dict(depths=(1, 1, 1, 1), a=0.75, b=1, groups=5), 'divisible by groups=5'),
+        (dict(depths=3, a=1, b=1), '4 numbers of layers.*got 3'),
+        (dict(depths=(1, 1.5, 1, 1), a=1, b=1), r'4 numbers of layers.*1\.5'),
+        (dict(depths=(1, 1, 1, 1), a='1', b=1), "a of an arch must be .*'1'"),
+        (dict(depths=(1, 1, 1, 1), a=1, b=float('nan')), 'b of an arch must be .*nan'),
+        (dict(depths=(1, 1, 1, 1), a=1, b=1, groups=0), 'groups of an arch .*got 0'),
         (7, 'name or a dict, but got 7'),
     ],
 )

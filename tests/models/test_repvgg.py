@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmseg_repvgg import RepVGG, deploy
-from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.models.archs import ARCHS
 from mmseg_repvgg.models.layouts import LAYOUTS, from_native
 
@@ -138,6 +138,26 @@ def test_with_cp_recomputes():
     model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
     model(torch.randn(2, 3, 32, 32))[-1].sum().backward()
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ('argument', 'says'),
+    [
+        (dict(out_indices=2), 'out_indices must be .* got 2'),
+        (dict(frozen_stages=1.0), r'frozen_stages must be .* got 1\.0'),
+        (dict(norm_cfg='BN'), "norm_cfg must be a dict .* got 'BN'"),
+        (dict(in_channels='3'), "in_channels must be .* got '3'"),
+        (dict(in_channels=0), 'in_channels must be .* got 0'),
+    ],
+)
+def test_arguments_of_another_kind_are_named(argument, says):
+    with pytest.raises(ConfigError, match=says):
+        RepVGG(TINY, **argument)
+
+
+def test_squeeze_and_excitation_of_few_channels(randomize_norms):
+    net = randomize_norms(RepVGG(dict(TINY, a=0.125, se=True))).eval()
+    assert net(torch.randn(1, 3, 33, 33))[0].shape[1] == 8
 
 
 def test_in_channels():
