@@ -23,7 +23,7 @@ from mmseg_repvgg.engine import launch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of a RepVGG network of full dilation')
+    parser.add_argument('config', help='config of a RepVGG network, taken fully dilated')
     parser.add_argument('peer', help='config of the network to compare with')
     parser.add_argument(
         '--size',

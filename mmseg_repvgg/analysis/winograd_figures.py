@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..reparam import WinogradConv2d, deploy
 from .benchmarking import build
 from .machine import using_threads
@@ -71,19 +72,27 @@ def measure_speed(
     winograd head``).
 
     Args:
-        ours: A RepVGG network of full dilation, or a segmentor with one.
+        ours: A RepVGG network, or a segmentor with one, of whatever dilation.
         peer: A network of the same input.
         setup: Size, threads, and whether without heads.
         warmup: Rounds that do not count.
         rounds: Rounds that count.
+
+    Raises:
+        ConfigError: If there are not enough rounds or pixels.
     """
+    if rounds < 1 or min(setup.shape) < 1:
+        raise ConfigError(
+            f'--rounds and --size must be at least 1, but got {rounds} and '
+            f'{"x".join(map(str, setup.shape[2:]))}'
+        )
     with (
         using_threads(setup.threads),
         tempfile.TemporaryDirectory(prefix='mmseg_repvgg_') as folder,
     ):
         setup = replace(setup, folder=folder)
-        full, other = Subject(ours, setup), Subject(peer, setup)
-        fast = Subject(fast_dilation(ours), setup)
+        full, fast = (Subject(dilated(ours, how), setup) for how in ('full', 'fast'))
+        other = Subject(peer, setup)
         winograd = FORMS['winograd'].make
         runs: dict[str, Run] = {
             'full channels-last': FORMS['channels-last'].make(full),
@@ -133,10 +142,9 @@ def _joined(body: Run, head: Callable[[Tensor], Tensor]) -> Run:
     return run
 
 
-def fast_dilation(source: Source) -> Source:
-    """The same network with the paper's fast dilation."""
-    options = {**source.options, 'model.backbone.dilation': 'fast'}
-    return replace(source, name=f'{source.name}-fast', options=options)
+def dilated(source: Source, how: str) -> Source:
+    """The same RepVGG network with another dilation."""
+    return replace(source, options={**source.options, 'model.backbone.dilation': how})
 
 
 @torch.inference_mode()
@@ -214,9 +222,9 @@ class Errors:
 def measure_errors(source: Source, setup: Setup) -> Errors:
     """Compare the engines with the training form in float64."""
     with using_threads(setup.threads):
-        subject = Subject(source, setup)
+        subject = Subject(dilated(source, 'full'), setup)
         expected = _output(subject.trained.double(), subject.input.double())
-        subject = Subject(source, setup)
+        subject = Subject(dilated(source, 'full'), setup)
         found = [
             torch.as_tensor(FORMS[form].make(subject)()).double()
             for form in ('fused', 'channels-last', 'winograd')
@@ -233,7 +241,7 @@ def _output(network: nn.Module, x: Tensor) -> Tensor:
 def measure_memory(source: Source, setup: Setup) -> dict[str, PeakMemory]:
     """Peak memory of both engines, each in a process of its own."""
     return {
-        form: peak_memory(build, source, form, setup)
+        form: peak_memory(build, dilated(source, 'full'), form, setup)
         for form in ('channels-last', 'winograd')
     }
 
@@ -259,7 +267,7 @@ def measure_growth(
 ) -> Growth:
     """Time the Winograd engine at several sizes, by turns."""
     with using_threads(setup.threads):
-        subject = Subject(source, setup)
+        subject = Subject(dilated(source, 'full'), setup)
         network = deploy(subject.fused, 'winograd')
         inputs = [torch.randn(*setup.shape[:2], *size) for size in sizes]
         runs = {str(size): partial(_output, network, x) for size, x in zip(sizes, inputs)}

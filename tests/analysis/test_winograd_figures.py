@@ -15,11 +15,13 @@ from mmseg_repvgg.analysis.subjects import Setup, Source, Subject
 from mmseg_repvgg.analysis.winograd_figures import (
     OUR_HEAD,
     STOCK,
+    dilated,
     measure_errors,
     measure_growth,
     measure_speed,
     products,
 )
+from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.reparam import WinogradConv2d
 
 OPTIONS = {'model.decode_head.channels': 32, 'model.backbone.norm_cfg.type': 'BN'}
@@ -53,6 +55,18 @@ def test_speed_is_of_all_by_turns(ours, peer):
     assert all(len(seconds) == 3 for seconds in speed.timings.seconds.values())
     assert speed.best_of_peer(*STOCK).removeprefix('peer ') in STOCK
     assert speed.over_peer(*STOCK).median > 0
+
+
+@pytest.mark.parametrize(('rounds', 'size'), [(0, (64, 96)), (1, (0, 96))])
+def test_nothing_to_measure(ours, peer, rounds, size):
+    with pytest.raises(ConfigError, match=f'but got {rounds} and {size[0]}x{size[1]}'):
+        measure_speed(ours, peer, replace(SETUP, shape=(1, 3, *size)), rounds=rounds)
+
+
+def test_a_fast_config_is_measured_at_full_dilation_all_the_same(ours):
+    fast = dilated(ours, 'fast')
+    assert Subject(fast, SETUP).cfg.model.backbone.dilation == 'fast'
+    assert Subject(dilated(fast, 'full'), SETUP).cfg.model.backbone.dilation == 'full'
 
 
 @pytest.mark.slow

@@ -75,10 +75,10 @@ def test_squeeze_and_excitation_stays_between_conv_and_relu(randomize_norms, x):
 def test_the_whole_net_is_as_exact_as_five_times_the_direct_one(net):
     x = torch.randn(1, 3, 128, 160).relu()
     expected = copy.deepcopy(net).double()(x.double())[-1]
-    direct = deploy(net).to(memory_format=torch.channels_last)
-    assert off(deploy(net, 'winograd')(x)[-1], expected) < 5 * off(
-        direct(x)[-1], expected
-    )
+    # PyTorch's code for channels last is another one, and less exact.
+    layouts = (torch.contiguous_format, torch.channels_last)
+    direct = min(off(deploy(net).to(memory_format=f)(x)[-1], expected) for f in layouts)
+    assert off(deploy(net, 'winograd')(x)[-1], expected) < 5 * direct
 
 
 def test_the_original_is_left_as_it_is(net, x):
