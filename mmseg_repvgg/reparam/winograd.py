@@ -22,6 +22,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .native import library
 
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch 2.2 and older
+    from torch._dynamo import is_compiling
+
 TILE = 4
 SIDE = TILE + 2
 # Points of interpolation 0, a, -a, b, -b and infinity; as in winograd.cpp.
@@ -295,7 +300,7 @@ class WinogradConv2d(nn.Conv2d):
             RuntimeError: If a gradient is asked for, the input is on a GPU, or is none of
                 a convolution with these channels.
         """
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_tracing() or is_compiling():
             return self._direct(x)
         asked = (x, *self.parameters())
         if (

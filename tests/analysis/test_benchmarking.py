@@ -162,7 +162,8 @@ def test_a_row_a_variant_and_the_ratios_between_them(sources, tmp_path):
     assert stored['setup']['shape'] == [1, 3, 33, 65]
     assert stored['setup']['threads'] == 1
     assert torch.get_num_threads() == before
-    assert stored['machine']['versions']['torch'] == torch.__version__
+    # On some wheels without the part behind the plus.
+    assert torch.__version__.startswith(stored['machine']['versions']['torch'])
     assert str(tmp_path) not in path.read_text()
 
     name, form = stored['baseline'].split(':')

@@ -151,7 +151,11 @@ def test_an_image_without_a_batch():
 def test_low_precision_is_computed_directly(dtype):
     conv = conv3x3((8, 12))
     fast, x = WinogradConv2d(conv).to(dtype), torch.randn(1, 8, 9, 9).to(dtype)
-    assert torch.equal(fast(x), conv.to(dtype)(x))
+    try:
+        expected = conv.to(dtype)(x)
+    except RuntimeError as error:
+        pytest.skip(f'torch {torch.__version__} has no such conv on a CPU: {error}')
+    assert torch.equal(fast(x), expected)
 
 
 def test_autocast_is_computed_directly():
@@ -224,7 +228,8 @@ def test_what_is_traced_is_the_plain_convolution():
     assert 'aten::_convolution' in str(traced.inlined_graph)
     exported = torch.export.export(fast, (x,))
     called = {str(node.target) for node in exported.graph.nodes}
-    assert 'aten.conv2d.default' in called
+    # The second is the name in torch 2.1.
+    assert called & {'aten.conv2d.default', 'aten.convolution.default'}
     torch.testing.assert_close(exported.module()(x), fast(x), rtol=1e-4, atol=1e-5)
 
 
