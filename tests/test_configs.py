@@ -2,15 +2,21 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import PixelData
+from mmseg.apis import MMSegInferencer, inference_model, init_model
+from mmseg.datasets import CityscapesDataset
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from PIL import Image
 
 from mmseg_repvgg import deploy
+from mmseg_repvgg.checkpoints.loading import make_loading_safe
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 GROUPS = ('', 'g2', 'g4')
@@ -106,3 +112,46 @@ def test_camvid_configs_share_one_recipe(names):
         cfg.model.decode_head.pop('in_channels')
         cfg.model.auxiliary_head.pop('in_channels')
     assert configs[0].to_dict() == configs[1].to_dict() == configs[2].to_dict()
+
+
+@pytest.fixture
+def street_net(randomize_norms, tmp_path):
+    """A config, a checkpoint as a training writes it, and a picture."""
+    name = 'pspnet_repvgg_a0_street'
+    meta = dict(dataset_meta=dict(CityscapesDataset.METAINFO))
+    state = randomize_norms(build(load(name))).state_dict()
+    torch.save(dict(meta=meta, state_dict=state), tmp_path / 'fresh.pth')
+    picture = np.random.default_rng(0).integers(0, 255, (50, 83, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / 'picture.jpg')
+    return str(CONFIGS / f'{name}.py'), *(
+        str(tmp_path / name) for name in ('fresh.pth', 'picture.jpg')
+    )
+
+
+@pytest.mark.parametrize('engine', ['torch', 'winograd'])
+def test_inference_model_of_mmseg_runs_a_config(street_net, engine):
+    config, checkpoint, picture = street_net
+    make_loading_safe()
+    model = init_model(config, checkpoint, device='cpu')
+    expected = inference_model(model, picture).pred_sem_seg.data[0]
+    assert expected.shape == (50, 83)
+    assert len(expected.unique()) > 1
+    fast = deploy(model, engine=engine)
+    labels = inference_model(fast, picture).pred_sem_seg.data[0]
+    assert (labels == expected).float().mean() > 0.999
+    pixels = cv2.cvtColor(np.asarray(Image.open(picture)), cv2.COLOR_RGB2BGR)
+    again = inference_model(fast, [pixels, pixels])[1].pred_sem_seg.data[0]
+    assert torch.equal(again, labels)
+
+
+def test_inferencer_of_mmseg_runs_a_config(street_net):
+    config, checkpoint, picture = street_net
+    inferencer = MMSegInferencer(model=config, weights=checkpoint, device='cpu')
+    labels = inferencer(picture)['predictions']
+    model = init_model(config, checkpoint, device='cpu')
+    expected = inference_model(model, picture).pred_sem_seg.data[0]
+    np.testing.assert_array_equal(labels, expected.numpy())
+    assert labels.shape == (50, 83)
+    # and with the fused model in its place
+    inferencer.model = deploy(inferencer.model)
+    assert (inferencer(picture)['predictions'] == labels).mean() > 0.999

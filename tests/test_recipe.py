@@ -128,6 +128,35 @@ def test_training_sample(runner):
     assert 3800 < max(widths) <= 4096
 
 
+def test_augmentation_is_this_and_no_more(runner):
+    steps = runner.train_loop.dataloader.dataset.pipeline.transforms
+    assert [type(step).__name__ for step in steps] == [
+        'SeedSample',
+        'LoadCheckedImage',
+        'LoadCheckedAnnotations',
+        'RandomResize',
+        'RandomRotate',
+        'RandomGaussianBlur',
+        'RandomFlip',
+        'RandomCrop',
+        'PackSegInputs',
+    ]
+    resize, rotate, blur, flip, crop = steps[3:8]
+    assert (resize.scale, resize.ratio_range) == ((2048, 1024), (0.5, 2.0))
+    assert resize.resize.keep_ratio
+    assert (rotate.degree, rotate.prob) == ((-10.0, 10.0), 0.5)
+    # Corners get the mean colour, in BGR as images are read, and no label.
+    assert rotate.pal_val == (103.53, 116.28, 123.675)
+    assert (rotate.seg_pad_val, rotate.center, rotate.auto_bound) == (255, None, False)
+    assert (blur.prob, blur.kernel_size) == (0.5, 5)
+    assert (flip.prob, flip.direction) == (0.5, 'horizontal')
+    assert (crop.crop_size, crop.cat_max_ratio) == ((713, 713), 1.0)
+    # What is smaller than the crop likewise: 0 is the mean once it is normalised.
+    preprocessor = runner.model.data_preprocessor
+    assert preprocessor.size == (713, 713)
+    assert (preprocessor.pad_val, preprocessor.seg_pad_val) == (0, 255)
+
+
 def test_images_are_normalised_as_imagenet_is(runner):
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     bgr = torch.tensor(mean[::-1]).round().to(torch.uint8)

@@ -1,6 +1,7 @@
 """The tools as a user starts them: processes of their own, real files."""
 
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+
+from mmseg_repvgg.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +83,8 @@ def test_winograd_scores_the_same(trained, tmp_path, run_tool):
         result = run_tool('test.py', config, checkpoint, *options, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         scores.append(metrics(result))
-        assert (f'computed by engine {engine}' in result.stdout) == (engine != 'torch')
+        assert ('of its convs by Winograd' in result.stdout) == (engine != 'torch')
+        assert ', 0 of its convs' not in result.stdout
     assert scores[1] == pytest.approx(scores[0], abs=0.01)
     assert scores[2] == pytest.approx(scores[0], abs=0.01)
     refused = run_tool(
@@ -395,3 +399,46 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
         'none of the 1 checkpoints',
         'iter_2.pth is not what was saved',
     )
+
+
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        (['--budget', 'nan'], '--budget must be at least 0 seconds, but got nan'),
+        (
+            ['--forms', 'fused', 'int8', 'fused'],
+            '--forms fused int8 fused names one twic',
+        ),
+    ],
+)
+def test_what_no_benchmark_can_measure(monkeypatch, options, says):
+    main = main_of('benchmark.py', monkeypatch, 'A0', '--backbone-only', *options)
+    with pytest.raises(ConfigError, match=says):
+        main()
+
+
+def main_of(tool, monkeypatch, *args):
+    path = str(REPO / 'tools' / tool)
+    monkeypatch.setattr(sys, 'argv', [path, *args])
+    return runpy.run_path(path)['main']
+
+
+@pytest.mark.parametrize(
+    ('tool', 'offered'),
+    [
+        ('train.py', ['--launcher', '--trust-checkpoint']),
+        ('test.py', ['--launcher', '--trust-checkpoint']),
+        ('export.py', ['--trust-checkpoint']),
+        ('benchmark.py', ['--trust-checkpoint']),
+        ('evaluate_backend.py', []),
+        ('get_flops.py', []),
+    ],
+)
+def test_a_tool_offers_what_it_has_a_use_for(monkeypatch, capsys, tool, offered):
+    with pytest.raises(SystemExit):
+        main_of(tool, monkeypatch, '--help')()
+    said = capsys.readouterr().out
+    assert '--cfg-options' in said
+    assert 'rank' not in said
+    options = ('--launcher', '--trust-checkpoint')
+    assert [option for option in options if option in said] == offered

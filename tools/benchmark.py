@@ -109,6 +109,11 @@ def main() -> None:
 
 
 def _measure(args: argparse.Namespace, names: list[str]) -> Report:
+    if len(set(args.forms)) < len(args.forms):
+        raise ConfigError(f'--forms {" ".join(args.forms)} names one twice')
+    # Written so that NaN fails as well.
+    if args.budget is not None and not args.budget >= 0:
+        raise ConfigError(f'--budget must be at least 0 seconds, but got {args.budget}')
     checkpoints = _by_name('--checkpoint', args.checkpoint, names)
     int8 = _by_name('--int8', args.int8, names)
     sources = [

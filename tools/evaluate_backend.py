@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         '--device', default='cpu', help='where the file runs; default cpu'
     )
-    cli.add_common_arguments(parser)
+    cli.add_common_arguments(parser, trust=False)
     args = parser.parse_args()
 
     cfg = launch.load_config(args)

@@ -5,8 +5,6 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.complexity import FORMATS, count_network, show
 from mmseg_repvgg.analysis.networks import network_config
@@ -33,13 +31,7 @@ def main() -> None:
         help="count the backbone with ImageNet's linear layer too, as the paper does",
     )
     parser.add_argument('--format', choices=FORMATS, default='table')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change the configs, such as model.backbone.dilation=fast',
-    )
+    cli.add_common_arguments(parser, trust=False)
     args = parser.parse_args()
 
     rows = []

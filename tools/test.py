@@ -44,7 +44,7 @@ def main() -> None:
         help='what computes the fused model; winograd is the fast one on a CPU, auto '
         'tries each conv; default torch',
     )
-    cli.add_common_arguments(parser)
+    cli.add_common_arguments(parser, launcher=True)
     args = parser.parse_args()
 
     cfg = launch.load_config(args)

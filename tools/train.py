@@ -39,7 +39,7 @@ def main() -> None:
         action='store_true',
         help='scale the learning rate by the global batch size over that of the recipe',
     )
-    cli.add_common_arguments(parser)
+    cli.add_common_arguments(parser, launcher=True)
     args = parser.parse_args()
 
     cfg = launch.load_config(args)

@@ -217,7 +217,7 @@ def _variant(subject: Subject, form: str, failure: str | None = None) -> Variant
     weights = Path(source.checkpoint).name if source.checkpoint else 'random'
     return Variant(
         source.name,
-        subject.cfg.model.backbone.type,
+        kind_of(subject.cfg.model.backbone),
         form,
         FORMS[form].precision,
         weights,

@@ -158,7 +158,10 @@ def convert(
         dst.with_name(dst.name + CHECKSUM_SUFFIX).unlink(missing_ok=True)
         os.replace(temporary, dst)
     except OSError as error:
-        raise CheckpointError(f'{dst} cannot be written: {error}') from error
+        raise CheckpointError(f'{dst} cannot be written: {error.strerror}') from error
+    except CheckpointError as error:
+        # Who reads it knows nothing of the temporary file.
+        raise CheckpointError(str(error).replace(str(temporary), str(dst))) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -31,6 +31,8 @@ except ImportError:
 CHECKSUM_SUFFIX = '.sha256'
 # Whether the list of weights_only can be extended, by names too.
 _EXTENDABLE = digit_version(torch.__version__) >= digit_version('2.6')
+# What a zip begins with, and a pickle.
+_MAGIC = (b'PK', b'\x80')
 _TRUST = 'If you trust where it comes from, pass --trust-checkpoint'
 
 
@@ -65,7 +67,7 @@ def read_checkpoint(
     except CheckpointError:
         raise
     except Exception as error:
-        raise _explained(path, error) from error
+        raise _explained(path, data, error) from error
 
 
 def _read_bytes(path: str) -> bytes:
@@ -174,17 +176,26 @@ def _restricted_pickle() -> types.ModuleType:
     return stand_in
 
 
-def _explained(path: str, error: Exception) -> CheckpointError:
+def _explained(path: str, data: bytes, error: Exception) -> CheckpointError:
+    if data and not path.endswith('.safetensors') and not data.startswith(_MAGIC):
+        return CheckpointError(
+            f'{path} is no PyTorch checkpoint, which is a zip or a pickle: it begins '
+            f'with {data[:16]!r}. Give another file'
+        )
     lines = str(error).strip().splitlines() or [repr(error)]
     if isinstance(error, pickle.UnpicklingError):
         needed = [line.strip() for line in lines if 'GLOBAL' in line or 'class ' in line]
         if needed:
+            # Without torch's advice to allow it.
+            said = needed[0].partition('. Please use')[0].rstrip('.')
             return CheckpointError(
                 f'the checkpoint {path} holds more than weights and is refused, since '
-                f'reading it could run code: {needed[0].rstrip(".")}. {_TRUST}'
+                f'reading it could run code: {said}. {_TRUST}'
             )
+    # Of what is damaged torch too says that to trust it would help.
+    said = 'no pickle of tensors' if 'weights_only' in lines[0] else lines[0]
     return CheckpointError(
-        f'the checkpoint {path} cannot be read ({lines[0]}): it is truncated or no '
+        f'the checkpoint {path} cannot be read ({said}): it is truncated or no '
         'checkpoint. Copy it again, or take an older one'
     )
 
@@ -246,8 +257,8 @@ def write_bytes(
         _replace(sums, line.encode())
     except OSError as error:
         raise CheckpointError(
-            f'{path} cannot be written: {error}. What was saved before is as it was. '
-            'Free some space, or choose another folder with --work-dir'
+            f'{path} cannot be written: {error.strerror}. What was saved before is as it '
+            'was. Make room, or choose another folder'
         ) from error
 
 

@@ -1,14 +1,16 @@
-"""Is the data there? Asked before anything is built, trained or written."""
+"""Is the data there, and sound? Asked before anything is built, trained or written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from mmseg.registry import DATASETS
 
 from ..errors import DataError
+from ..kinds import kind_of
+from .checked_loading import check_loading
 
 _HINTS = {
     'CityscapesDataset': (
@@ -25,24 +27,27 @@ _HINTS = {
 }
 
 
-def check_dataset(cfg: Mapping[str, Any]) -> None:
+def check_dataset(cfg: MutableMapping[str, Any]) -> None:
     """Check that the files of a data set exist, each image with its label map.
 
+    What is in them is checked as they are loaded, see :func:`check_loading`.
+
     Args:
-        cfg: Config of a data set. One that is not a ``BaseSegDataset`` on a local disk,
-            or one without labels, is not looked at further.
+        cfg: Config of a data set; its pipeline is changed in place. For one that is not
+            a ``BaseSegDataset`` on a local disk, or one without labels, no file is
+            looked for.
 
     Raises:
         DataError: If a folder is missing or empty, or an image has no label map.
     """
-    kind = cfg.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    check_loading(cfg)
+    name = kind_of(cfg)
     if 'data_prefix' not in cfg or cfg.get('backend_args'):
         return
     dataset = DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
     folder = dataset.data_prefix.get('img_path')
     root = dataset.data_root or folder
-    hint = _HINTS.get(name.split('.')[-1], 'Set data_root and data_prefix of it')
+    hint = _HINTS.get(name, 'Set data_root and data_prefix of it')
     hint = hint.format(root=root)
     if folder is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import cv2
@@ -10,6 +11,7 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmcv.transforms.utils import cache_randomness
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from ..errors import DataError, ImageError
 
@@ -19,13 +21,14 @@ class LoadCheckedImage(LoadImageFromFile):
     """Load an image and stop at one that is broken.
 
     OpenCV decodes a truncated JPEG to a half grey image without a word; Pillow refuses.
+    But Pillow turns a grey image of 16 bits, or of floats, to a white one.
 
     Args:
         **kwargs: As for ``LoadImageFromFile``, but with ``imdecode_backend='pillow'``.
 
     Raises:
         DataError: If the file does not exist.
-        ImageError: If it is truncated or no image.
+        ImageError: If it is truncated, no image, or one that Pillow would clip.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -35,7 +38,11 @@ class LoadCheckedImage(LoadImageFromFile):
         """Add ``img`` (H, W, 3), BGR uint8, and its shapes to ``results``."""
         path = results['img_path']
         try:
+            if self.imdecode_backend == 'pillow' and os.path.isfile(path):
+                _require_8_bits(path)
             return super().transform(results)
+        except ImageError:
+            raise
         except FileNotFoundError as error:
             raise DataError(f'the image {path} does not exist') from error
         except (OSError, SyntaxError, AssertionError) as error:
@@ -44,12 +51,27 @@ class LoadCheckedImage(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadCheckedAnnotations(LoadAnnotations):
-    """Load a label map and stop at one that is broken or not of its image's size.
+    """Load a label map and stop at one that is broken or does not fit.
+
+    Args:
+        num_classes: How many classes the data set has, from 0 on; None if any label may
+            be. The tools fill it in, see :func:`~.checked_loading.check_loading`.
+        ignore_index: The label that stands for no class.
+        **kwargs: As for mmseg's ``LoadAnnotations``.
 
     Raises:
         DataError: If the file does not exist.
-        ImageError: If it is truncated, no image, or of another size than the image.
+        ImageError: If it is truncated, no image, of another size than the image, or
+            holds a label that is no class: mmseg would leave it out of the union but
+            not the prediction there, and a loss would stop at it without naming a file.
     """
+
+    def __init__(
+        self, num_classes: int | None = None, ignore_index: int = 255, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
@@ -67,6 +89,32 @@ class LoadCheckedAnnotations(LoadAnnotations):
             raise ImageError(
                 f'the label map {path} is of shape {tuple(shape)} but its image '
                 f'{results.get("img_path")} of {tuple(expected)} (height, width)'
+            )
+        self._require_classes(results['gt_seg_map'], path)
+
+    def _require_classes(self, labels: np.ndarray, path: str) -> None:
+        if self.num_classes is None:
+            return
+        # 255 is what mmseg makes of a zero that is not to count.
+        wrong = (labels >= self.num_classes) & (labels != 255)
+        wrong &= labels != self.ignore_index
+        if wrong.any():
+            raise ImageError(
+                f'the label map {path} holds {np.unique(labels[wrong]).tolist()}, but '
+                f'the data set has {self.num_classes} classes, from 0 on, and '
+                f'{self.ignore_index} for what is ignored. Make it anew, with '
+                'tools/prepare_cityscapes.py or tools/prepare_camvid.py if it is of '
+                'these, or take it out of the data set'
+            )
+
+
+def _require_8_bits(path: str) -> None:
+    with Image.open(path) as image:
+        # I, I;16, I;16B, F: what has colours has been brought to 8 bits by Pillow.
+        if image.mode.startswith(('I', 'F')):
+            raise ImageError(
+                f'the image {path} is of mode {image.mode}, more than 8 bits a pixel, '
+                'which would be clipped. Save it with 8 bits'
             )
 
 

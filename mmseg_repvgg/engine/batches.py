@@ -7,6 +7,7 @@ import os
 from mmengine.config import Config
 
 from ..errors import ConfigError
+from ..kinds import is_a
 
 
 def scale_learning_rate(cfg: Config) -> None:
@@ -38,7 +39,7 @@ def accumulate(cfg: Config, global_batch: int) -> None:
         ConfigError: If the batch cannot be dealt in equal parts, or the config trains by
             another loop than mmengine's by iterations.
     """
-    if cfg.train_cfg.get('type') not in ('IterBasedTrainLoop', 'AccumulatingTrainLoop'):
+    if not is_a(cfg.train_cfg, 'IterBasedTrainLoop', 'AccumulatingTrainLoop'):
         raise ConfigError(
             "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
             f'got {cfg.train_cfg.get("type")!r}'
@@ -59,7 +60,7 @@ def batch_warnings(cfg: Config, world_size: int) -> list[str]:
     """Say where the batch is not what the learning rate is for, without being told to."""
     recipe = cfg.get('auto_scale_lr', {})
     batch = cfg.train_dataloader.batch_size * world_size
-    if cfg.train_cfg.get('type') != 'AccumulatingTrainLoop':
+    if not is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
         batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
     base = recipe.get('base_batch_size', batch)
     if batch == base or recipe.get('enable'):

@@ -93,6 +93,8 @@ class CrashSafeCheckpointHook(CheckpointHook):
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        if not hasattr(self, 'file_backend'):
+            return  # Runner.val() by itself: there is no training whose best this is
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated()
 

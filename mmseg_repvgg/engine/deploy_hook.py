@@ -16,7 +16,7 @@ from mmseg.registry import HOOKS
 from torch import nn
 
 from ..errors import ConfigError, DeployError
-from ..reparam import ENGINES, deploy, is_deployed
+from ..reparam import ENGINES, WinogradConv2d, deploy, is_deployed
 from .wrappers import predict, unwrap
 
 
@@ -45,9 +45,9 @@ class DeployHook(Hook):
         self, verify: bool = True, tolerance: float = 1e-3, engine: str = 'torch'
     ) -> None:
         if not tolerance > 0:
-            raise ValueError(f'tolerance must be positive, but got {tolerance!r}')
+            raise ConfigError(f'tolerance must be positive, but got {tolerance!r}')
         if engine not in ENGINES:
-            raise ValueError(
+            raise ConfigError(
                 f'engine must be one of {tuple(ENGINES)}, but got {engine!r}'
             )
         self.verify = verify
@@ -86,7 +86,10 @@ class DeployHook(Hook):
         # First, since it may refuse.
         deployed = deploy(runner.model, self.engine)
         self._original, runner.model = runner.model, deployed
-        by = '' if self.engine == 'torch' else f', computed by engine {self.engine}'
+        by = ''
+        if self.engine != 'torch':
+            count = sum(isinstance(m, WinogradConv2d) for m in deployed.modules())
+            by = f', {count} of its convs by Winograd'
         runner.logger.info(f'DeployHook: evaluating the fused model{by}')
 
     def restore(self, runner: Runner) -> None:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import HOOKS
 from torch import Tensor
 
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 
 
 @HOOKS.register_module()
@@ -29,7 +29,7 @@ class FiniteHook(Hook):
 
     def __init__(self, interval: int = 10) -> None:
         if interval < 1:
-            raise ValueError(f'interval must be at least 1, but got {interval!r}')
+            raise ConfigError(f'interval must be at least 1, but got {interval!r}')
         self.interval = interval
         self._losses: dict[str, Tensor] = {}
 

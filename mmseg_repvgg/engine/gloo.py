@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from torch import distributed
 
+from ..kinds import is_a
+
 
 def start_gloo(cfg: Config) -> None:
     """Have the processes meet through gloo, and set the config up for DDP on CPUs.
@@ -57,7 +59,7 @@ def _export_slurm_environment() -> None:
 
 def _replace_sync_bn(cfg: Any) -> None:
     if isinstance(cfg, Mapping):
-        if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+        if is_a(cfg, 'SyncBN', 'MMSyncBN', 'SyncBatchNorm'):
             cfg['type'] = 'BN'  # type: ignore[index]
         for value in cfg.values():
             _replace_sync_bn(value)

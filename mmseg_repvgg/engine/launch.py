@@ -7,6 +7,7 @@ anything is built or written, and makes every evaluation a fused one.
 from __future__ import annotations
 
 import os
+import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,11 @@ from mmseg.registry import RUNNERS
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import find_resumable, make_loading_safe, naming_checkpoint
 from ..datasets.checks import check_dataset
-from ..errors import ConfigError
+from ..errors import ConfigError, WriteError
+from ..kinds import is_a
 from ..models.layouts import unwrap
 from .batches import accumulate, batch_warnings, scale_learning_rate
+from .building import building
 from .gloo import start_gloo
 from .leaderboard import write_label_ids
 from .match_form import match_form
@@ -46,19 +49,33 @@ def load_config(args: Namespace) -> Config:
     Args:
         args: ``config``, the file; ``work_dir``, where logs and checkpoints go, by
             default what the config says, else ``work_dirs/NAME_OF_CONFIG``;
-            ``launcher``; ``cfg_options``; ``local_rank``.
+            ``cfg_options``; and of tools for several processes ``launcher`` and
+            ``local_rank``.
 
     Raises:
-        ConfigError: If the file does not exist.
+        ConfigError: If there is no such file, it is none of a config, or the options
+            don't fit it.
     """
     path = args.config
+    if os.path.isdir(path):
+        raise ConfigError(f'the config {path} is a folder; give one of the files in it')
     if not os.path.isfile(path):
         raise ConfigError(f'the config file {path} does not exist')
+    if Path(path).suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise ConfigError(
+            f'{path} is no config file, which ends in .py: are two arguments swapped?'
+        )
     cfg = Config.fromfile(path)
-    cfg.launcher = args.launcher
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    # What is added to a config is named without a scope; lazy ones have none.
+    cfg.default_scope = cfg.get('default_scope') or 'mmseg'
+    cfg.launcher = getattr(args, 'launcher', 'none')
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
+    try:
+        cfg.merge_from_dict(args.cfg_options or {})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f'--cfg-options does not fit {path}: {error.args[0]}'
+        ) from error
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -103,7 +120,7 @@ def prepare_training(
         set_hook(cfg, kind, True)
     watch(cfg)
     saving = cfg.default_hooks.get('checkpoint')
-    if saving and saving.type == 'CheckpointHook' and not saving.get('backend_args'):
+    if saving and is_a(saving, 'CheckpointHook') and not saving.get('backend_args'):
         saving.type = 'CrashSafeCheckpointHook'
     make_loading_safe(trust)
     for loader in ('train_dataloader', 'val_dataloader'):
@@ -165,12 +182,19 @@ def prepare_testing(
     make_loading_safe(trust)
     with naming_checkpoint(checkpoint):
         match_form(cfg, read_checkpoint(checkpoint, trust=trust))
+    if not fused and cfg.model.get('backbone', {}).get('deploy'):
+        raise ConfigError(
+            f'{checkpoint} is fused: there is no training form of it, for --no-deploy or '
+            'to compare with. Give the checkpoint that it was made from'
+        )
     cfg.load_from = checkpoint
     cfg.resume = False
     set_hook(cfg, 'DeployHook', fused)
+    # A config's own may be one for fine-tuning, which leaves heads at random.
+    set_hook(cfg, 'LoadHook', False)
     set_hook(cfg, 'LoadHook', True)
     for hook in cfg.custom_hooks:
-        if engine is not None and hook['type'] == 'DeployHook':
+        if engine is not None and is_a(hook, 'DeployHook'):
             hook['engine'] = engine
     if out is not None and not format_only:
         evaluators = cfg.test_evaluator
@@ -202,8 +226,8 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     warnings = batch_warnings(cfg, world_size)
     backbone = cfg.model.get('backbone', {})
     if (
-        cfg.train_dataloader.dataset.type == 'CityscapesDataset'
-        and backbone.get('type') == 'RepVGG'
+        is_a(cfg.train_dataloader.dataset, 'CityscapesDataset')
+        and is_a(backbone, 'RepVGG')
         and not (_pretrained(cfg) or cfg.get('load_from') or cfg.resume)
     ):
         warnings.append(
@@ -223,22 +247,28 @@ def _keep_seed(cfg: Config, checkpoint: dict[str, Any]) -> None:
 
 def _pretrained(cfg: Config) -> str | None:
     init = cfg.model.get('backbone', {}).get('init_cfg')
-    if isinstance(init, Mapping) and init.get('type') == 'Pretrained':
-        return init.get('checkpoint')
-    return None
+    if not isinstance(init, Mapping):
+        return None
+    if 'type' not in init:
+        raise ConfigError(
+            f'model.backbone.init_cfg has no type, only {", ".join(init)}: for weights '
+            'from a file, add model.backbone.init_cfg.type=Pretrained'
+        )
+    return init.get('checkpoint') if is_a(init, 'Pretrained', 'PretrainedInit') else None
 
 
 def set_hook(cfg: Config, kind: str, present: bool, **arguments: Any) -> None:
     """Add a custom hook that a config may lack, or take it away."""
     hooks = list(cfg.get('custom_hooks') or [])
-    has = any(hook.get('type') == kind for hook in hooks)
+    has = any(is_a(hook, kind) for hook in hooks)
     if present and not has:
         hooks.append(dict(type=kind, **arguments))
     elif not present:
-        hooks = [hook for hook in hooks if hook.get('type') != kind]
+        hooks = [hook for hook in hooks if not is_a(hook, kind)]
     cfg.custom_hooks = hooks
 
 
+@building()
 def build_runner(cfg: Config) -> Runner:
     """Adapt a config to the machine and build its Runner.
 
@@ -249,14 +279,29 @@ def build_runner(cfg: Config) -> Runner:
         cfg: The config, ``launcher`` and ``work_dir`` set.
 
     Raises:
-        ConfigError: If the processes would not all start from the same checkpoint.
+        ConfigError: If something in the config cannot be built, or the processes would
+            not all start from the same checkpoint.
+        WriteError: If nothing can be written to the work dir.
     """
+    _require_writable(cfg.work_dir)
     drop_missing_tensorboard(cfg)
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     _require_same_start(cfg)
     return runner
+
+
+def _require_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b'0')
+    except OSError as error:
+        raise WriteError(
+            f'the work dir {folder} cannot be written: {error.strerror}. Make room, or '
+            'choose another with --work-dir'
+        ) from error
 
 
 def _require_same_start(cfg: Config) -> None:
@@ -270,6 +315,7 @@ def _require_same_start(cfg: Config) -> None:
         )
 
 
+@building()
 def _check_data(cfg: Config, *loaders: str) -> None:
     for loader in loaders:
         if cfg.get(loader):

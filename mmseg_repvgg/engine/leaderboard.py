@@ -24,6 +24,7 @@ from ..datasets.cityscapes_labels import IGNORE_INDEX, LABELS
 from ..datasets.files import write_whole
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError
+from ..kinds import kind_of
 
 _CLASSES: Final = sorted(
     (label for label in LABELS if label.train_id != IGNORE_INDEX),
@@ -92,7 +93,7 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
     if list(classes) != [label.name for label in _CLASSES]:
         raise ConfigError(
             '--format-only writes label ids of Cityscapes, whose 19 classes are not the '
-            f'{len(classes)} of {dataset.type}: without it, --out writes training ids'
+            f'{len(classes)} of {kind_of(dataset)}: without it, --out writes training ids'
         )
     folder, name = os.path.split(str(dataset.get('data_prefix', {}).get('img_path', '')))
     if name not in EXPECTED:

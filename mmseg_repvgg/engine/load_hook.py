@@ -14,6 +14,7 @@ from mmseg.registry import HOOKS
 
 from ..checkpoints.provenance import trained_backbone
 from ..errors import CheckpointError
+from ..kinds import is_a
 from ..models import RepVGG
 from ..models.layouts import recognise, unwrap
 from .wrappers import unwrap as unwrap_model
@@ -57,7 +58,7 @@ class LoadHook(Hook):
 
     def _check_dilation(self, backbone: RepVGG, trained: Mapping[str, Any]) -> None:
         default = inspect.signature(RepVGG).parameters['dilation'].default
-        if trained.get('type') != 'RepVGG':
+        if not is_a(trained, 'RepVGG'):
             return
         of_training = trained.get('dilation', default)
         if of_training == backbone.dilation:
@@ -90,6 +91,15 @@ def _renamed(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, 
 
 
 def _require_match(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    filled = {key.partition('.')[0] for key in found}
+    missing = {key.partition('.')[0] for key in wanted if key not in found}
+    if filled == {'backbone'} and missing and 'backbone' not in missing:
+        raise CheckpointError(
+            f'the checkpoint holds a backbone alone: {" and ".join(sorted(missing))} '
+            'would be left at random. Give one of the whole model, or train from this '
+            'one with --cfg-options model.backbone.init_cfg.type=Pretrained '
+            'model.backbone.init_cfg.checkpoint=FILE'
+        )
     problems = [f'{key} is missing' for key in wanted if key not in found]
     problems += [f'{key} is not in the model' for key in found if key not in wanted]
     problems += [

@@ -12,10 +12,12 @@ from mmseg.registry import DATASETS, MODELS
 
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import naming_checkpoint
+from .building import building
 from .load_hook import LoadHook
 from .match_form import match_form
 
 
+@building()
 def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseModel:
     """Build the segmentor of a config and fill the whole of it from a checkpoint.
 

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..kinds import is_a
 from ..models.layouts import recognise, unwrap
 
 
@@ -23,7 +24,7 @@ def match_form(cfg: Config, checkpoint: Any) -> None:
     backbone = cfg.model.get('backbone', {})
     found = recognise(unwrap(checkpoint))
     if (
-        backbone.get('type') == 'RepVGG'
+        is_a(backbone, 'RepVGG')
         and found is not None
         and found.form == 'fused'
         and not backbone.get('deploy')

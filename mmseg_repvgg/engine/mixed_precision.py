@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 
 from ..errors import ConfigError
+from ..kinds import kind_of
 
 
 def use_amp(cfg: Config, dtype: str) -> None:
@@ -21,7 +22,7 @@ def use_amp(cfg: Config, dtype: str) -> None:
             machine hasn't that precision.
     """
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
+    kind = kind_of(wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper'):
         raise ConfigError(
             f"--amp needs a config with optim_wrapper type 'OptimWrapper', got {kind!r}"

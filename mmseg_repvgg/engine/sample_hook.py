@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ..datasets.painting import side_by_side
+from ..errors import ConfigError
 
 MAX_WIDTH = 640
 
@@ -33,7 +34,7 @@ class SampleHook(Hook):
 
     def __init__(self, count: int = 4) -> None:
         if count < 0:
-            raise ValueError(f'count must be at least 0, but got {count!r}')
+            raise ConfigError(f'count must be at least 0, but got {count!r}')
         self.count = count
 
     def after_val_iter(

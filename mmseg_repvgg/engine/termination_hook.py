@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable
+from functools import wraps
 from types import FrameType
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from mmengine.dist import all_reduce, barrier, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import FUNCTIONS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
 from .deploy_hook import DeployHook
@@ -59,22 +61,43 @@ class TerminationHook(Hook):
 
     def __init__(self) -> None:
         self._asked = False
+        self._listening = False
         self._previous: Any = None
+
+    def before_run(self, runner: Runner) -> None:
+        """See to it that listening ends with the training, whatever ends it.
+
+        No hook is called on an exception, so the loop's ``run`` is wrapped.
+        """
+        loop = runner._train_loop
+        if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
+            loop.run = self._restoring(loop.run)
+
+    def _restoring(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(run)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._stop_listening()
+
+        return guarded
 
     def before_train(self, runner: Runner) -> None:
         """Start to listen."""
         self._asked = False
         try:
             self._previous = signal.signal(signal.SIGTERM, self._ask)
+            self._listening = True
         except ValueError:
             # Not the main thread: nobody can listen there.
             runner.logger.warning('TerminationHook: SIGTERM will not save a checkpoint')
 
-    def after_train(self, runner: Runner) -> None:
-        """Stop to listen."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+    def _stop_listening(self) -> None:
+        if self._listening:
+            # Python cannot put back a handler that is none of its own: None.
+            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+            self._listening = False
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
@@ -106,7 +129,7 @@ class TerminationHook(Hook):
         outputs: Any = None,
     ) -> None:
         """Save and exit, if asked to; only what was trained is saved."""
-        if self._previous is None or not self._everyone():
+        if not self._listening or not self._everyone():
             return
         for hook in runner.hooks:
             if isinstance(hook, DeployHook):

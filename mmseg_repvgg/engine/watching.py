@@ -8,6 +8,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..kinds import is_a
+
 _BACKEND = 'TensorboardVisBackend'
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
@@ -62,4 +64,4 @@ def drop_missing_tensorboard(cfg: Config) -> None:
 def _backends(cfg: Config) -> tuple[list[Any], list[Any]]:
     """All backends of the visualizer, and all but TensorBoard's."""
     backends = list((cfg.get('visualizer') or {}).get('vis_backends') or [])
-    return backends, [each for each in backends if each.get('type') != _BACKEND]
+    return backends, [each for each in backends if not is_a(each, _BACKEND)]

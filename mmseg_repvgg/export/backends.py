@@ -66,7 +66,7 @@ class Backend(ABC):
             raise ConfigError(
                 f'{self.path} takes images of shape {_text(wanted)}, but got '
                 f'{_text(images.shape)}. Resize them to that in the test_pipeline, or '
-                'export again with the --size and --batch they have, or with --dynamic'
+                'write the file anew with the --size they have, or with --dynamic'
             )
         if images.dtype != dtype:
             raise ConfigError(f'{self.path} takes {dtype}, but got {images.dtype}')

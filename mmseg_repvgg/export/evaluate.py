@@ -63,8 +63,11 @@ class ExportedNetwork(nn.Module):
                 )
             images = whole
         batch = facts.shape[0] or len(x)
-        parts = [images[first : first + batch] for first in range(0, len(x), batch)]
-        found = torch.from_numpy(np.concatenate([self.backend(part) for part in parts]))
+        # What is left over is filled up with its last image, whose output is dropped.
+        images = np.concatenate([images, *[images[-1:]] * (-len(x) % batch)])
+        parts = [images[first : first + batch] for first in range(0, len(images), batch)]
+        outputs = np.concatenate([self.backend(part) for part in parts])
+        found = torch.from_numpy(outputs[: len(x)])
         if facts.output == 'labels':
             found = F.one_hot(found.long(), facts.out_channels).permute(0, 3, 1, 2)
         return (found.to(x),)
@@ -120,8 +123,6 @@ def put_in_place(cfg: Config, file: str, device: str = 'cpu') -> None:
         DataError: If data is missing.
         ExtraError: If what runs the file is not installed.
     """
-    if cfg.get('launcher', 'none') != 'none':
-        raise ConfigError('an exported file is evaluated by one process: no --launcher')
     check_dataset(cfg.test_dataloader.dataset)
     facts = open_backend(file, device).metadata
     _require_same_classes(cfg, file, facts)

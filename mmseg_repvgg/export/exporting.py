@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,8 +157,10 @@ def staged(path: Path) -> Iterator[Path]:
         # Weights before the graph that reads them.
         for file in sorted(stage.iterdir()):
             os.replace(file, path.with_name(file.name))
-    except UserError:
-        raise
+    except UserError as error:
+        # Who reads it knows nothing of that folder, nor of what else was in it.
+        written = re.escape(str(stage / path.stem)) + r'(\.\w+)+'
+        raise type(error)(re.sub(written, lambda _: str(path), str(error))) from error
     except OSError as error:
         raise WriteError(
             f'{path} cannot be written: {error.strerror or error}. Make room, or see to '

@@ -90,7 +90,8 @@ def save_openvino(model: Any, path: Path, metadata: Metadata) -> None:
     try:
         require('openvino').save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
-        raise OSError(str(error).strip().splitlines()[-1]) from error
+        # It says no more than that a stream has failed, or which file cannot be opened.
+        raise OSError('OpenVINO could not write it, as on a full disk') from error
 
 
 def write_torchscript(

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 
 from .. import __version__
 from ..errors import ConfigError
+from ..kinds import is_a, kind_of
 from ..models import RepVGG
 
 OUTPUTS = ('labels', 'logits')
@@ -155,7 +156,7 @@ def describe(
         threshold=getattr(model.decode_head, 'threshold', None),
         classes=classes,
         palette=[list(color) for color in model.dataset_meta.get('palette') or []],
-        backbone=backbone.type,
+        backbone=kind_of(backbone),
         arch=arch,
         dilation=dilation,
     )
@@ -192,7 +193,7 @@ class Preprocessing:
 
 def _layout(backbone: Mapping[str, Any]) -> tuple[Any, Any]:
     """Architecture and dilation; what a config leaves out is RepVGG's default."""
-    if backbone['type'] != 'RepVGG':
+    if not is_a(backbone, 'RepVGG'):
         arch, dilation = backbone.get('depth'), backbone.get('dilations')
     else:
         defaults = inspect.signature(RepVGG).parameters

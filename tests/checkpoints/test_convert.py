@@ -1,6 +1,7 @@
 """Checkpoint files from layout to layout and form to form, and what is refused."""
 
 import os
+import resource
 
 import pytest
 import torch
@@ -354,6 +355,19 @@ def test_a_conversion_that_goes_wrong_leaves_nothing(
     assert_nothing_left(tmp_path, *files)
     if there_before:
         assert (tmp_path / 'dst.pth').read_bytes() == b'precious'
+
+
+def test_a_full_disk(source, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        says = rf'^{tmp_path}/dst.pth cannot be written: File too large\. '
+        with pytest.raises(CheckpointError, match=says) as caught:
+            convert(source, tmp_path / 'dst.pth')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert '--work-dir' not in str(caught.value)
+    assert_nothing_left(tmp_path, 'source.pth')
 
 
 # Which arch -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Reading runs nothing; writing is whole or not at all."""
 
 import os
+import pickle
 
 import pytest
 import torch
@@ -84,6 +85,21 @@ def test_no_file(tmp_path, name, says):
         read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ('data', 'says'),
+    [
+        (b'# A page\n', r"a.pth is no PyTorch checkpoint, .*begins with b'# A page'"),
+        (pickle.dumps({'a': 1}), 'truncated or no checkpoint'),
+    ],
+)
+def test_no_checkpoint(tmp_path, any_torch, data, says):
+    """What torch would say to that, ends with the advice to trust it."""
+    (tmp_path / 'a.pth').write_bytes(data[:-1])
+    with pytest.raises(CheckpointError, match=says) as caught:
+        read_checkpoint(tmp_path / 'a.pth')
+    assert 'weights_only' not in str(caught.value)
+
+
 def test_checksum_tells_corruption_that_the_format_does_not(tmp_path):
     path = tmp_path / 'a.bin.pth'
     write_bytes(b'first', path, checksum=True)
@@ -128,5 +144,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match='gone/a.pth cannot be written'):
-        write_checkpoint({}, tmp_path / 'gone' / 'a.pth')
+    path = tmp_path / 'gone' / 'a.pth'
+    says = rf'^{path} cannot be written: No such file or directory\. '
+    with pytest.raises(CheckpointError, match=says):
+        write_checkpoint({}, path)

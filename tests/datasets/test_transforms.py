@@ -1,5 +1,7 @@
 """Loading that stops at a broken file and names it."""
 
+import re
+
 import numpy as np
 import pytest
 from mmseg.datasets import CityscapesDataset
@@ -62,6 +64,66 @@ def test_label_of_another_size_is_named(sample):
     Image.fromarray(np.zeros((40, 61), np.uint8)).save(sample['seg_map_path'])
     with pytest.raises(ImageError, match=r'\(40, 61\) but its image .* of \(40, 60\)'):
         load(sample)
+
+
+@pytest.mark.parametrize(
+    ('name', 'mode'), [('i.png', 'I;16'), ('i.tif', 'I;16'), ('i.tif', 'F')]
+)
+def test_more_than_8_bits_are_refused(sample, tmp_path, name, mode):
+    """Pillow would make them white."""
+    sample['img_path'] = str(tmp_path / name)
+    pixels = np.linspace(0, 60000, 40 * 60).reshape(40, 60)
+    kind = np.float32 if mode == 'F' else np.uint16
+    Image.fromarray(pixels.astype(kind)).save(sample['img_path'])
+    with pytest.raises(ImageError, match=f'{name} is of mode {mode}'):
+        load(sample)
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', '1', 'LA', 'RGBA', 'CMYK'])
+def test_8_bits_are_loaded_as_mmcv_does(sample, tmp_path, mode):
+    name = tmp_path / ('i.tif' if mode == 'CMYK' else 'i.png')
+    with Image.open(sample['img_path']) as image:
+        image.convert(mode).save(name)
+    sample['img_path'] = str(name)
+    plain = dict(type='LoadImageFromFile', imdecode_backend='pillow')
+    plain = TRANSFORMS.build(plain)(dict(sample))
+    np.testing.assert_array_equal(load(sample)['img'], plain['img'])
+
+
+@pytest.mark.parametrize(
+    ('values', 'wrong'),
+    [
+        ({}, None),
+        ({0: 18, 1: 255}, None),
+        ({0: 19}, [19]),
+        ({0: 40, 1: 254}, [40, 254]),
+    ],
+)
+def test_label_that_is_no_class_is_named(sample, values, wrong):
+    labels = np.zeros((40, 60), np.uint8)
+    for column, value in values.items():
+        labels[3, column] = value
+    path = sample['seg_map_path']
+    Image.fromarray(labels).save(path)
+    load(sample)  # of how many classes, nobody has said
+    step = TRANSFORMS.build(dict(type='LoadCheckedAnnotations', num_classes=19))
+    if wrong is None:
+        np.testing.assert_array_equal(step(dict(sample))['gt_seg_map'], labels)
+    else:
+        with pytest.raises(ImageError, match=re.escape(f'{path} holds {wrong}, but')):
+            step(dict(sample))
+
+
+def test_labels_are_checked_as_they_will_be_used(sample):
+    """After a zero that does not count, chosen classes, another label to ignore."""
+    labels = np.array([[0, 1, 2, 3]] * 40, np.uint8).repeat(15, axis=1)
+    Image.fromarray(labels).save(sample['seg_map_path'])
+    step = dict(type='LoadCheckedAnnotations', num_classes=3)
+    with pytest.raises(ImageError, match=r'holds \[3\]'):
+        TRANSFORMS.build(step)(dict(sample))
+    TRANSFORMS.build(step)({**sample, 'reduce_zero_label': True})
+    TRANSFORMS.build(step)({**sample, 'label_map': {3: 255}})
+    TRANSFORMS.build({**step, 'ignore_index': 3})(dict(sample))
 
 
 def test_error_from_a_worker_process_names_the_file(street_root, tmp_path, sample):

@@ -49,3 +49,16 @@ def test_a_failed_write_leaves_the_old_ones(runner, monkeypatch):
     assert Path(runner.work_dir, 'last_checkpoint').read_text().endswith('iter_2.pth')
     for name in ('iter_1.pth', 'iter_2.pth'):
         read_checkpoint(Path(runner.work_dir, name))
+
+
+def test_a_validation_by_itself_saves_nothing(street_config):
+    """Before a training or after it."""
+    street_config.train_cfg.update(max_iters=1, val_interval=1)
+    runner = Runner.from_cfg(street_config)
+    assert 'mIoU' in runner.val()
+    assert not list(Path(runner.work_dir).rglob('*.pth'))
+    runner.train()
+    saved = names(runner)
+    runner.test()
+    assert 'mIoU' in runner.val()
+    assert names(runner) == saved

@@ -53,6 +53,13 @@ def test_what_does_not_is_an_error(street_config, change, says):
         run_test(street_config, path)
 
 
+def test_a_backbone_alone_is_an_error(street_config):
+    path = f'{street_config.work_dir}.pth'
+    torch.save(from_native(RepVGG('A0').state_dict(), 'official'), path)
+    with pytest.raises(CheckpointError, match='a backbone alone: auxiliary_head and dec'):
+        run_test(street_config, path)
+
+
 def test_another_dilation_is_an_error(street_config):
     """Its weights fit, and the mIoU would be a little lower than it is."""
     path = saved(

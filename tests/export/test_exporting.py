@@ -282,9 +282,13 @@ def test_a_folder_that_cannot_be_written(cfg, model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('size', [SIZES[0], SIZES[-1]])
-def test_fixed_sizes(cfg, model, tmp_path, size):
-    done = export(cfg, model, tmp_path / 'x.onnx', 'onnx', size=size, output='logits')
+@pytest.mark.parametrize(
+    ('to', 'size'),
+    [('onnx', SIZES[0]), ('onnx', SIZES[-1]), ('openvino', SIZES[-1])],
+)
+def test_fixed_sizes(cfg, model, tmp_path, to, size):
+    path = tmp_path / f'x{SUFFIXES[to]}'
+    done = export(cfg, model, path, to, size=size, output='logits')
     assert done.logits.logit_error < 1e-5
     assert done.logits.label_error < 1e-4
 

@@ -296,6 +296,13 @@ def test_images_of_another_size(whole):
         Validation(cfg, str(done.path)).score(done.contenders['OpenVINO int8'])
 
 
+def test_images_of_another_size_than_was_asked_for(cfg, model, tmp_path):
+    path = tmp_path / 'x.xml'
+    with pytest.raises(ConfigError, match=rf'^{path} takes .*1x3x64x127, but got'):
+        quantize(cfg, model, path, size=(64, 127))
+    assert not list(tmp_path.glob('*x*'))
+
+
 def test_a_full_disk_and_a_folder_that_cannot_be_written(cfg, model, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(WriteError, match='cannot be written'):
@@ -305,7 +312,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(cfg, model, tmp_path):
     # Room for a graph, none for weights.
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
-        with pytest.raises(WriteError, match='cannot be written'):
+        with pytest.raises(WriteError, match=rf'^{tmp_path}/x.xml .*on a full disk'):
             quantize(cfg, model, tmp_path / 'x.xml', size=SIZE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

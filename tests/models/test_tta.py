@@ -4,10 +4,10 @@ import weakref
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from mmseg.models import SegTTAModel
-from mmseg.registry import MODELS
+from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -110,3 +110,17 @@ def test_runner_augments_the_fused_model(street_config, monkeypatch):
     monkeypatch.setattr(RepConv, 'forward', lambda *_: calls.append('unfused'))
     assert 0 <= runner.test()['mIoU'] <= 100
     assert not calls
+
+
+def test_views_of_cityscapes_are_six_scales_each_flipped_and_not(repo, street_root):
+    cfg = Config.fromfile(repo / 'configs' / 'pspnet_repvgg_b2_cityscapes.py')
+    dataset = cfg.test_dataloader.dataset
+    dataset.update(data_root=str(street_root), pipeline=cfg.tta_pipeline)
+    views = DATASETS.build(dataset)[0]
+    found = [
+        (tuple(image.shape[1:]), bool(sample.flip))
+        for image, sample in zip(views['inputs'], views['data_samples'])
+    ]
+    scales = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
+    sizes = [(int(64 * scale), int(128 * scale)) for scale in scales]
+    assert sorted(found) == [(size, flip) for size in sizes for flip in (False, True)]

@@ -23,11 +23,12 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='PackSegInputs'),
 ]
+# mmseg looks for these names of loading; the tools put the checked ones in their place.
 test_pipeline = [
-    dict(type='LoadCheckedImage'),
+    dict(type='LoadImageFromFile', imdecode_backend='pillow'),
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
     # After Resize: predictions are brought to the labels' size, not the other way.
-    dict(type='LoadCheckedAnnotations'),
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

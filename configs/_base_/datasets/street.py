@@ -9,9 +9,10 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
+# mmseg looks for these names of loading; the tools put the checked ones in their place.
 test_pipeline = [
-    dict(type='LoadCheckedImage'),
-    dict(type='LoadCheckedAnnotations'),
+    dict(type='LoadImageFromFile', imdecode_backend='pillow'),
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

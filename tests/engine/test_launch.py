@@ -1,0 +1,194 @@
+"""From a config, however it is written, to a Runner."""
+
+import copy
+from argparse import Namespace
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmseg.registry import MODELS
+
+from mmseg_repvgg import deploy
+from mmseg_repvgg.engine import CrashSafeCheckpointHook, DeployHook
+from mmseg_repvgg.engine.batches import accumulate
+from mmseg_repvgg.engine.building import building
+from mmseg_repvgg.engine.launch import (
+    build_runner,
+    load_config,
+    prepare_testing,
+    prepare_training,
+    recipe_warnings,
+)
+from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.engine.mixed_precision import use_amp
+from mmseg_repvgg.errors import ConfigError, WriteError
+from mmseg_repvgg.export.metadata import describe
+from mmseg_repvgg.reparam import RepConv, is_deployed
+
+SCOPES = {
+    'RepVGG': 'mmseg_repvgg',
+    'DeployHook': 'mmseg_repvgg.engine',
+    'CityscapesDataset': 'mmseg.datasets',
+    'CheckpointHook': 'mmengine.hooks',
+    'IterBasedTrainLoop': 'mmengine.runner',
+    'OptimWrapper': 'mmengine.optim',
+}
+
+
+@pytest.fixture(params=['scoped', 'class'])
+def config(street_config, tmp_path, request):
+    """The same config with its types written in one of the other two ways."""
+    path = tmp_path / 'config.py'
+    street_config.default_hooks.checkpoint.type = 'CheckpointHook'
+    text = street_config.pretty_text
+    for name, module in SCOPES.items():
+        bare = f"type='{name}'"
+        assert bare in text, name
+        if request.param == 'class':
+            # With an import, mmengine takes a config for one of the lazy style.
+            text = f'from {module} import {name}\n' + text.replace(bare, f'type={name}')
+        else:
+            scope = 'mmengine' if 'mmengine' in module else 'mmseg'
+            text = text.replace(bare, f"type='{scope}.{name}'")
+    if request.param == 'class':
+        text = text.replace("default_scope = 'mmseg'", 'default_scope = None')
+    path.write_text(text)
+    return load(path)
+
+
+def load(path, **options):
+    args = dict(work_dir=None, launcher='none', local_rank=0, cfg_options=options)
+    return load_config(Namespace(config=str(path), **args))
+
+
+class Look(Hook):
+    def __init__(self):
+        self.tested = []
+
+    def after_test_iter(self, runner, *args, **kwargs):
+        self.tested.append(is_deployed(runner.model))
+
+
+@pytest.fixture
+def checkpoint(config, tmp_path):
+    path = tmp_path / 'whole.pth'
+    torch.save({'state_dict': MODELS.build(config.model).state_dict()}, path)
+    return str(path)
+
+
+def test_types_in_testing(config, checkpoint):
+    """With --no-deploy it is not the fused model that is tested."""
+    for fused in (False, True):
+        cfg = copy.deepcopy(config)
+        prepare_testing(cfg, checkpoint, fused=fused, engine='winograd')
+        runner = build_runner(cfg)
+        hooks = [hook for hook in runner.hooks if isinstance(hook, DeployHook)]
+        assert [hook.engine for hook in hooks] == ['winograd'] * fused
+        look = Look()
+        runner.register_hook(look)
+        runner.test()
+        assert look.tested == [fused] * 3
+
+
+def test_types_in_training(config):
+    assert 'the backbone starts from random weights' in ' '.join(
+        recipe_warnings(config, 1)
+    )
+    use_amp(config, 'bfloat16')
+    accumulate(config, 2)
+    prepare_training(config)
+    runner = build_runner(config)
+    assert sum(isinstance(hook, DeployHook) for hook in runner.hooks) == 1
+    assert sum(isinstance(h, CrashSafeCheckpointHook) for h in runner.hooks) == 1
+
+
+def test_types_in_a_file_of_export(config, checkpoint):
+    model = load_model(config, checkpoint)
+    shape = (1, 3, 64, 128)
+    facts = describe(config, model, output='logits', shape=shape, normalize=False)
+    assert (facts.backbone, facts.arch, facts.dilation) == ('RepVGG', 'A0', 'full')
+    assert facts.dump()
+
+
+def test_a_fused_checkpoint_of_each(config, checkpoint, tmp_path):
+    fused = deploy(load_model(copy.deepcopy(config), checkpoint))
+    torch.save({'state_dict': fused.state_dict()}, tmp_path / 'fused.pth')
+    model = load_model(config, str(tmp_path / 'fused.pth'))
+    assert not any(isinstance(module, RepConv) for module in model.modules())
+
+
+# Mistakes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('name', 'says'),
+    [
+        ('gone.py', 'gone.py does not exist'),
+        ('', 'is a folder'),
+        ('iter_2.pth', r'iter_2.pth is no config file.* arguments swapped'),
+    ],
+)
+def test_what_is_no_config(tmp_path, name, says):
+    (tmp_path / 'iter_2.pth').touch()
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path / name)
+
+
+def start(path, **options):
+    cfg = load(path, **options)
+    prepare_training(cfg)
+    build_runner(cfg)
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'says'),
+    [
+        ('model.backbone.dilaton', 'full', "keyword argument 'dilaton'. Look for"),
+        ('model.backbone.type', 'RepVG', 'RepVG is not in the mmseg::model registry. L'),
+        ('model.decode_head.chanels', 8, "keyword argument 'chanels'"),
+        ('train_dataloader.dataset.rot', 'x', "keyword argument 'rot'"),
+        ('train_dataloader.dataset.type', 'City', 'City is not in the mmseg::dataset'),
+        ('custom_hooks.0.engine', 'wino', "engine must be one of .* but got 'wino'"),
+        ('custom_hooks.99.engine', 'auto', '--cfg-options does not fit .*Index 99'),
+        ('default_hooks.samples.count', -1, 'count must be at least 0, but got -1'),
+        ('model.backbone.arch.x', 1, '--cfg-options does not fit .*arch='),
+        ('model.backbone.init_cfg.checkpoint', 'F', 'init_cfg has no type, only checkp'),
+    ],
+)
+def test_options_that_do_not_fit(street_config_file, option, value, says):
+    with pytest.raises(ConfigError, match=says):
+        start(street_config_file, **{option: value})
+
+
+def test_a_mistake_in_what_is_tested(street_config, tmp_path):
+    torch.save({'state_dict': {'weight': torch.ones(1)}}, tmp_path / 'some.pth')
+    street_config.model.backbone.dilaton = 'full'
+    with pytest.raises(ConfigError, match="keyword argument 'dilaton'"):
+        load_model(street_config, str(tmp_path / 'some.pth'))
+
+
+@pytest.mark.parametrize(
+    'error', [TypeError('unhashable'), KeyError('weight'), KeyError()]
+)
+def test_what_is_a_bug_stays_one(error):
+    with pytest.raises(type(error)) as caught, building():
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize('folder', ['file', 'file/in', '/proc/none'])
+def test_a_work_dir_that_cannot_be_written(street_config, tmp_path, folder):
+    (tmp_path / 'file').touch()
+    street_config.work_dir = str(tmp_path / folder)
+    with pytest.raises(WriteError) as caught:
+        build_runner(street_config)
+    assert f'{street_config.work_dir} cannot be written: ' in str(caught.value)
+    assert '--work-dir' in str(caught.value)
+
+
+def test_no_training_form_of_what_is_fused(street_config, tmp_path):
+    fused = deploy(MODELS.build(street_config.model))
+    path = str(tmp_path / 'fused.pth')
+    torch.save({'state_dict': fused.state_dict()}, path)
+    with pytest.raises(ConfigError, match=r'fused.pth is fused: .* --no-deploy'):
+        prepare_testing(street_config, path, fused=False)
