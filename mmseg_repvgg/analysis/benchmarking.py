@@ -16,6 +16,7 @@ import torch
 from mmengine.logging import print_log
 
 from ..errors import ConfigError, UserError
+from ..kinds import kind_of
 from .benchmark_report import Protocol, Report, Variant
 from .machine import describe_machine, using_threads
 from .memory import give_back, peak_memory
