@@ -158,7 +158,9 @@ def convert(
         dst.with_name(dst.name + CHECKSUM_SUFFIX).unlink(missing_ok=True)
         os.replace(temporary, dst)
     except OSError as error:
-        raise CheckpointError(f'{dst} cannot be written: {error.strerror}') from error
+        raise CheckpointError(
+            f'{dst} cannot be written: {error.strerror or error}'
+        ) from error
     except CheckpointError as error:
         # Who reads it knows nothing of the temporary file.
         raise CheckpointError(str(error).replace(str(temporary), str(dst))) from error

@@ -257,8 +257,8 @@ def write_bytes(
         _replace(sums, line.encode())
     except OSError as error:
         raise CheckpointError(
-            f'{path} cannot be written: {error.strerror}. What was saved before is as it '
-            'was. Make room, or choose another folder'
+            f'{path} cannot be written: {error.strerror or error}. What was saved before '
+            'is as it was. Make room, or choose another folder'
         ) from error
 
 

@@ -192,3 +192,14 @@ def test_no_training_form_of_what_is_fused(street_config, tmp_path):
     torch.save({'state_dict': fused.state_dict()}, path)
     with pytest.raises(ConfigError, match=r'fused.pth is fused: .* --no-deploy'):
         prepare_testing(street_config, path, fused=False)
+
+
+def test_a_test_loads_all_of_the_model_whatever_the_config_says(street_config, tmp_path):
+    """A hook of the config's own may be for fine-tuning, which leaves heads at random."""
+    state = MODELS.build(street_config.model).state_dict()
+    path = tmp_path / 'checkpoint.pth'
+    torch.save({'state_dict': state, 'meta': {}}, path)
+    street_config.custom_hooks = [dict(type='mmseg.LoadHook', strict=False)]
+    prepare_testing(street_config, str(path))
+    (hook,) = [h for h in street_config.custom_hooks if 'LoadHook' in h['type']]
+    assert hook.get('strict', True)
