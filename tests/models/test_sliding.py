@@ -119,7 +119,6 @@ def test_bad_windows(repo, bad, says):
 def test_full_size_on_a_cpu(repo):
     """1024x2048 with A0, fused, in a process of its own; 0.6 GB beyond the imports."""
     script = """
-import resource
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -129,7 +128,10 @@ from mmseg.structures import SegDataSample
 from mmseg_repvgg import deploy
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not getrusage's: that begins with what pytest, which starts this, takes.
+    with open('/proc/self/status') as status:
+        (line,) = (line for line in status if line.startswith('VmHWM:'))
+    return int(line.split()[1]) / 2**20
 
 init_default_scope('mmseg')
 cfg = Config.fromfile('configs/pspnet_repvgg_a0_cityscapes.py')
@@ -149,4 +151,4 @@ print(before, peak(), *result.seg_logits.data.shape)
     before, peak, *shape = map(float, result.stdout.split()[-5:])
     assert shape == [19, 1024, 2048]
     assert peak < 4
-    assert peak - before < 1
+    assert 0.1 < peak - before < 1
