@@ -36,7 +36,8 @@ def trained_backbone(checkpoint: Any) -> dict[str, Any]:
             fields = {} if backbone is None else _arguments(backbone)
     found = {}
     for name, value in fields.items():
-        with contextlib.suppress(ValueError):
+        # TypeError: {[]: 0} is a dict to the parser.
+        with contextlib.suppress(ValueError, TypeError):
             found[name] = ast.literal_eval(value)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
@@ -42,21 +42,20 @@ def _labels_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return dict(num_classes=len(classes), ignore_index=ignored) if classes else {}
 
 
-def _checked(steps: Sequence[Any], labels: Mapping[str, Any]) -> list[Any]:
-    """A pipeline, or the alternatives of a TestTimeAug, with other loading."""
-    found: list[Any] = []
-    for step in steps:
-        if not isinstance(step, Mapping):
-            found.append(_checked(step, labels))
-            continue
-        kind = step['type']
-        kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
-        if kind is LoadImageFromFile:
-            # Pillow and OpenCV decode a JPEG differently: its own default stays.
-            step = {'imdecode_backend': 'cv2', **step, 'type': 'LoadCheckedImage'}
-        elif kind in (LoadAnnotations, LoadCheckedAnnotations):
-            step = {**labels, **step, 'type': 'LoadCheckedAnnotations'}
-        elif 'transforms' in step:
-            step = {**step, 'transforms': _checked(step['transforms'], labels)}
-        found.append(step)
-    return found
+def _checked(steps: Any, labels: Mapping[str, Any]) -> Any:
+    """A pipeline, a step of one, or what a step is made of, with other loading."""
+    if isinstance(steps, (list, tuple)):
+        return [_checked(step, labels) for step in steps]
+    if not isinstance(steps, Mapping) or 'type' not in steps:
+        # None, or a transform that is built already.
+        return steps
+    kind = steps['type']
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    if kind is LoadImageFromFile:
+        # Pillow and OpenCV decode a JPEG differently: its own default stays.
+        return {'imdecode_backend': 'cv2', **steps, 'type': 'LoadCheckedImage'}
+    if kind in (LoadAnnotations, LoadCheckedAnnotations):
+        return {**labels, **steps, 'type': 'LoadCheckedAnnotations'}
+    if 'transforms' in steps:
+        return {**steps, 'transforms': _checked(steps['transforms'], labels)}
+    return steps

@@ -137,9 +137,10 @@ class RepConv(nn.Module):
                 weight before each forward (pruning, the older weight norm) is in it.
         """
         for name, module in self.named_modules():
-            if name and module._forward_pre_hooks:
+            # A plain attribute where a parameter was: the last forward left it there.
+            if module._forward_pre_hooks and {'weight', 'bias'} & vars(module).keys():
                 raise ValueError(
-                    f'cannot fuse {name}: a forward pre-hook computes what is in it, as '
+                    f'cannot fuse {name}: a forward pre-hook computes its weights, as '
                     'pruning and the older weight norm do. Make that permanent first '
                     '(torch.nn.utils.prune.remove, remove_weight_norm)'
                 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from copy import copy
+from functools import partial
+from operator import is_not
 from types import MethodType
 from typing import Any
 
@@ -49,7 +51,9 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
 
     Raises:
         ValueError: If ``engine`` is unknown, a norm to be folded keeps no running
-            statistics, or ``'winograd'`` is asked of a model that is not on a CPU.
+            statistics, something (pruning, the older weight norm) computes a weight
+            before each forward, or ``'winograd'`` is asked of a model that is not on a
+            CPU.
     """
     if engine not in ENGINES:
         raise ConfigError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
@@ -124,26 +128,47 @@ def _listened_to(successor: nn.Module, module: nn.Module) -> nn.Module:
 def _refer_to_copies(module: nn.Module, done: dict[int, Any]) -> None:
     """Have attributes mean the copies of modules and of their methods.
 
-    A list of stages beside the registered ones, or a method kept under another name,
-    would go on calling the original.
+    A list of stages beside the registered ones, a method kept under another name, or one
+    that listens as a hook, would go on calling the original.
     """
+    within: set[int] = set()
 
     def copied(value: Any) -> Any:
         if isinstance(value, nn.Module):
             return done.get(id(_unwrap(value)), value)
         if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-            return MethodType(value.__func__, copied(value.__self__))
-        return value
+            owner = copied(value.__self__)
+            return value if owner is value.__self__ else MethodType(value.__func__, owner)
+        if type(value) is partial:
+            parts = [value.func, value.args, value.keywords]
+        elif type(value) in (list, tuple):
+            parts = list(value)
+        elif isinstance(value, dict):
+            parts = list(value.values())
+        else:
+            return value
+        if id(value) in within:  # It holds itself.
+            return value
+        within.add(id(value))
+        new = [copied(part) for part in parts]
+        within.remove(id(value))
+        return _made_of(value, new) if any(map(is_not, new, parts)) else value
 
     state = vars(module)
     for name, value in list(state.items()):
-        if type(value) in (list, tuple):
-            if any(copied(each) is not each for each in value):
-                state[name] = type(value)(map(copied, value))
-        elif type(value) is dict:
-            value.update((key, copied(each)) for key, each in list(value.items()))
-        else:
-            state[name] = copied(value)
+        state[name] = copied(value)
+
+
+def _made_of(container: Any, parts: list[Any]) -> Any:
+    """A container like another, of other parts."""
+    if isinstance(container, dict):
+        twin = copy(container)
+        twin.update(zip(container, parts))
+        return twin
+    if isinstance(container, partial):
+        function, arguments, keywords = parts
+        return partial(function, *arguments, **keywords)
+    return type(container)(parts)
 
 
 def _place_relus(model: nn.Module, engine: Engine) -> None:

@@ -74,9 +74,20 @@ class Library:
             Shape (N, out_channels, H, W), channels last in memory.
 
         Raises:
+            RuntimeError: If the sizes of weight or bias are those of another convolution.
             MemoryError: If there is not enough memory.
         """
         n, channels, height, width = x.shape
+        # What is read by address is checked here, for whoever calls.
+        if weight.numel() != out_channels * (channels // groups) * 9:
+            raise RuntimeError(
+                f'{weight.numel()} weights are not those of a 3x3 convolution from '
+                f'{channels} to {out_channels} channels in {groups} groups'
+            )
+        if bias is not None and bias.shape != (out_channels,):
+            raise RuntimeError(
+                f'a bias of shape {tuple(bias.shape)} is none of {out_channels} channels'
+            )
         x = x.contiguous(memory_format=torch.channels_last)
         y = x.new_empty((n, height, width, out_channels))
         failed = self._conv(

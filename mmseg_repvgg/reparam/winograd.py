@@ -227,8 +227,18 @@ class WinogradConv2d(nn.Conv2d):
         return unpack(self.packed, self.out_channels, self.groups)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Pack what is assigned to ``weight``, as by who folds a norm into a conv."""
+        """Pack what is assigned to ``weight``, as by who folds a norm into a conv.
+
+        Raises:
+            ValueError: If it has another shape.
+        """
         if name == 'weight' and param is not None and 'packed' in self._parameters:
+            shape = (self.out_channels, self.in_channels // self.groups, 3, 3)
+            if param.shape != shape:
+                raise ValueError(
+                    f'weight must be of shape {shape}, but got {tuple(param.shape)}: '
+                    'for other channels change the model that was deployed from'
+                )
             packed = pack(param.detach(), self.groups)
             name, param = 'packed', nn.Parameter(packed, requires_grad=False)
         super().register_parameter(name, param)

@@ -121,16 +121,45 @@ def test_weights_that_a_hook_computes_are_refused(net, compute, settle):
     assert is_deployed(deploy(net))
 
 
+def test_hooks_that_compute_nothing_do_not_hinder(net):
+    """Those of profilers and counters, on every module."""
+    for module in net.modules():
+        module.register_forward_pre_hook(lambda *_: None)
+    assert is_deployed(deploy(net))
+
+
 def test_attributes_refer_to_the_copies(net):
     net.steps = [net.backbone, net.head]
     net.pair = (net.head, 'head')
-    net.table = {'run': net.backbone.forward}
+    net.table = {'run': net.backbone.forward, 'stages': [[net.backbone.stage_1]]}
+    net.part = functools.partial(net.backbone.forward, first=net.head)
+    net.backbone.inner = [net.backbone.stem]
+    net.round = [net.head]
+    net.round.append(net.round)
     fused = deploy(net)
     assert fused.steps == [fused.backbone, fused.head]
     assert fused.pair == (fused.head, 'head')
     assert fused.table['run'].__self__ is fused.backbone
+    assert fused.table['stages'] == [[fused.backbone.stage_1]]
+    assert fused.part.func.__self__ is fused.backbone
+    assert fused.part.keywords == {'first': fused.head}
+    assert fused.backbone.inner == [fused.backbone.stem]
+    assert fused.round[0] is fused.head
     assert net.steps == [net.backbone, net.head]
     assert net.table['run'].__self__ is net.backbone
+    assert net.table['stages'] == [[net.backbone.stage_1]]
+    assert net.backbone.inner == [net.backbone.stem]
+
+
+def test_a_method_that_listens_is_that_of_the_copy(net):
+    """As of a model that takes a feature from the middle of its backbone."""
+    heard = []
+    type(net).listen = lambda self, *_: heard.append(self)
+    net.backbone.stage_4[-1].register_forward_hook(net.listen)
+    fused = deploy(net)
+    with torch.no_grad():
+        fused(torch.randn(1, 3, 32, 32))
+    assert heard == [fused]
 
 
 def test_made_in_inference_mode_it_can_be_loaded_into(net):
