@@ -43,7 +43,7 @@ test-quick: lint  ## The same without the slow tests
 	$(BIN)/pytest -m 'not slow' $(RUNTIMES)
 	$(BIN)/pytest -m 'not slow' $(addprefix --ignore=,$(RUNTIMES))
 
-test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 15 minutes)
+test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 10 to 15 minutes)
 	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"
 
 test-peers:  ## Load and save the checkpoints of timm and mmpretrain (torch with CUDA: 5 GB)

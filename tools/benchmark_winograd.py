@@ -4,9 +4,11 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 
+import torch
+
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms, trained_form
-from mmseg_repvgg.analysis.machine import cores, using_threads
+from mmseg_repvgg.analysis.machine import using_threads
 from mmseg_repvgg.analysis.subjects import Setup, Source
 from mmseg_repvgg.analysis.timing import Spread
 from mmseg_repvgg.analysis.winograd_figures import (
@@ -34,7 +36,12 @@ def main() -> None:
         help='of the image, may be given several times; default 256 512 and 713 713',
     )
     parser.add_argument('--rounds', type=int, default=9, help='to time; default 9')
-    parser.add_argument('--threads', type=int, default=cores(), help='default all cores')
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=torch.get_num_threads(),
+        help='default: as many as torch takes',
+    )
     parser.add_argument('--backbone-only', action='store_true', help='without the heads')
     parser.add_argument(
         '--speed-only',
@@ -95,7 +102,7 @@ def show_labels(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix='mmseg_repvgg_') as args.work_dir:
         cfg = launch.load_config(args)
         runner = trained_form(cfg, checkpoint, trust=args.trust_checkpoint)
-        dataloader = runner.build_dataloader(runner.cfg.test_dataloader)
+        dataloader = runner.test_dataloader
         with using_threads(args.threads):
             result = compare_forms(runner.model, dataloader, engine='winograd')
     print(f"""

@@ -33,7 +33,7 @@ def main() -> None:
 
     cfg = launch.load_config(args)
     runner = trained_form(cfg, args.checkpoint, trust=args.trust_checkpoint)
-    dataloader = runner.build_dataloader(cfg.test_dataloader)
+    dataloader = runner.test_dataloader
     palette = dataloader.dataset.metainfo['palette']
     folder = Path(cfg.work_dir) / 'pictures'
 

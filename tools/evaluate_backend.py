@@ -4,6 +4,7 @@ import argparse
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.building import building
 from mmseg_repvgg.export.evaluate import put_in_place
 
 
@@ -22,7 +23,8 @@ def main() -> None:
 
     cfg = launch.load_config(args)
     put_in_place(cfg, args.file, args.device)
-    launch.build_runner(cfg).test()
+    with building(cfg):
+        launch.build_runner(cfg).test()
 
 
 if __name__ == '__main__':

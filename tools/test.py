@@ -5,6 +5,7 @@ import argparse
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.building import building
 from mmseg_repvgg.engine.leaderboard import size_warnings
 from mmseg_repvgg.reparam import ENGINES
 
@@ -60,7 +61,7 @@ def main() -> None:
         engine=args.engine,
         trust=args.trust_checkpoint,
     )
-    with naming_checkpoint(cfg.load_from):
+    with naming_checkpoint(cfg.load_from), building(cfg):
         runner = launch.build_runner(cfg)
         for warning in size_warnings(cfg) if args.format_only else []:
             runner.logger.warning(warning)

@@ -49,6 +49,11 @@ def _fused(subject: Subject) -> Run:
 def _channels_last(
     subject: Subject, dtype: torch.dtype = torch.float32, engine: str = 'torch'
 ) -> Run:
+    if engine != 'torch' and library() is None:
+        raise ConfigError(
+            'winograd.cpp could not be compiled here, so there is nothing of it to time: '
+            'install g++, or name a compiler by CXX'
+        )
     layout: dict[str, Any] = dict(dtype=dtype, memory_format=torch.channels_last)
     # A copy, whose parameters are objects of its own; an engine packs its weights last.
     network = deploy(deploy(subject.fused).to(**layout), engine=engine)
@@ -130,9 +135,7 @@ def note(subject: Subject, form: str) -> str | None:
     """What a reader of the numbers must know besides; None if nothing."""
     if form == 'int8' and subject.source.int8 is None:
         return 'calibrated on random numbers: of use for its speed only'
-    if form not in ENGINES or library() is not None:
-        return None
-    return 'in plain torch, which gains nothing: its code could not be compiled here'
+    return None
 
 
 def difference(output: Any, reference: Any) -> float:

@@ -7,8 +7,9 @@ from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
-from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.registry import TRANSFORMS
 
+from .lazily import can_wait, lazily
 from .transforms import LoadCheckedAnnotations
 
 
@@ -34,9 +35,9 @@ def check_loading(cfg: MutableMapping[str, Any]) -> None:
 
 def _labels_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Which labels are right, as far as the data set says it."""
-    if 'data_prefix' not in cfg or cfg.get('backend_args'):
+    if not can_wait(cfg) or cfg.get('backend_args'):
         return {}
-    dataset = DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
+    dataset = lazily(cfg)
     classes = dataset.metainfo.get('classes')
     ignored = getattr(dataset, 'ignore_index', 255)
     return dict(num_classes=len(classes), ignore_index=ignored) if classes else {}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from typing import Any
-
-from mmseg.registry import DATASETS
 
 from ..errors import DataError
 from ..kinds import kind_of
-from .checked_loading import check_loading
+from .lazily import can_wait, lazily
 
 _HINTS = {
     'CityscapesDataset': (
@@ -27,24 +25,23 @@ _HINTS = {
 }
 
 
-def check_dataset(cfg: MutableMapping[str, Any]) -> None:
+def check_dataset(cfg: Mapping[str, Any]) -> None:
     """Check that the files of a data set exist, each image with its label map.
 
-    What is in them is checked as they are loaded, see :func:`check_loading`.
+    What is in them is checked as they are loaded, see
+    :func:`~.checked_loading.check_loading`.
 
     Args:
-        cfg: Config of a data set; its pipeline is changed in place. For one that is not
-            a ``BaseSegDataset`` on a local disk, or one without labels, no file is
-            looked for.
+        cfg: Config of a data set. For one that is not a ``BaseSegDataset`` on a local
+            disk, or one without labels, no file is looked for.
 
     Raises:
         DataError: If a folder is missing or empty, or an image has no label map.
     """
-    check_loading(cfg)
     name = kind_of(cfg)
-    if 'data_prefix' not in cfg or cfg.get('backend_args'):
+    if not can_wait(cfg) or cfg.get('backend_args'):
         return
-    dataset = DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
+    dataset = lazily(cfg)
     folder = dataset.data_prefix.get('img_path')
     root = dataset.data_root or folder
     hint = _HINTS.get(name, 'Set data_root and data_prefix of it')

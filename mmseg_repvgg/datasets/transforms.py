@@ -38,7 +38,8 @@ class LoadCheckedImage(LoadImageFromFile):
         """Add ``img`` (H, W, 3), BGR uint8, and its shapes to ``results``."""
         path = results['img_path']
         try:
-            if self.imdecode_backend == 'pillow' and os.path.isfile(path):
+            clips = self.imdecode_backend == 'pillow' and self.color_type != 'unchanged'
+            if clips and os.path.isfile(path):
                 _require_8_bits(path)
             return super().transform(results)
         except ImageError:

@@ -17,10 +17,11 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
-from mmseg.registry import RUNNERS
+from mmseg.registry import HOOKS, RUNNERS
 
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import find_resumable, make_loading_safe, naming_checkpoint
+from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
 from ..errors import ConfigError, WriteError
 from ..kinds import is_a
@@ -65,7 +66,11 @@ def load_config(args: Namespace) -> Config:
         raise ConfigError(
             f'{path} is no config file, which ends in .py: are two arguments swapped?'
         )
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, FileNotFoundError) as error:
+        raise ConfigError(f'the config {path} cannot be read: {error}') from error
+    cfg.setdefault('default_hooks', {})
     # What is added to a config is named without a scope; lazy ones have none.
     cfg.default_scope = cfg.get('default_scope') or 'mmseg'
     cfg.launcher = getattr(args, 'launcher', 'none')
@@ -134,6 +139,8 @@ def prepare_training(
     elif cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = find_resumable(cfg.work_dir, trust)
         cfg.resume = cfg.load_from is not None
+    # Not that of the run whose dump this config may be.
+    set_hook(cfg, 'LoadHook', False)
     set_hook(cfg, 'LoadHook', True, strict=cfg.resume)
     for start in (cfg.get('load_from'), _pretrained(cfg)):
         if start and '://' not in start:
@@ -180,6 +187,11 @@ def prepare_testing(
         DataError: If data is missing.
     """
     make_loading_safe(trust)
+    if not fused and cfg.model.get('backbone', {}).get('deploy'):
+        raise ConfigError(
+            'the config builds the fused form, model.backbone.deploy=True: there is no '
+            'training form of it, for --no-deploy or to compare with. Leave that out'
+        )
     with naming_checkpoint(checkpoint):
         match_form(cfg, read_checkpoint(checkpoint, trust=trust))
     if not fused and cfg.model.get('backbone', {}).get('deploy'):
@@ -194,7 +206,7 @@ def prepare_testing(
     set_hook(cfg, 'LoadHook', False)
     set_hook(cfg, 'LoadHook', True)
     for hook in cfg.custom_hooks:
-        if engine is not None and is_a(hook, 'DeployHook'):
+        if engine is not None and _is_hook(hook, 'DeployHook'):
             hook['engine'] = engine
     if out is not None and not format_only:
         evaluators = cfg.test_evaluator
@@ -258,19 +270,30 @@ def _pretrained(cfg: Config) -> str | None:
 
 
 def set_hook(cfg: Config, kind: str, present: bool, **arguments: Any) -> None:
-    """Add a custom hook that a config may lack, or take it away."""
+    """Add a custom hook that a config may lack, or take it and its children away."""
     hooks = list(cfg.get('custom_hooks') or [])
-    has = any(is_a(hook, kind) for hook in hooks)
+    has = any(_is_hook(hook, kind) for hook in hooks)
     if present and not has:
         hooks.append(dict(type=kind, **arguments))
     elif not present:
-        hooks = [hook for hook in hooks if not is_a(hook, kind)]
+        hooks = [hook for hook in hooks if not _is_hook(hook, kind)]
     cfg.custom_hooks = hooks
 
 
-@building()
+def _is_hook(cfg: Mapping[str, Any], kind: str) -> bool:
+    """Tell whether a config builds a hook of this kind, or a child of it."""
+    found = cfg.get('type')
+    found = HOOKS.get(found) if isinstance(found, str) else found
+    family = found.__mro__ if isinstance(found, type) else ()
+    return any(is_a({'type': each}, kind) for each in family)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Adapt a config to the machine and build its Runner.
+
+    Every file that it loads is checked, see
+    :func:`~mmseg_repvgg.datasets.checked_loading.check_loading`; the config that it dumps
+    and saves with its checkpoints says nothing of it, and so serves mmseg's own tools.
 
     Where there is no GPU, several processes talk through gloo, DDP gets no device ids
     and SyncBN, which torch has for GPUs only, becomes BN.
@@ -287,7 +310,12 @@ def build_runner(cfg: Config) -> Runner:
     drop_missing_tensorboard(cfg)
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with building(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for name in ('train', 'val', 'test'):
+            loader = getattr(runner, f'_{name}_dataloader')
+            if isinstance(loader, Mapping):
+                check_loading(loader['dataset'])
     _require_same_start(cfg)
     return runner
 
@@ -315,8 +343,8 @@ def _require_same_start(cfg: Config) -> None:
         )
 
 
-@building()
 def _check_data(cfg: Config, *loaders: str) -> None:
-    for loader in loaders:
-        if cfg.get(loader):
-            check_dataset(cfg[loader].dataset)
+    with building(cfg):
+        for loader in loaders:
+            if cfg.get(loader):
+                check_dataset(cfg[loader].dataset)

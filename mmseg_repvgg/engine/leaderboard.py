@@ -18,10 +18,11 @@ from mmcv.transforms import LoadAnnotations
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from mmseg.registry import DATASETS, METRICS, TRANSFORMS
+from mmseg.registry import METRICS, TRANSFORMS
 
 from ..datasets.cityscapes_labels import IGNORE_INDEX, LABELS
 from ..datasets.files import write_whole
+from ..datasets.lazily import lazily
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError
 from ..kinds import kind_of
@@ -89,7 +90,7 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             'it as well. Name a new one'
         )
     dataset = cfg.test_dataloader.dataset
-    classes = _lazily(dataset).metainfo['classes']
+    classes = lazily(dataset).metainfo['classes']
     if list(classes) != [label.name for label in _CLASSES]:
         raise ConfigError(
             '--format-only writes label ids of Cityscapes, whose 19 classes are not the '
@@ -112,7 +113,7 @@ def size_warnings(cfg: Config) -> list[str]:
     Args:
         cfg: As :func:`write_label_ids` has left it.
     """
-    dataset = _lazily(cfg.test_dataloader.dataset)
+    dataset = lazily(cfg.test_dataloader.dataset)
     folder = Path(dataset.data_prefix['img_path'])
     images, expected = len(dataset.load_data_list()), EXPECTED[folder.name]
     if images == expected:
@@ -121,11 +122,6 @@ def size_warnings(cfg: Config) -> list[str]:
         f'{folder} holds {images} images, the {folder.name} split of Cityscapes '
         f'{expected}: the server wants a file for each of these'
     ]
-
-
-def _lazily(cfg: Mapping[str, Any]) -> Any:
-    """A data set that has not looked for its files yet."""
-    return DATASETS.build({**cfg, 'lazy_init': True, 'pipeline': []})
 
 
 def _without_labels(steps: Sequence[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from ..checkpoints.provenance import trained_backbone
 from ..errors import CheckpointError
 from ..kinds import is_a
 from ..models import RepVGG
+from ..models.archs import DILATIONS, plan
 from ..models.layouts import recognise, unwrap
 from .wrappers import unwrap as unwrap_model
 
@@ -49,19 +50,22 @@ class LoadHook(Hook):
         model = unwrap_model(runner.model)
         state = unwrap(checkpoint)
         for name, module in model.named_modules():
-            if isinstance(module, RepVGG):
+            if not isinstance(module, RepVGG):
+                continue
+            # Of others, such as a teacher's, the checkpoint's config says nothing.
+            if name.removeprefix('module.') == 'backbone':
                 self._check_dilation(module, trained_backbone(checkpoint))
-                state = _renamed(state, module, f'{name}.' if name else '')
+            state = _renamed(state, module, f'{name}.' if name else '')
         checkpoint['state_dict'] = state
         if self.strict:
             _require_match(state, model.state_dict())
 
     def _check_dilation(self, backbone: RepVGG, trained: Mapping[str, Any]) -> None:
-        default = inspect.signature(RepVGG).parameters['dilation'].default
-        if not is_a(trained, 'RepVGG'):
+        if not is_a(trained, 'RepVGG', type(backbone).__name__):
             return
+        default = inspect.signature(RepVGG).parameters['dilation'].default
         of_training = trained.get('dilation', default)
-        if of_training == backbone.dilation:
+        if of_training not in DILATIONS or not _differ(backbone, of_training):
             return
         said = (
             f'the checkpoint was trained with dilation={of_training!r}, and the config '
@@ -74,6 +78,15 @@ class LoadHook(Hook):
                 'purpose, convert it to .safetensors, which forgets its training'
             )
         print_log(f'{said} until it is trained on', 'current', logging.WARNING)
+
+
+def _differ(backbone: RepVGG, dilation: str | None) -> bool:
+    """Tell whether the layers that are there are others under another dilation."""
+    built = max(backbone.out_indices) + 2
+    here, there = (
+        plan(backbone.arch, each)[:built] for each in (backbone.dilation, dilation)
+    )
+    return here != there
 
 
 def _renamed(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:

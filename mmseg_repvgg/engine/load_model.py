@@ -8,16 +8,16 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import MODELS
 
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import naming_checkpoint
+from ..datasets.lazily import can_wait, lazily
 from .building import building
 from .load_hook import LoadHook
 from .match_form import match_form
 
 
-@building()
 def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseModel:
     """Build the segmentor of a config and fill the whole of it from a checkpoint.
 
@@ -39,7 +39,7 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
         ConfigError: If the model of the config cannot be built.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    with naming_checkpoint(checkpoint):
+    with naming_checkpoint(checkpoint), building(cfg):
         stored = read_checkpoint(checkpoint, trust=trust)
         match_form(cfg, stored)
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
@@ -54,6 +54,4 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
 def dataset_meta(cfg: Config) -> dict[str, Any]:
     """What the config's test set says of its classes; reads no data."""
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    if 'data_prefix' not in dataset:
-        return {}
-    return dict(DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo)
+    return dict(lazily(dataset).metainfo) if can_wait(dataset) else {}

@@ -20,6 +20,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
+from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
 from ..engine.wrappers import predict
 from ..errors import ConfigError
@@ -62,6 +63,7 @@ class RealImages:
         cfg.test_dataloader.dataset = dataset
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         put_in_place(cfg, file)
+        check_loading(cfg.test_dataloader.dataset)
         self.backend = open_backend(file)
         self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
         self._model = MODELS.build(cfg.model).eval()

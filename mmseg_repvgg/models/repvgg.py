@@ -7,7 +7,7 @@ https://arxiv.org/abs/2101.03697.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -129,21 +129,23 @@ class RepVGG(BaseModule):
         stem, *stages = self.stages
         x = self._run(stem, x)
         for index, stage in enumerate(stages):
-            for block in stage.children():
-                x = self._run(block, x)
+            x = self._run(stage, x)
             if index in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         if not (self.with_cp and self.training):
-            return block(x)
-        return checkpoint(
-            block,
-            x,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _running_stats_kept(block)),
-        )
+            return stage(x)
+        # Block by block: one recomputes its own maps only.
+        for block in stage if isinstance(stage, nn.Sequential) else (stage,):
+            x = checkpoint(
+                block,
+                x,
+                use_reentrant=False,
+                context_fn=partial(_contexts, block),
+            )
+        return x
 
     def train(self, mode: bool = True) -> RepVGG:
         """Set the mode; frozen stages and, with ``norm_eval``, all norms stay in eval."""
@@ -244,6 +246,11 @@ def _build_block(arch: Arch, layer: Layer, norm: Any, deploy: bool) -> RepVGGBlo
     else:
         conv = RepConv(*geometry, identity=layer.identity, norm=norm)
     return RepVGGBlock(conv, SqueezeExcite(layer.out_channels) if arch.se else None)
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Of the first forward pass, and of the recomputed one."""
+    return nullcontext(), _running_stats_kept(block)
 
 
 @contextmanager

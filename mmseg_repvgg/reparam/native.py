@@ -131,8 +131,9 @@ def _library() -> Library | None:
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, 'stderr', None) or error
         _log.warning(
-            'Winograd convolutions run in plain torch, which gains nothing, since %s '
-            'cannot be compiled: %s. It takes g++ (or what CXX names) with OpenMP',
+            "%s cannot be compiled: %s. deploy leaves PyTorch's convolutions in, and "
+            'WinogradConv2d ones run in plain torch, which gains nothing. It takes g++ '
+            '(or what CXX names) with OpenMP',
             SOURCE.name,
             said,
         )

@@ -1,18 +1,21 @@
 """The tools' pipelines check what they load, and load the same."""
 
 import copy
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import LoadImageFromFile
-from mmengine.config import ConfigDict
+from mmcv.transforms import LoadImageFromFile, RandomFlip
+from mmengine.config import Config, ConfigDict
+from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS, MODELS
 
 from mmseg_repvgg.datasets.checked_loading import check_loading
 from mmseg_repvgg.datasets.checks import check_dataset
-from mmseg_repvgg.engine.launch import prepare_testing, prepare_training
+from mmseg_repvgg.datasets.lazily import lazily
+from mmseg_repvgg.engine.launch import build_runner, prepare_testing, prepare_training
 from mmseg_repvgg.errors import ImageError
 
 
@@ -32,7 +35,7 @@ def test_the_same_is_loaded(street_root, backend):
         load['imdecode_backend'] = backend
     plain = dataset(street_root, load, dict(type='mmseg.LoadAnnotations'))
     checked = copy.deepcopy(plain)
-    check_dataset(checked)
+    check_loading(checked)
     assert [dict(step) for step in checked.pipeline] == [
         dict(load, type='LoadCheckedImage', imdecode_backend=backend or 'cv2'),
         dict(type='LoadCheckedAnnotations', num_classes=19, ignore_index=255),
@@ -62,18 +65,71 @@ def test_steps_within_steps_and_sets_within_sets(street_root):
         assert rest == steps[2:]
 
 
-def test_training_checks_but_leaves_what_mmseg_reads(street_config):
-    """What a run dumps of its config serves MMSegInferencer."""
+def test_steps_of_every_kind_mmcv_takes(street_root):
+    flip = RandomFlip(prob=0.5)
+    steps = [
+        dict(type='RandomApply', prob=0.5, transforms=dict(type='LoadAnnotations')),
+        dict(type='KeyMapper', transforms=None),
+        flip,
+    ]
+    cfg = dataset(street_root, *steps)
+    check_loading(cfg)
+    apply, mapper, built = cfg.pipeline
+    assert apply.transforms.type == 'LoadCheckedAnnotations'
+    assert mapper.transforms is None
+    assert built is flip
+    DATASETS.build(cfg)
+
+
+def test_what_a_config_says_of_labels_stays(street_root):
+    load = dict(type='LoadAnnotations')
+    cfg = dataset(street_root, dict(load, type='LoadCheckedAnnotations', num_classes=40))
+    check_loading(cfg)
+    assert cfg.pipeline[0].num_classes == 40
+
+
+def test_a_data_set_that_reads_at_once(street_root):
+    """Its class does not take lazy_init: what it knows of labels is not asked."""
+
+    class AtOnce(CityscapesDataset):
+        def __init__(self, data_root, data_prefix, pipeline):
+            super().__init__(
+                data_root=data_root, data_prefix=data_prefix, pipeline=pipeline
+            )
+
+    cfg = dataset(street_root, dict(type='LoadAnnotations'))
+    cfg.type = AtOnce
+    check_dataset(cfg)
+    check_loading(cfg)
+    assert cfg.pipeline == [dict(type='LoadCheckedAnnotations')]
+    assert lazily(cfg).metainfo['classes'][0] == 'road'
+
+
+def test_a_run_checks_and_leaves_what_mmseg_reads(street_config, tmp_path):
+    """What a training and a test dump of their config serve MMSegInferencer."""
     plain = copy.deepcopy(street_config)
-    prepare_training(street_config)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        pipeline = street_config[loader].dataset.pipeline
-        load, labels = (step for step in pipeline if step.type.startswith('Load'))
-        assert load.type == 'LoadCheckedImage'
-        assert labels.type == 'LoadCheckedAnnotations'
-        assert labels.num_classes == 19
-    assert street_config.test_pipeline == plain.test_pipeline
-    assert street_config.test_dataloader == plain.test_dataloader
+    checkpoint = tmp_path / 'fresh.pth'
+    torch.save(
+        dict(state_dict=MODELS.build(street_config.model).state_dict()), checkpoint
+    )
+    trained, tested = copy.deepcopy(street_config), street_config
+    prepare_training(trained)
+    prepare_testing(tested, str(checkpoint))
+    for cfg, names in (trained, ('train', 'val')), (tested, ('test',)):
+        cfg.experiment_name = names[0]
+        runner = build_runner(cfg)
+        for name in names:
+            pipeline = getattr(runner, f'_{name}_dataloader')['dataset']['pipeline']
+            load, labels = (step for step in pipeline if step.type.startswith('Load'))
+            assert load.type == 'LoadCheckedImage'
+            assert labels.type == 'LoadCheckedAnnotations'
+            assert labels.num_classes == 19
+        (dumped,) = Path(cfg.work_dir).glob('*.py')
+        said = Config.fromfile(dumped)
+        for name in ('train', 'val', 'test'):
+            dataset = said[f'{name}_dataloader'].dataset
+            assert dataset.pipeline == plain[f'{name}_dataloader'].dataset.pipeline
+            assert dataset.pipeline == runner.cfg[f'{name}_dataloader'].dataset.pipeline
 
 
 @pytest.mark.parametrize('tta', [False, True])
@@ -83,7 +139,7 @@ def test_testing_stops_at_a_label_that_is_no_class(street_config, tmp_path, tta)
         dict(state_dict=MODELS.build(street_config.model).state_dict()), checkpoint
     )
     prepare_testing(street_config, str(checkpoint), tta=tta)
-    data = DATASETS.build(street_config.test_dataloader.dataset)
+    data = build_runner(street_config).test_dataloader.dataset
     data[0]
     path = data.get_data_info(1)['seg_map_path']
     labels = cv2.imread(path, cv2.IMREAD_UNCHANGED)

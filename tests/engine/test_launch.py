@@ -1,12 +1,15 @@
 """From a config, however it is written, to a Runner."""
 
 import copy
+import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmseg.registry import MODELS
+from mmseg.registry import HOOKS, MODELS
+from torch import nn
 
 from mmseg_repvgg import deploy
 from mmseg_repvgg.engine import CrashSafeCheckpointHook, DeployHook
@@ -167,13 +170,81 @@ def test_a_mistake_in_what_is_tested(street_config, tmp_path):
         load_model(street_config, str(tmp_path / 'some.pth'))
 
 
+def test_what_mmseg_gives_a_backbone_of_its_own(street_config_file):
+    """A config over one of mmseg's ResNets, without _delete_."""
+    with pytest.raises(ConfigError, match="'depth'. .* _delete_=True inherits nothing"):
+        start(street_config_file, **{'model.backbone.depth': 50})
+
+
 @pytest.mark.parametrize(
-    'error', [TypeError('unhashable'), KeyError('weight'), KeyError()]
+    ('option', 'value', 'says'),
+    [
+        ('optim_wrapper.optimizer.momentumm', 1, "keyword argument 'momentumm'"),
+        ('optim_wrapper.type', 'Nope', 'Nope is not in the .*optim'),
+        ('param_scheduler.0.typ', 1, "keyword argument 'typ'"),
+        ('train_cfg.type', 'Nope', 'Nope is not in the .*loop'),
+    ],
 )
-def test_what_is_a_bug_stays_one(error):
-    with pytest.raises(type(error)) as caught, building():
+def test_mistakes_that_show_when_training_begins(street_config_file, option, value, says):
+    cfg = load(street_config_file, **{option: value})
+    prepare_training(cfg)
+    runner = build_runner(cfg)
+    with pytest.raises(ConfigError, match=says), building(cfg):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [
+        ("_base_ = ['gone.py']", 'own.py cannot be read.*gone.py'),
+        ('model = dict(', 'own.py cannot be read'),
+    ],
+)
+def test_a_config_that_cannot_be_read(tmp_path, text, says):
+    (tmp_path / 'own.py').write_text(text)
+    with pytest.raises(ConfigError, match=f'(?s){says}'):
+        load(tmp_path / 'own.py')
+
+
+@pytest.mark.parametrize(
+    'error', [TypeError('unhashable'), KeyError('weight'), KeyError(), ImportError('x')]
+)
+def test_what_is_a_bug_stays_one(street_config, error):
+    with pytest.raises(type(error)) as caught, building(street_config):
         raise error
     assert caught.value is error
+
+
+class Broken(nn.Module):
+    def __init__(self, **arguments):
+        super().__init__()
+        helper(**arguments, type='of a bug')
+
+
+class HandsOn(nn.Module):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+
+
+def helper(*, right):
+    pass
+
+
+def test_whose_mistake_it_is(street_config):
+    """A constructor that hands on what it does not know, and code that is wrong."""
+    street_config.custom = dict(type=HandsOn, wrong=1)
+    with pytest.raises(ConfigError, match="'wrong'"), building(street_config):
+        MODELS.build(street_config.custom)
+    street_config.custom = dict(type=Broken)
+    with pytest.raises(TypeError, match='helper'), building(street_config):
+        MODELS.build(street_config.custom)
+
+
+def test_a_package_that_is_missing(street_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    street_config.visualizer.vis_backends = [dict(type='WandbVisBackend')]
+    with pytest.raises(ConfigError, match='pip install wandb.* out of the config'):
+        build_runner(street_config)
 
 
 @pytest.mark.parametrize('folder', ['file', 'file/in', '/proc/none'])
@@ -184,6 +255,14 @@ def test_a_work_dir_that_cannot_be_written(street_config, tmp_path, folder):
         build_runner(street_config)
     assert f'{street_config.work_dir} cannot be written: ' in str(caught.value)
     assert '--work-dir' in str(caught.value)
+
+
+def test_no_training_form_where_the_config_builds_none(street_config, tmp_path):
+    path = str(tmp_path / 'whole.pth')
+    torch.save({'state_dict': MODELS.build(street_config.model).state_dict()}, path)
+    street_config.model.backbone.deploy = True
+    with pytest.raises(ConfigError, match=r'the config builds the fused form'):
+        prepare_testing(street_config, path, fused=False)
 
 
 def test_no_training_form_of_what_is_fused(street_config, tmp_path):
@@ -203,3 +282,39 @@ def test_a_test_loads_all_of_the_model_whatever_the_config_says(street_config, t
     prepare_testing(street_config, str(path))
     (hook,) = [h for h in street_config.custom_hooks if 'LoadHook' in h['type']]
     assert hook.get('strict', True)
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_a_training_loads_as_it_asks_whatever_dump_it_starts_from(street_config, strict):
+    """The config may be the dump of a run that resumed, tested, or did neither."""
+    street_config.custom_hooks = [dict(type='LoadHook', strict=strict)]
+    prepare_training(street_config)
+    (hook,) = [h for h in street_config.custom_hooks if 'LoadHook' in h['type']]
+    assert hook['strict'] is False
+
+
+def test_a_child_of_the_deploy_hook_goes_too(street_config, tmp_path):
+    class OwnDeployHook(DeployHook):
+        pass
+
+    path = str(tmp_path / 'whole.pth')
+    torch.save({'state_dict': MODELS.build(street_config.model).state_dict()}, path)
+    HOOKS.register_module(module=OwnDeployHook)
+    try:
+        street_config.custom_hooks = [dict(type='OwnDeployHook')]
+        fused = copy.deepcopy(street_config)
+        prepare_testing(fused, path, engine='auto')
+        assert [h for h in fused.custom_hooks if 'Deploy' in h['type']] == [
+            dict(type='OwnDeployHook', engine='auto')
+        ]
+        prepare_testing(street_config, path, fused=False)
+        assert not any('Deploy' in hook['type'] for hook in street_config.custom_hooks)
+    finally:
+        HOOKS.module_dict.pop('OwnDeployHook')
+
+
+def test_a_config_without_default_hooks(street_config_file):
+    text = Path(street_config_file).read_text()
+    Path(street_config_file).write_text(f'{text}\ndel default_hooks\n')
+    cfg = load(street_config_file)
+    prepare_training(cfg)

@@ -1,8 +1,12 @@
 """A checkpoint fills the whole model or is refused."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.runner import Runner
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS
 
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.errors import CheckpointError
@@ -82,6 +86,59 @@ def test_a_dilation_that_is_left_out_is_the_default(street_config):
     run_test(street_config, path, **{'model.backbone.dilation': 'full'})
     with pytest.raises(CheckpointError, match="trained with dilation='full'"):
         run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+
+
+def said_to_be(cfg, **fields):
+    """What mmengine writes of a config whose backbone has other fields."""
+    trained = copy.deepcopy(cfg)
+    trained.model.backbone = fields
+    return {'cfg': trained.pretty_text}
+
+
+@pytest.mark.parametrize('kind', ['mmpretrain.RepVGG', 'ResNet'])
+def test_the_dilation_of_another_class_is_no_ones_business(street_config, kind):
+    """mmpretrain's RepVGG knows no such argument."""
+    meta = said_to_be(street_config, type=kind, dilation='fast')
+    run_test(street_config, saved(street_config, lambda state: None, meta))
+
+
+def test_dilation_where_no_layer_has_any(street_config):
+    """The last two stages are not built."""
+    cfg = street_config
+    cfg.model.backbone.out_indices = (0, 1)
+    cfg.model.decode_head.update(in_channels=96, in_index=1)
+    cfg.model.auxiliary_head.update(in_channels=48, in_index=0)
+    meta = said_to_be(cfg, **{**cfg.model.backbone, 'dilation': 'fast'})
+    run_test(cfg, saved(cfg, lambda state: None, meta))
+
+
+class Child(RepVGG):
+    pass
+
+
+def test_the_dilation_of_a_child(street_config):
+    MODELS.register_module(module=Child)
+    try:
+        street_config.model.backbone.type = 'Child'
+        meta = {'cfg': street_config.pretty_text}
+        path = saved(street_config, lambda state: None, meta)
+        with pytest.raises(CheckpointError, match="trained with dilation='full'"):
+            run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+    finally:
+        MODELS.module_dict.pop('Child')
+
+
+class WithTeacher(EncoderDecoder):
+    def __init__(self, teacher, **arguments):
+        super().__init__(**arguments)
+        self.teacher = MODELS.build(teacher)
+
+
+def test_a_second_backbone_may_have_its_own(street_config):
+    teacher = dict(type='RepVGG', arch='A0', dilation=None, out_indices=(3,))
+    street_config.model.update(type=WithTeacher, teacher=teacher)
+    meta = {'cfg': said_to_be(street_config, **street_config.model.backbone)['cfg']}
+    run_test(street_config, saved(street_config, lambda state: None, meta))
 
 
 def test_another_dilation_may_be_trained_on(street_config, capsys):

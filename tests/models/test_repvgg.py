@@ -132,6 +132,15 @@ def test_with_cp_changes_neither_gradients_nor_statistics(arch):
         assert torch.equal(a, b), name
 
 
+def test_whoever_listens_to_a_stage_hears_it():
+    model, heard = RepVGG(TINY).eval(), []
+    for stage in model.stages:
+        stage.register_forward_hook(lambda *_: heard.append(True))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert len(heard) == 5
+
+
 def test_with_cp_recomputes():
     calls = []
     model = RepVGG(TINY, with_cp=True).train()
