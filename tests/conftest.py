@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import random
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -24,12 +31,46 @@ REPO = Path(__file__).parents[1]
 # Tests run beside each other's processes: waiting threads must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+# What a launcher may have set where the tests are started, or a test may set.
+LAUNCHER = [
+    *['RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'],
+    *['NNODES', 'NODE_RANK', 'PORT', 'MAX_RESTARTS'],
+    *['GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'SRUN_ARGS'],
+]
+LAUNCHERS = ('SLURM_', 'OMPI_', 'TORCHELASTIC_')
+
+# Seconds for what takes one minute: on a busy machine too, only what hangs takes more.
+TIMEOUT = 900
+
+
+def leave_launcher() -> None:
+    for name in list(os.environ):
+        if name in LAUNCHER or name.startswith(LAUNCHERS):
+            del os.environ[name]
+
+
+# Fixtures of a wider scope than a test's come before those of the test.
+leave_launcher()
+
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remove what a run that passed has written."""
     factory = session.config._tmp_path_factory
     if exitstatus == 0 and factory._basetemp and not factory._given_basetemp:
         shutil.rmtree(factory._basetemp, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """No test is one of several processes, and none leaves anything to the next."""
+    leave_launcher()
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    for name, value in before.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +203,7 @@ def _assert_same():
     return assert_same
 
 
-def run_tool(*args: object, cwd: Path, env: dict | None = None, timeout: int = 300):
+def run_tool(*args: object, cwd: Path, env: dict | None = None, timeout: int = TIMEOUT):
     """Start a tool as a process of its own and wait for it."""
     tool, *rest = map(str, args)
     return subprocess.run(
@@ -178,3 +219,116 @@ def run_tool(*args: object, cwd: Path, env: dict | None = None, timeout: int = 3
 @pytest.fixture(name='run_tool')
 def _run_tool():
     return run_tool
+
+
+class Process(subprocess.Popen):
+    """In a process group of its own; what it says goes to a file, which is never full."""
+
+    def __init__(self, command, **kwargs):
+        self.log = tempfile.TemporaryFile('a+', errors='replace')  # noqa: SIM115
+        super().__init__(
+            list(map(str, command)),
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **kwargs,
+        )
+
+    def said(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    def finish(self) -> str:
+        """Wait for its end; returns what it has said."""
+        self.wait(TIMEOUT)
+        return self.said()
+
+    def succeed(self) -> str:
+        said = self.finish()
+        assert self.returncode == 0, said[-5000:]
+        return said
+
+
+class Starter:
+    """Starts processes, none of which outlives the block, nor what they have started."""
+
+    timeout = TIMEOUT
+
+    def __init__(self):
+        self.mark = uuid.uuid4().hex
+        self.started: list[Process] = []
+
+    def __call__(self, *command: object, cwd: Path, **env: str) -> Process:
+        """Start a process that finds the plugins, those in its folder too."""
+        paths = [str(REPO / 'tests' / 'plugins'), str(cwd)]
+        process = Process(
+            command,
+            cwd=cwd,
+            env={
+                **os.environ,
+                'PYTHON': sys.executable,
+                'PYTHONPATH': os.pathsep.join(
+                    [*paths, *filter(None, [os.environ.get('PYTHONPATH')])]
+                ),
+                # With two, the last bits may vary.
+                'OMP_NUM_THREADS': '1',
+                'MARK': self.mark,
+                **env,
+            },
+        )
+        self.started.append(process)
+        return process
+
+    def left(self) -> list[int]:
+        """Who is alive of them and of those that they have started."""
+        found = []
+        for path in Path('/proc').glob('[0-9]*/environ'):
+            with contextlib.suppress(OSError):  # It has ended, or is another user's.
+                if f'MARK={self.mark}'.encode() in path.read_bytes().split(b'\0'):
+                    found.append(int(path.parent.name))
+        return found
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        # torchrun's processes are in groups of their own.
+        while pids := self.left():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope='session')
+def starter():
+    """For fixtures of a wider scope: ``with starter() as start``."""
+    return Starter
+
+
+@pytest.fixture
+def start():
+    with Starter() as start:
+        yield start
+
+
+def free_port() -> int:
+    """A port that is free, and that nobody is given who asks the system for any."""
+    dealt = Path('/proc/sys/net/ipv4/ip_local_port_range')
+    low, high = map(int, dealt.read_text().split()) if dealt.exists() else (32768, 65535)
+    others = [port for port in range(1024, 65536) if not low <= port <= high]
+    # Seeded by nothing: other tests that run now must find others.
+    for port in random.SystemRandom().sample(others, len(others)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(('', port))
+            return port
+    raise OSError('no port is free')
+
+
+@pytest.fixture(name='free_port')
+def _free_port():
+    return free_port

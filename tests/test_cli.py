@@ -23,7 +23,9 @@ def test_options_are_mmengines():
     assert args['cfg_options'] == expected
 
 
-@pytest.mark.parametrize('option', ['model.dilation', '=fast', 'a..b=1', '.a=1', 'a=[1'])
+@pytest.mark.parametrize(
+    'option', ['model.dilation', '=fast', 'a..b=1', '.a=1', 'a=[1', 'a=(1']
+)
 def test_options_that_are_none(option):
     with pytest.raises(ConfigError, match='--cfg-options') as caught:
         parse('--cfg-options', 'fine=1', option)

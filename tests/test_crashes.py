@@ -3,15 +3,12 @@
 Every run is a process of its own, as a user's would be.
 """
 
-import functools
 import os
-import random
-import resource
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,7 @@ from mmengine.config import Config
 pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parents[1]
-ITERATIONS = 40
+ITERATIONS = 24
 
 
 @pytest.fixture(scope='module')
@@ -40,32 +37,10 @@ def config(street_root, small_street_config, tmp_path_factory):
     return path
 
 
-def start(config, work_dir, *options, **kwargs):
-    command = [sys.executable, str(REPO / 'tools' / 'train.py'), str(config)]
-    return subprocess.Popen(
-        [*command, '--work-dir', str(work_dir), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **kwargs,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    return output
-
-
-def wait_for(process, ready):
-    while process.poll() is None and not ready():
-        time.sleep(0.002)
-
-
-def kill(process):
-    """SIGKILL to the trainer and its workers, as a machine that goes away."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def train(start, config, work_dir, *options, prefix=(), **env):
+    tool = REPO / 'tools' / 'train.py'
+    command = [*prefix, sys.executable, tool, config, '--work-dir', work_dir, *options]
+    return start(*command, cwd=config.parent, **env)
 
 
 def final(work_dir):
@@ -77,46 +52,58 @@ def newest(work_dir):
     return max(steps, default=0)
 
 
-def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path, assert_same):
-    straight, broken = tmp_path / 'straight', tmp_path / 'broken'
-    run = start(config, straight)
-    output = finish(run)
-    assert run.returncode == 0, output[-3000:]
+# Where a run is ended (tests/plugins/dying.py says what is where), how, and from which
+# iteration the next one resumes: 10 SIGKILLs, 5 of them during a save, and 2 SIGTERMs.
+ENDS = [
+    ('empty:2', 'SIGKILL', None),
+    ('train:4', 'SIGKILL', 2),
+    ('half:4', 'SIGKILL', 2),
+    ('train:5', 'SIGKILL', 4),
+    ('train:9', 'SIGTERM', 9),
+    ('whole:10', 'SIGKILL', 9),
+    ('train:12', 'SIGKILL', 10),
+    ('placed:12', 'SIGKILL', 10),  # last_checkpoint is not yet written
+    ('val:15', 'SIGKILL', 14),
+    ('val:15', 'SIGTERM', 15),
+    ('half:18', 'SIGKILL', 16),
+    ('train:19', 'SIGKILL', 18),
+]
 
-    rng = random.Random(0)
-    kills = during_save = terminated = 0
-    for attempt in range(30):
-        if kills >= 10 and terminated >= 2:
-            break
-        left, saved = set(broken.glob('.iter_*.pth.*')), newest(broken)
-        assert saved < ITERATIONS, 'it was over before it was killed often enough'
-        process = start(config, broken, '--resume')
-        if attempt % 6 == 5:
-            # To every process of the job, as Slurm sends it.
-            wait_for(process, lambda s=saved: newest(broken) > s)
-            os.killpg(process.pid, signal.SIGTERM)
-            output = finish(process)
-            assert process.returncode == 143, output[-3000:]
+
+def resumed(output):
+    (iteration,) = re.findall(r'resumed epoch: 0, iter: (\d+)', output) or [None]
+    return iteration and int(iteration)
+
+
+def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path, start, assert_same):
+    cfg = Config.fromfile(config)
+    cfg.custom_imports.imports.append('dying')
+    # With the trainer its workers die, as on a machine that goes away; and a SIGTERM is
+    # to every process of the job, as Slurm sends it.
+    cfg.custom_hooks.append(dict(type='DyingHook', group=True))
+    config = tmp_path / 'mortal.py'
+    cfg.dump(config)
+    straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+    undisturbed = train(start, config, straight)
+
+    saved = None
+    for place, how, then in ENDS:
+        note = tmp_path / f'{how} {place}'
+        end = dict(DIE_AT=place, DIE_BY=how, DIE_NOTE=str(note))
+        run = train(start, config, broken, '--resume', **end)
+        output = run.finish()
+        assert note.exists(), output[-3000:]
+        assert resumed(output) == saved
+        if how == 'SIGTERM':
+            assert run.returncode == 143, output[-3000:]
             assert 'SIGTERM: saved' in output
-            terminated += 1
-        elif attempt % 3 == 0:
-            # In the middle of writing: a new temporary file is there.
-            temporary = functools.partial(new_temporary, broken, left)
-            wait_for(process, temporary)
-            during_save += temporary()
-            kill(process)
-            kills += 1
         else:
-            wait_for(process, lambda s=saved: newest(broken) > s)
-            time.sleep(rng.uniform(0, 0.3))
-            kill(process)
-            kills += 1
-    assert kills >= 10
-    assert during_save >= 3
-    assert terminated >= 2
-    process = start(config, broken, '--resume')
-    output = finish(process)
-    assert process.returncode == 0, output[-3000:]
+            assert run.returncode == -signal.SIGKILL, output[-3000:]
+        in_the_middle = place.startswith(('empty', 'half', 'whole'))
+        assert len(list(broken.glob('.iter_*.pth.????????'))) == in_the_middle
+        saved = then
+    assert resumed(train(start, config, broken, '--resume').succeed()) == saved
+    undisturbed.succeed()
 
     ours, theirs = final(broken), final(straight)
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
@@ -124,18 +111,16 @@ def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path, assert_same
     assert not list(broken.glob('.*.pth.*')), 'temporary files were left behind'
 
 
-def new_temporary(folder, known):
-    """Whether a checkpoint is being written that was not before, and is not done."""
-    return bool(set(folder.glob('.iter_*.pth.????????')) - known)
+SIX = ['--cfg-options', 'train_cfg.max_iters=6']
+SHORT = ['--resume', '--cfg-options', 'train_cfg.max_iters=8']
 
 
 @pytest.fixture(scope='module')
-def trained(config, tmp_path_factory):
+def trained(config, tmp_path_factory, starter):
     """A work dir with checkpoints at iterations 2, 4 and 6."""
     work_dir = tmp_path_factory.mktemp('trained') / 'work'
-    process = start(config, work_dir, '--cfg-options', 'train_cfg.max_iters=6')
-    output = finish(process)
-    assert process.returncode == 0, output[-3000:]
+    with starter() as start:
+        train(start, config, work_dir, *SIX).succeed()
     return work_dir
 
 
@@ -148,25 +133,20 @@ def half_way(trained, tmp_path):
     return copy
 
 
-SHORT = ['--resume', '--cfg-options', 'train_cfg.max_iters=8']
-
-
-def test_resume_goes_by_when_not_by_number(config, half_way):
+def test_resume_goes_by_when_not_by_number(config, half_way, start):
     """A second training in the same folder is what is resumed, not the longer first."""
     old = half_way / 'iter_6.pth'
     (half_way / 'last_checkpoint').write_text(str(half_way / 'iter_4.pth'))
-    process = start(config, half_way, *SHORT)
-    output = finish(process)
-    assert process.returncode == 0, output[-3000:]
-    assert 'resumed epoch: 0, iter: 4' in output
+    output = train(start, config, half_way, *SHORT).succeed()
+    assert resumed(output) == 4
     assert old.exists() or newest(half_way) == 8
 
 
 @pytest.mark.parametrize('damage', ['torn', 'flipped', 'empty', 'no last_checkpoint'])
-def test_resume_takes_the_newest_that_is_whole(config, half_way, damage):
+def test_resume_takes_the_newest_that_is_whole(config, half_way, start, damage):
     path = half_way / 'iter_6.pth'
     data = bytearray(path.read_bytes())
-    resumed = 4
+    whole = 4
     if damage == 'torn':
         path.write_bytes(data[: len(data) // 3])
     elif damage == 'flipped':
@@ -176,33 +156,28 @@ def test_resume_takes_the_newest_that_is_whole(config, half_way, damage):
         path.write_bytes(b'')
     else:
         (half_way / 'last_checkpoint').unlink()
-        resumed = 6
-    process = start(config, half_way, *SHORT)
-    output = finish(process)
-    assert process.returncode == 0, output[-3000:]
-    assert f'resumed epoch: 0, iter: {resumed}' in output
-    assert (f'skipped when resuming: the checkpoint {path}' in output) == (resumed == 4)
+        whole = 6
+    output = train(start, config, half_way, *SHORT).succeed()
+    assert resumed(output) == whole
+    assert (f'skipped when resuming: the checkpoint {path}' in output) == (whole == 4)
 
 
-def test_nothing_whole_is_an_error_not_a_fresh_start(config, half_way):
+def test_nothing_whole_is_an_error_not_a_fresh_start(config, half_way, start):
     for path in half_way.glob('iter_*.pth'):
         os.truncate(path, 1000)
-    process = start(config, half_way, *SHORT)
-    output = finish(process)
+    process = train(start, config, half_way, *SHORT)
+    output = process.finish()
     assert process.returncode == 2
     assert 'none of the 3 checkpoints' in output
     assert 'Traceback' not in output
 
 
-def test_full_disk_is_a_clear_error_and_spoils_nothing(config, half_way):
+def test_full_disk_is_a_clear_error_and_spoils_nothing(config, half_way, start):
     before = {p.name: p.read_bytes() for p in half_way.glob('iter_*.pth')}
-
-    def limit():
-        # No file may grow beyond this: writing fails as on a full disk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-
-    process = start(config, half_way, *SHORT, preexec_fn=limit)
-    output = finish(process)
+    # No file may grow beyond 1 MiB: writing fails as on a full disk.
+    full = ['bash', '-c', 'ulimit -f 1024; exec "$@"', '-']
+    process = train(start, config, half_way, *SHORT, prefix=full)
+    output = process.finish()
     assert process.returncode == 2
     assert 'iter_8.pth' in output
     assert 'cannot be written' in output

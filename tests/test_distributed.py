@@ -1,18 +1,14 @@
 """Many processes, as torchrun starts them: training, metric and end are as of one."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import Runner
+from torch.distributed import TCPStore
 
 from mmseg_repvgg.datasets.street import write_street_scenes
 
@@ -65,6 +61,8 @@ def config(street_root, scenes, small_street_config, folder):
     cfg.train_dataloader.update(batch_size=2, num_workers=1)
     cfg.default_hooks.checkpoint.update(interval=5, max_keep_ckpts=2)
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+    cfg.custom_imports.imports.append('dying')
+    cfg.custom_hooks.append(dict(type='DyingHook'))
     cfg.test_dataloader.dataset.data_root = str(scenes)
     path = folder / 'config.py'
     cfg.dump(path)
@@ -99,40 +97,10 @@ def exact_config(street_root, small_street_config, folder):
     return path
 
 
-def start(*command, cwd, **env):
-    """Start a process that finds the plugin."""
-    paths = [str(cwd), os.environ.get('PYTHONPATH', '')]
-    return subprocess.Popen(
-        list(map(str, command)),
-        cwd=cwd,
-        env={
-            **os.environ,
-            'PYTHON': sys.executable,
-            'PYTHONPATH': os.pathsep.join(filter(None, paths)),
-            'OMP_NUM_THREADS': '1',
-            **env,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def dist_train(config, processes, work_dir, *options, **env):
+def dist_train(start, config, processes, work_dir, *options, **env):
     tool = REPO / 'tools' / 'dist_train.sh'
     command = ['bash', tool, config, processes, '--work-dir', work_dir, *options]
     return start(*command, cwd=config.parent, **env)
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    return output
-
-
-def succeed(process):
-    output = finish(process)
-    assert process.returncode == 0, output[-5000:]
-    return output
 
 
 def final(work_dir):
@@ -142,11 +110,11 @@ def final(work_dir):
 # The same training ------------------------------------------------------------------
 
 
-def train_exactly(config, processes):
+def train_exactly(start, config, processes):
     """Train; returns the losses of the iterations and the weights."""
     work_dir = config.parent / f'exact_{processes}'
     share = f'train_dataloader.batch_size={GLOBAL_BATCH // processes}'
-    succeed(dist_train(config, processes, work_dir, '--cfg-options', share))
+    dist_train(start, config, processes, work_dir, '--cfg-options', share).succeed()
     (log,) = work_dir.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     losses = [line['loss'] for line in lines if 'loss' in line]
@@ -154,13 +122,14 @@ def train_exactly(config, processes):
 
 
 @pytest.fixture(scope='module')
-def alone(exact_config):
-    return train_exactly(exact_config, 1)
+def alone(exact_config, starter):
+    with starter() as start:
+        return train_exactly(start, exact_config, 1)
 
 
 @pytest.mark.parametrize('processes', [2, 4])
-def test_processes_train_as_one_does(exact_config, alone, processes):
-    losses, weights = train_exactly(exact_config, processes)
+def test_processes_train_as_one_does(exact_config, alone, start, processes):
+    losses, weights = train_exactly(start, exact_config, processes)
     assert len(losses) == ITERATIONS
     assert losses[-5:].mean() < 0.9 * losses[:5].mean(), 'nothing was learned'
     # The log is in float32.
@@ -174,10 +143,11 @@ def test_processes_train_as_one_does(exact_config, alone, processes):
 
 
 @pytest.fixture(scope='module')
-def straight(config, folder):
+def straight(config, folder, starter):
     """The work dir and the log of a training by two processes that nothing disturbs."""
     work_dir = folder / 'straight'
-    return work_dir, succeed(dist_train(config, 2, work_dir))
+    with starter() as start:
+        return work_dir, dist_train(start, config, 2, work_dir).succeed()
 
 
 def scores(output):
@@ -190,7 +160,7 @@ def scores(output):
 
 
 @pytest.mark.parametrize('images', [1, 3, 5])
-def test_each_image_counts_once(config, straight, tmp_path, images):
+def test_each_image_counts_once(config, straight, tmp_path, start, images):
     args = [
         *['--work-dir', tmp_path, '--cfg-options'],
         f'test_dataloader.dataset.indices={images}',
@@ -200,14 +170,14 @@ def test_each_image_counts_once(config, straight, tmp_path, images):
     alone = start(
         sys.executable, tools / 'test.py', config, checkpoint, *args, cwd=tmp_path
     )
-    expected = scores(succeed(alone))
+    expected = scores(alone.succeed())
     two = start(
         'bash', tools / 'dist_test.sh', config, checkpoint, 2, *args, cwd=tmp_path
     )
-    assert scores(succeed(two)) == expected
+    assert scores(two.succeed()) == expected
 
 
-def test_validation_is_of_what_is_saved(config, straight, street_root, tmp_path):
+def test_validation_is_of_what_is_saved(config, straight, street_root, tmp_path, start):
     """Each process has its own running statistics; one process's are saved."""
     work_dir, output = straight
     root = f'test_dataloader.dataset.data_root={street_root}'
@@ -219,92 +189,85 @@ def test_validation_is_of_what_is_saved(config, straight, street_root, tmp_path)
         *['--cfg-options', root],
         cwd=tmp_path,
     )
-    assert scores(output) == scores(succeed(alone))
+    assert scores(output) == scores(alone.succeed())
 
 
 # The same end -----------------------------------------------------------------------
 
 
-def kill_worker(torchrun, rank, work_dir, iteration):
-    """SIGKILL to one process once a checkpoint is written."""
-    last = work_dir / 'last_checkpoint'
-    while not (last.exists() and last.read_text().endswith(f'iter_{iteration}.pth')):
-        assert torchrun.poll() is None, finish(torchrun)[-5000:]
-        time.sleep(0.01)
-    children = Path(f'/proc/{torchrun.pid}/task/{torchrun.pid}/children').read_text()
-    (worker,) = [pid for pid in children.split() if f'RANK={rank}' in environment(pid)]
-    os.kill(int(worker), signal.SIGKILL)
+def when_it_died(start, process, note):
+    """Wait until one of the processes has killed itself; returns when that was."""
+    limit = time.monotonic() + start.timeout
+    while process.poll() is None and not note.exists() and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert note.exists(), process.said()[-5000:]
+    return note.stat().st_mtime
 
 
-def environment(pid):
-    try:
-        return Path(f'/proc/{pid}/environ').read_text(errors='replace').split('\0')
-    except OSError:  # It has ended.
-        return []
-
-
-def left_over(mark):
-    pids = [path.name for path in Path('/proc').iterdir() if path.name.isdecimal()]
-    return [pid for pid in pids if f'MARK={mark}' in environment(pid)]
+def see_all_end(start, since):
+    """Only who is *seen* too late is one too many: this process may be late itself."""
+    while True:
+        now, left = time.time(), start.left()
+        if not left:
+            return
+        assert now < since + 60, left
+        time.sleep(0.1)
 
 
 def test_killed_worker_ends_all_and_a_restart_resumes(
-    config, straight, folder, assert_same
+    config, straight, folder, tmp_path, start, assert_same
 ):
-    broken, mark = folder / 'broken', uuid.uuid4().hex
-    torchrun = dist_train(config, 2, broken, MARK=mark)
-    kill_worker(torchrun, 1, broken, 5)
-    killed = time.monotonic()
-    output = finish(torchrun)
+    broken, note = folder / 'broken', tmp_path / 'the other process'
+    end = dict(DIE_AT='train:6', DIE_RANK='1', DIE_NOTE=str(note))
+    torchrun = dist_train(start, config, 2, broken, **end)
+    see_all_end(start, when_it_died(start, torchrun, note))
+    output = torchrun.finish()
     assert torchrun.returncode != 0
     assert 'SIGKILL' in output or 'Signal 9' in output
-    while left_over(mark) and time.monotonic() < killed + 60:
-        time.sleep(0.1)
-    assert time.monotonic() < killed + 60, left_over(mark)
     assert not (broken / f'iter_{ITERATIONS}.pth').exists()
 
     # The main process dies this time, and torchrun starts both again.
-    torchrun = dist_train(config, 2, broken, '--resume', MARK=mark, MAX_RESTARTS='1')
-    kill_worker(torchrun, 0, broken, 10)
-    output = succeed(torchrun)
+    note = tmp_path / 'the main process'
+    end = dict(DIE_AT='train:11', DIE_NOTE=str(note), MAX_RESTARTS='1')
+    output = dist_train(start, config, 2, broken, '--resume', **end).succeed()
+    assert note.exists()
     assert 'resumed epoch: 0, iter: 5' in output
     assert 'resumed epoch: 0, iter: 10' in output
-    assert not left_over(mark)
+    see_all_end(start, time.time())
     ours, theirs = final(broken), final(straight[0])
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert_same(ours[part], theirs[part], part)
 
 
-def test_restarts_need_resume(config, tmp_path):
-    process = dist_train(config, 2, tmp_path / 'work', MAX_RESTARTS='3')
-    assert 'MAX_RESTARTS=3 needs --resume' in finish(process)
+def test_restarts_need_resume(config, tmp_path, start):
+    process = dist_train(start, config, 2, tmp_path / 'work', MAX_RESTARTS='3')
+    assert 'MAX_RESTARTS=3 needs --resume' in process.finish()
     assert process.returncode == 2
-    process = dist_train(config, 2, tmp_path / 'work', MAX_RESTARTS='often')
-    assert "MAX_RESTARTS must be 0 or more, but got 'often'" in finish(process)
+    process = dist_train(start, config, 2, tmp_path / 'work', MAX_RESTARTS='often')
+    assert "MAX_RESTARTS must be 0 or more, but got 'often'" in process.finish()
     assert process.returncode == 2
 
 
-def test_restarts_on_a_given_port_meet_anew(config, tmp_path):
+def test_restarts_on_a_given_port_meet_anew(config, tmp_path, start):
     fake = tmp_path / 'python'
     fake.write_text(
         '#!/usr/bin/env bash\n'
         '[ "$1" = -c ] || echo $TORCH_DISABLE_SHARE_RDZV_TCP_STORE "$@"\n'
     )
     fake.chmod(0o755)
-    options = dict(PYTHON=str(fake), PORT='29400')
-    said = succeed(
-        dist_train(config, 2, tmp_path, '--resume', MAX_RESTARTS='3', **options)
-    )
+    options = dict(PYTHON=str(fake), PORT='29400', MAX_RESTARTS='3')
+    said = dist_train(start, config, 2, tmp_path, '--resume', **options).succeed()
     assert said.startswith('1 -m torch.distributed.run --nnodes 1 --nproc_per_node 2')
     assert '--max_restarts 3 --rdzv_backend c10d' in said
     assert '--rdzv_endpoint 127.0.0.1:29400 --rdzv_id 29400' in said
 
 
-def test_nodes_that_see_different_checkpoints_do_not_start(config, straight, tmp_path):
+def test_nodes_that_see_different_checkpoints_do_not_start(
+    config, straight, tmp_path, start
+):
     """Two nodes without a common file system: only the first finds the checkpoint."""
-    with socket.socket() as probe:
-        probe.bind(('', 0))
-        port = probe.getsockname()[1]
+    # They meet where torchrun would have them meet; the system chooses the port.
+    store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     command = [sys.executable, REPO / 'tools' / 'train.py', config, '--resume']
     options = ['--launcher', 'pytorch', '--work-dir', 'straight']
     (tmp_path / 'node').mkdir()
@@ -316,12 +279,14 @@ def test_nodes_that_see_different_checkpoints_do_not_start(config, straight, tmp
             LOCAL_RANK='0',
             WORLD_SIZE='2',
             MASTER_ADDR='127.0.0.1',
-            MASTER_PORT=str(port),
+            MASTER_PORT=str(store.port),
+            TORCHELASTIC_USE_AGENT_STORE='True',
+            TORCHELASTIC_RESTART_COUNT='0',
         )
         for rank, where in enumerate([config.parent, tmp_path / 'node'])
     ]
     for rank, node in enumerate(nodes):
-        output = finish(node)
+        output = node.finish()
         assert node.returncode == 2, output[-3000:]
         assert f'error (rank {rank}): the processes would start from' in output
         assert f'iter_{ITERATIONS}.pth' in output

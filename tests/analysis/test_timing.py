@@ -1,10 +1,13 @@
 """Taking turns, ratios of the same round, and memory of a process of its own."""
 
+import os
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
+from mmseg_repvgg.analysis import timing
 from mmseg_repvgg.analysis.memory import MeasurementError, peak_memory
 from mmseg_repvgg.analysis.timing import MIN_ROUNDS, Spread, Timings, time_alternating
 
@@ -39,13 +42,19 @@ def test_each_has_its_turn_in_every_round():
     assert other != calls
 
 
-def test_what_is_measured_is_the_time_it_takes():
-    things = {'slow': partial(time.sleep, 0.03), 'fast': partial(time.sleep, 0.01)}
-    timings = time_alternating(things, warmup=0, rounds=5)
-    assert timings.spread('slow').median >= 0.03
-    assert timings.spread('fast').low >= 0.01
+def test_what_is_measured_is_the_time_it_takes(monkeypatch):
+    # A clock that stands still between the things: the true one is the machine's.
+    now = [0]
+    monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def take(seconds):
+        now[0] += seconds
+
+    things = {'slow': partial(take, 3), 'fast': partial(take, 1)}
+    timings = time_alternating(things, warmup=1, rounds=5)
+    assert timings.seconds == {'slow': [3] * 5, 'fast': [1] * 5}
     assert timings.fastest(['slow', 'fast']) == 'fast'
-    assert 1.2 < timings.speedup('fast', 'slow').median < 3.5
+    assert timings.speedup('fast', 'slow') == Spread(3, 3, 3)
 
 
 def test_ratios_are_of_the_same_round():
@@ -124,13 +133,22 @@ def other_module(tmp_path, monkeypatch):
     return things_to_measure
 
 
+@pytest.fixture
+def plain_malloc(monkeypatch):
+    """What tunes the C library's would decide what a process keeps of what it freed."""
+    for name in list(os.environ):
+        if name.startswith(('MALLOC_', 'GLIBC_TUNABLES')):
+            monkeypatch.delenv(name)
+
+
 @pytest.mark.slow
-def test_memory_of_what_is_built_and_of_running_it(other_module):
+def test_memory_of_what_is_built_and_of_running_it(other_module, plain_malloc):
     megabyte = 1_000_000
     found = peak_memory(other_module.build, 80 * megabyte, 300 * megabyte, 150 * megabyte)
-    # What was needed for building alone is in none of them.
-    assert found.model == pytest.approx(80 * megabyte, abs=8 * megabyte)
-    assert found.run == pytest.approx(150 * megabyte, abs=8 * megabyte)
+    # What was needed for building alone is in none of them. Where the kernel hands out
+    # huge pages, both are a few of these more.
+    assert found.model == pytest.approx(80 * megabyte, abs=25 * megabyte)
+    assert found.run == pytest.approx(150 * megabyte, abs=25 * megabyte)
     assert found.total == found.model + found.run
 
 

@@ -27,6 +27,7 @@ def test_every_way_to_write_it():
     assert said("model = {'backbone': {'type': 'RepVGG', 'dilation': None}}") == wanted
     # The last one counts, as it would in a file.
     assert said('model = dict()\nmodel = dict(backbone=dict(depth=50))') == {'depth': 50}
+    assert said('model = dict(backbone=dict(depth=50))\nmodel = dict()') == {}
 
 
 def test_it_is_not_run(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmseg_repvgg.datasets.checked_loading import check_loading
 from mmseg_repvgg.datasets.checks import check_dataset
 from mmseg_repvgg.errors import DataError
 
@@ -49,6 +50,22 @@ def test_camvid_points_to_its_environment_variable(tmp_path, monkeypatch):
     cfg = dict(type='CamVidDataset', data_prefix=dict(img_path='leftImg8bit/train'))
     with pytest.raises(DataError, match='gone.*CAMVID_ROOT'):
         check_dataset(cfg)
+
+
+def test_what_is_remote_is_not_even_built():
+    """This one looks for its images when it is, by a client that is not there."""
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    cfg = dict(
+        type='DRIVEDataset',
+        data_root='s3://drive',
+        data_prefix=dict(img_path='images', seg_map_path='annotations'),
+        backend_args=dict(backend='petrel'),
+        pipeline=steps,
+    )
+    check_dataset(cfg)
+    check_loading(cfg)
+    names = ['LoadCheckedImage', 'LoadCheckedAnnotations']
+    assert [step['type'] for step in cfg['pipeline']] == names
 
 
 def test_other_data_sets_are_left_alone():

@@ -23,7 +23,7 @@ def test_the_whole_official_set_is_no_subset():
 
 
 def test_files_are_taken_side_by_side():
-    both = threading.Barrier(2, timeout=10)  # broken if one waits for the other to end
+    both = threading.Barrier(2, timeout=120)  # broken if one waits for the other to end
 
     def meet(item):
         both.wait()

@@ -79,6 +79,19 @@ def test_more_than_8_bits_are_refused(sample, tmp_path, name, mode):
         load(sample)
 
 
+def test_opencv_loads_16_bits_as_it_does(sample, tmp_path):
+    """By their upper 8."""
+    sample['img_path'] = str(tmp_path / 'i.png')
+    pixels = np.linspace(0, 60000, 40 * 60).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(pixels).save(sample['img_path'])
+    found = [
+        TRANSFORMS.build(dict(type=name, imdecode_backend='cv2'))(dict(sample))['img']
+        for name in ('LoadCheckedImage', 'LoadImageFromFile')
+    ]
+    np.testing.assert_array_equal(*found)
+    assert np.abs(found[0][..., 0] - pixels / 256).max() <= 1
+
+
 @pytest.mark.parametrize('mode', ['L', 'P', '1', 'LA', 'RGBA', 'CMYK'])
 def test_8_bits_are_loaded_as_mmcv_does(sample, tmp_path, mode):
     name = tmp_path / ('i.tif' if mode == 'CMYK' else 'i.png')
@@ -124,6 +137,9 @@ def test_labels_are_checked_as_they_will_be_used(sample):
     TRANSFORMS.build(step)({**sample, 'reduce_zero_label': True})
     TRANSFORMS.build(step)({**sample, 'label_map': {3: 255}})
     TRANSFORMS.build({**step, 'ignore_index': 3})(dict(sample))
+    # The zero is 255 by now, whatever else is ignored.
+    other = TRANSFORMS.build({**step, 'ignore_index': 254})
+    other({**sample, 'reduce_zero_label': True})
 
 
 def test_error_from_a_worker_process_names_the_file(street_root, tmp_path, sample):

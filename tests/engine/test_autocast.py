@@ -1,6 +1,5 @@
 """Mixed precision: bfloat16 anywhere, and what --amp chooses."""
 
-import statistics
 import time
 from pathlib import Path
 
@@ -55,13 +54,13 @@ def test_bfloat16_is_faster_on_a_cpu_that_has_it(street_config):
     wrappers = [OptimWrapper(optimizer), BFloat16OptimWrapper(optimizer=optimizer)]
     times = {wrapper: [] for wrapper in wrappers}
     # In turns, so that what else runs here slows both.
-    for _ in range(8):
+    for _ in range(10):
         for wrapper in wrappers:
             start = time.perf_counter()
             model.train_step(batch, wrapper)
             times[wrapper].append(time.perf_counter() - start)
-    # The first of each compiles its kernels.
-    full, half = (statistics.median(times[wrapper][1:]) for wrapper in wrappers)
+    # What else runs only ever adds to a time, as the first of each does, which compiles.
+    full, half = (min(times[wrapper]) for wrapper in wrappers)
     assert half < full, f'{half:.3f} s an iteration, float32 {full:.3f} s'
 
 

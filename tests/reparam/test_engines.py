@@ -1,9 +1,9 @@
 """deploy(engine=...): what computes the convs of a fused model."""
 
 import copy
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +14,14 @@ from torch.testing import assert_close
 
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.errors import CheckpointError, ConfigError
-from mmseg_repvgg.reparam import ENGINES, RepVGGBlock, WinogradConv2d, deploy, engines
+from mmseg_repvgg.reparam import (
+    ENGINES,
+    RepVGGBlock,
+    WinogradConv2d,
+    deploy,
+    engines,
+    native,
+)
 
 # Widths 32, 32, 64, 128, 256; dilated, the first two stages begin with a stride of 2.
 SMALL = dict(depths=(2, 2, 2, 1), a=0.5, b=0.5)
@@ -25,7 +32,7 @@ def convs(model, kind):
 
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get('CXX', 'g++')) is None,
+    shutil.which(native._compiler()[0]) is None,
     reason='there is no C++ compiler (g++, or what CXX names)',
 )
 # deploy leaves PyTorch's convs in where there is nothing to gain.
@@ -198,11 +205,43 @@ def test_auto_does_what_its_trial_says(net, x, monkeypatch):
     assert [chosen.get_submodule(name).in_channels for name in names] == [64, 64]
 
 
-@needs_compiler
-def test_auto_really_tries():
-    wide, deep = (nn.Conv2d(256, 256, 3, padding=1, groups=g) for g in (1, 256))
-    assert type(deploy(wide, 'auto')) is WinogradConv2d
-    assert type(deploy(deep, 'auto')) is nn.Conv2d
+@pytest.fixture
+def no_trial_yet():
+    """None that another test has made, nor any that another test would believe."""
+    engines._winograd_is_faster.cache_clear()
+    yield
+    engines._winograd_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ('by_winograd', 'chosen'),
+    [([9, 1, 1, 9], WinogradConv2d), ([1, 3, 3, 1], nn.Conv2d)],
+    ids=['faster', 'slower'],
+)
+def test_auto_really_tries(monkeypatch, no_trial_yet, by_winograd, chosen):
+    """The median counts, without the first run, which warms up."""
+    now, tried = [0], []
+    # A clock that stands still but for the two: the true one is the machine's.
+    monkeypatch.setattr(engines, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def takes(kind, seconds):
+        forward, runs = kind.forward, iter(seconds)
+
+        def timed(self, x):
+            now[0] += next(runs)
+            tried.append((type(self), self.in_channels, self.groups, self.dilation))
+            return forward(self, x)
+
+        monkeypatch.setattr(kind, 'forward', timed)
+
+    takes(nn.Conv2d, [2] * 4)
+    takes(WinogradConv2d, by_winograd)
+    conv = nn.Conv2d(32, 64, 3, padding=2, dilation=2, groups=2)
+    # One more trial would find no seconds left.
+    net = deploy(nn.Sequential(conv, copy.deepcopy(conv)), 'auto')
+    assert [type(module) for module in net] == [chosen] * 2
+    both = [(kind, 32, 2, (2, 2)) for kind in (nn.Conv2d, WinogradConv2d)]
+    assert tried == both * 4
 
 
 def test_a_conv_that_someone_listens_to_stays(x):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from mmseg_repvgg.reparam.winograd import (
 )
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get('CXX', 'g++')) is None,
+    shutil.which(native._compiler()[0]) is None,
     reason='there is no C++ compiler (g++, or what CXX names)',
 )
 
@@ -93,8 +94,10 @@ def test_relu_is_that_of_the_convolution():
         lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
         lambda x: x.repeat_interleave(2, 3)[..., ::2],
         lambda x: x[:, :1].expand_as(x),
+        # What lies there is the opposite of the numbers.
+        lambda x: torch._neg_view(x.contiguous(memory_format=torch.channels_last)),
     ],
-    ids=['channels last', 'transposed', 'strided', 'expanded'],
+    ids=['channels last', 'transposed', 'strided', 'expanded', 'negated'],
 )
 def test_input_may_lie_in_memory_as_it_likes(lay_out):
     conv, x = conv3x3((8, 20), 2), lay_out(torch.randn(2, 8, 11, 13))
@@ -294,18 +297,17 @@ def test_without_a_compiler_it_works_and_says_so_once(tmp_path):
 
 @needs_compiler
 def test_what_is_built_needs_no_compiler(tmp_path):
-    compiler = shutil.which(os.environ.get('CXX', 'g++'))
-    assert run(CODE, tmp_path, CXX='g++ -m64').returncode == 0
+    compiler = shlex.join([*native._compiler(), '-g0'])
+    assert run(CODE, tmp_path, CXX=compiler).returncode == 0
     (built,) = (tmp_path / 'mmseg_repvgg').iterdir()
     nowhere = tmp_path / 'nowhere'
     nowhere.mkdir()
-    assert compiler is not None
-    done = run(CODE, tmp_path, CXX='g++ -m64', PATH=str(nowhere))
+    done = run(CODE, tmp_path, CXX=compiler, PATH=str(nowhere))
     assert done.returncode == 0, done.stderr
     assert 'plain torch' not in done.stderr
     # What does not load is built anew.
     built.write_bytes(b'no library')
-    done = run(CODE, tmp_path, CXX='g++ -m64')
+    done = run(CODE, tmp_path, CXX=compiler)
     assert done.returncode == 0, done.stderr
     assert 'plain torch' not in done.stderr
 
@@ -334,3 +336,25 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
     done = run(CODE, tmp_path / 'cache', CXX=str(broken))
     assert done.returncode == 0, done.stderr
     assert 'out of order' in done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ('bias', 'says'),
+    [
+        (torch.zeros(3), r'a bias of shape \(3,\) is none of 8 channels'),
+        (torch.zeros(8, 1), r'a bias of shape \(8, 1\) is none of 8 channels'),
+    ],
+)
+def test_numbers_of_another_convolution_are_not_read(bias, says):
+    """The compiled form goes by addresses: beyond them lies other memory."""
+    fast = WinogradConv2d(nn.Conv2d(4, 8, 3, padding=1))
+    fast.bias = nn.Parameter(bias, requires_grad=False)
+    with pytest.raises(RuntimeError, match=says):
+        fast(torch.randn(1, 4, 16, 16))
+    with pytest.raises(ValueError, match=r'shape \(8, 4, 3, 3\), but got \(1, 1, 3, 3\)'):
+        fast.weight = nn.Parameter(torch.zeros(1, 1, 3, 3))
+    fast.bias = None
+    fast.packed.data = torch.zeros(9)
+    with pytest.raises(RuntimeError, match='9 weights are not those of .* 4 to 8'):
+        fast(torch.randn(1, 4, 16, 16))
