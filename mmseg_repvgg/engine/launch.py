@@ -139,8 +139,9 @@ def prepare_training(
     elif cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = find_resumable(cfg.work_dir, trust)
         cfg.resume = cfg.load_from is not None
-    # Not that of the run whose dump this config may be.
-    set_hook(cfg, 'LoadHook', False)
+    if cfg.resume:
+        # The config may be the dump of the run that began, which was not strict.
+        set_hook(cfg, 'LoadHook', False)
     set_hook(cfg, 'LoadHook', True, strict=cfg.resume)
     for start in (cfg.get('load_from'), _pretrained(cfg)):
         if start and '://' not in start:

@@ -284,13 +284,19 @@ def test_a_test_loads_all_of_the_model_whatever_the_config_says(street_config, t
     assert hook.get('strict', True)
 
 
-@pytest.mark.parametrize('strict', [False, True])
-def test_a_training_loads_as_it_asks_whatever_dump_it_starts_from(street_config, strict):
-    """The config may be the dump of a run that resumed, tested, or did neither."""
-    street_config.custom_hooks = [dict(type='LoadHook', strict=strict)]
+@pytest.mark.parametrize('resume', [False, True])
+@pytest.mark.parametrize('said', [None, False, True])
+def test_what_is_resumed_fills_the_model(street_config, resume, said):
+    """The config may be the dump of the run that began; and it may ask to be strict."""
+    path = Path(street_config.work_dir) / 'iter_1.pth'
+    path.parent.mkdir(exist_ok=True)
+    state = MODELS.build(street_config.model).state_dict()
+    torch.save({'state_dict': state, 'meta': {}, 'optimizer': {}}, path)
+    street_config.custom_hooks = [dict(type='LoadHook', strict=said)] * (said is not None)
+    street_config.resume, street_config.load_from = resume, str(path)
     prepare_training(street_config)
     (hook,) = [h for h in street_config.custom_hooks if 'LoadHook' in h['type']]
-    assert hook['strict'] is False
+    assert hook['strict'] is (resume or bool(said))
 
 
 def test_a_child_of_the_deploy_hook_goes_too(street_config, tmp_path):
