@@ -210,6 +210,14 @@ def test_what_fails_has_a_row_and_the_rest_goes_on(sources, monkeypatch):
         benchmark(sources[:1], ['missing'], QUICK, threads=1)
 
 
+def test_without_a_compiler_nothing_is_timed_as_winograd(sources, monkeypatch):
+    """It would be PyTorch's convs under another name."""
+    monkeypatch.setattr(runtimes, 'library', lambda: None)
+    report = benchmark(sources[:1], ['fused', 'winograd', 'auto'], QUICK, threads=1)
+    assert list(report.timed) == ['ours:fused']
+    assert 'winograd.cpp could not be compiled here' in report.variants[1].failure
+
+
 def test_a_network_that_fails_leaves_the_others(sources, monkeypatch):
     fused = FORMS['fused'].make
 
