@@ -11,20 +11,34 @@ WORK_DIR ?= work_dirs/demo
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
+# Of pip's lines only errors: it has warnings that are nothing to act on.
+INSTALL := $(BIN)/python -m pip install -qq --constraint requirements/constraints.txt
+
 $(VENV)/.ready: setup.py requirements/constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable .
+	@echo 'Installing into $(VENV), which takes about a minute'
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[dev]'
+	@echo 'Installing what lint and tests need into $(VENV), which takes some minutes'
+	@$(INSTALL) --editable '.[dev]'
 	@touch $@
 
+DEMO := configs/pspnet_repvgg_a0_street.py
+
 demo: $(VENV)/.ready  ## Draw street scenes, train on them, evaluate the fused model
-	$(BIN)/python tools/make_street_scenes.py data/street
-	$(BIN)/python tools/train.py configs/pspnet_repvgg_a0_street.py --work-dir $(WORK_DIR)
-	$(BIN)/python tools/compare_forms.py configs/pspnet_repvgg_a0_street.py \
-		"$$(cat $(WORK_DIR)/last_checkpoint)" --work-dir $(WORK_DIR)
+	@$(BIN)/python tools/make_street_scenes.py data/street
+	@$(BIN)/python tools/train.py $(DEMO) --work-dir $(WORK_DIR)
+	@checkpoint=$$(cat $(WORK_DIR)/last_checkpoint) && \
+	$(BIN)/python tools/compare_forms.py $(DEMO) "$$checkpoint" --work-dir $(WORK_DIR) && \
+	printf '%s\n' '' 'Next, you could' \
+		'  paint the predictions over the test images:' \
+		"    $(BIN)/python tools/test.py $(DEMO) $$checkpoint --show-dir painted" \
+		'  see what the Winograd engine gains on this CPU:' \
+		"    $(BIN)/python tools/compare_forms.py $(DEMO) $$checkpoint --engine winograd" \
+		'  draw the curves of the training:' \
+		"    $(BIN)/python tools/plot_log.py $(WORK_DIR) -o curves.png"
 
 lint: $(VENV)/.ready-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ setup(
         'onedl-mmcv>=2.3',
         'matplotlib>=3.7',
         'prettytable>=3.12',
+        'rich>=13',
     ],
     extras_require={
         # Checkpoints without pickle.

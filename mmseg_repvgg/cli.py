@@ -34,14 +34,19 @@ class _CfgOptions(DictAction):
 
 
 def add_common_arguments(
-    parser: argparse.ArgumentParser, *, launcher: bool = False, trust: bool = True
+    parser: argparse.ArgumentParser,
+    *,
+    launcher: bool = False,
+    trust: bool = True,
+    verbose: bool = False,
 ) -> None:
-    """Add ``--cfg-options``, and what else a tool has a use for.
+    """Add ``--cfg-options`` and the other arguments that several tools share.
 
     Args:
-        parser: The tool's.
+        parser: The parser of a tool.
         launcher: Whether it runs in several processes: ``--launcher``, ``--local-rank``.
         trust: Whether it reads checkpoints: ``--trust-checkpoint``.
+        verbose: Whether it builds a Runner: ``--verbose``.
     """
     parser.add_argument(
         '--cfg-options',
@@ -60,6 +65,12 @@ def add_common_arguments(
         # torchrun sets LOCAL_RANK; older launchers pass one of these.
         parser.add_argument(
             '--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS
+        )
+    if verbose:
+        parser.add_argument(
+            '--verbose',
+            action='store_true',
+            help='show config, environment and hooks, which are in the log file anyway',
         )
     if trust:
         parser.add_argument(

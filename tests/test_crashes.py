@@ -26,7 +26,7 @@ def config(street_root, small_street_config, tmp_path_factory):
     """The demo's recipe with EMA, on small images; a checkpoint every 2 iterations."""
     folder = tmp_path_factory.mktemp('config')
     cfg = small_street_config(street_root, folder)
-    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    cfg.optim_wrapper.update(type='AutocastOptimWrapper', dtype='float32')
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=15)
     cfg.param_scheduler[1].end = ITERATIONS
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)

@@ -107,7 +107,7 @@ def test_resume_and_amp(trained, tmp_path, run_tool):
     result = run_tool('train.py', config, '--resume', '--amp', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert 'resumed epoch: 0, iter: 2' in result.stdout
-    assert 'BFloat16OptimWrapper' in result.stdout
+    assert 'Precision: ' in result.stdout
     assert (tmp_path / 'work' / 'iter_4.pth').is_file()
 
 
@@ -155,7 +155,9 @@ def test_two_processes(trained, tmp_path):
     # SyncBN in the config, gloo, no GPU: it works without a flag.
     config, checkpoint, _ = trained
     work = tmp_path / 'dist'
-    result = dist('dist_train.sh', config, 2, '--work-dir', work, cwd=tmp_path)
+    result = dist(
+        'dist_train.sh', config, 2, '--work-dir', work, '--verbose', cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count('evaluating the fused model') == 2
     assert 'MMDistributedDataParallel' in result.stdout
@@ -262,6 +264,7 @@ def test_slurm_on_a_machine_without_a_gpu(street_config_file, tmp_path, free_por
             'partition',
             'job',
             street_config_file,
+            '--verbose',
             '--cfg-options',
             'train_cfg.max_iters=1',
             cwd=tmp_path,

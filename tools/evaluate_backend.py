@@ -18,13 +18,13 @@ def main() -> None:
     parser.add_argument(
         '--device', default='cpu', help='where the file runs; default cpu'
     )
-    cli.add_common_arguments(parser, trust=False)
+    cli.add_common_arguments(parser, trust=False, verbose=True)
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
     put_in_place(cfg, args.file, args.device)
     with building(cfg):
-        launch.build_runner(cfg).test()
+        launch.build_runner(cfg, verbose=args.verbose).test()
 
 
 if __name__ == '__main__':

@@ -2,6 +2,8 @@
 
 import argparse
 
+import openmp  # noqa: F401, I001  (before torch)
+
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
@@ -45,7 +47,7 @@ def main() -> None:
         help='what computes the fused model; winograd is the fast one on a CPU, auto '
         'tries each conv; default torch',
     )
-    cli.add_common_arguments(parser, launcher=True)
+    cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
@@ -62,7 +64,7 @@ def main() -> None:
         trust=args.trust_checkpoint,
     )
     with naming_checkpoint(cfg.load_from), building(cfg):
-        runner = launch.build_runner(cfg)
+        runner = launch.build_runner(cfg, verbose=args.verbose)
         for warning in size_warnings(cfg) if args.format_only else []:
             runner.logger.warning(warning)
         runner.test()

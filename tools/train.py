@@ -2,6 +2,7 @@
 
 import argparse
 
+import openmp  # noqa: F401, I001  (before torch)
 from mmengine.dist import get_world_size
 
 from mmseg_repvgg import cli
@@ -26,7 +27,7 @@ def main() -> None:
         nargs='?',
         const='auto',
         choices=['auto', 'float16', 'bfloat16'],
-        help='mixed precision; auto, or nothing: float16 on CUDA, bfloat16 on a CPU',
+        help='mixed precision; auto, or nothing: where this machine gains by it',
     )
     parser.add_argument(
         '--global-batch',
@@ -40,7 +41,7 @@ def main() -> None:
         action='store_true',
         help='scale the learning rate by the global batch size over that of the recipe',
     )
-    cli.add_common_arguments(parser, launcher=True)
+    cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
@@ -52,7 +53,7 @@ def main() -> None:
         resume=args.resume,
         trust=args.trust_checkpoint,
     )
-    runner = launch.build_runner(cfg)
+    runner = launch.build_runner(cfg, verbose=args.verbose)
     for warning in launch.recipe_warnings(cfg, get_world_size()):
         runner.logger.warning(warning)
     with naming_checkpoint(cfg.load_from), building(cfg):

@@ -7,6 +7,7 @@ custom_hooks = [
     dict(type='FiniteHook'),
     dict(type='IterationSeedHook'),
     dict(type='MeanLossHook'),
+    dict(type='ProgressHook'),
     dict(type='SameBuffersHook'),
     dict(type='TerminationHook'),
 ]

@@ -1,7 +1,6 @@
 """What a Runner gets: hooks, a sampler, an optimizer wrapper."""
 
 from .accumulating_loop import AccumulatingTrainLoop
-from .autocast import BFloat16OptimWrapper
 from .checkpoint_hook import CrashSafeCheckpointHook
 from .deploy_hook import DeployHook
 from .determinism import IterationSeedHook, PositionSampler, SeedSample
@@ -9,13 +8,15 @@ from .finite_hook import FiniteHook
 from .leaderboard import LabelIdFiles
 from .load_hook import LoadHook
 from .mean_loss_hook import MeanLossHook
+from .precision import AutocastOptimWrapper
+from .progress_hook import ProgressHook
 from .same_buffers_hook import SameBuffersHook
 from .sample_hook import SampleHook
 from .termination_hook import TerminationHook
 
 __all__ = [
     'AccumulatingTrainLoop',
-    'BFloat16OptimWrapper',
+    'AutocastOptimWrapper',
     'CrashSafeCheckpointHook',
     'DeployHook',
     'FiniteHook',
@@ -25,6 +26,7 @@ __all__ = [
     'SeedSample',
     'LoadHook',
     'MeanLossHook',
+    'ProgressHook',
     'SameBuffersHook',
     'SampleHook',
     'TerminationHook',

@@ -10,6 +10,7 @@ import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from .building import building
 from .gloo import start_gloo
 from .leaderboard import write_label_ids
 from .match_form import match_form
-from .mixed_precision import use_amp
+from .precision import use_amp
+from .screen import build_quietly
 from .watching import drop_missing_tensorboard, watch
 
 _HOOKS = (
@@ -102,7 +104,7 @@ def prepare_training(
     Args:
         cfg: From :func:`load_config`; changed in place.
         amp: Train in mixed precision: ``float16``, with loss scaling, ``bfloat16``, or
-            ``auto``: float16 on CUDA, else bfloat16. None leaves it to the config.
+            ``auto``, where this machine gains by it. None leaves it to the config.
         auto_scale_lr: Scale the learning rate by the global batch size over that of the
             recipe.
         global_batch: Images per step of the optimizer over all processes; what does not
@@ -240,6 +242,7 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     backbone = cfg.model.get('backbone', {})
     if (
         is_a(cfg.train_dataloader.dataset, 'CityscapesDataset')
+        and is_a(cfg.optim_wrapper.optimizer, 'SGD')
         and is_a(backbone, 'RepVGG')
         and not (_pretrained(cfg) or cfg.get('load_from') or cfg.resume)
     ):
@@ -289,7 +292,7 @@ def _is_hook(cfg: Mapping[str, Any], kind: str) -> bool:
     return any(is_a({'type': each}, kind) for each in family)
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     """Adapt a config to the machine and build its Runner.
 
     Every file that it loads is checked, see
@@ -301,6 +304,8 @@ def build_runner(cfg: Config) -> Runner:
 
     Args:
         cfg: The config, ``launcher`` and ``work_dir`` set.
+        verbose: Whether config, environment and hooks go to the screen, too, and the log
+            instead of a progress bar.
 
     Raises:
         ConfigError: If something in the config cannot be built, or the processes would
@@ -311,8 +316,13 @@ def build_runner(cfg: Config) -> Runner:
     drop_missing_tensorboard(cfg)
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
+    if verbose:
+        set_hook(cfg, 'ProgressHook', False)
     with building(cfg):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner_type = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+        build = runner_type.from_cfg if verbose else partial(build_quietly, runner_type)
+        runner = build(cfg)
+        runner.logger.info(f'Log and config: {runner.log_dir}')
         for name in ('train', 'val', 'test'):
             loader = getattr(runner, f'_{name}_dataloader')
             if isinstance(loader, Mapping):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS, MODELS
+from mmseg_repvgg.engine.mixed_precision import use_amp
 from torch import nn
 
 from mmseg_repvgg import deploy
@@ -23,7 +24,6 @@ from mmseg_repvgg.engine.launch import (
     recipe_warnings,
 )
 from mmseg_repvgg.engine.load_model import load_model
-from mmseg_repvgg.engine.mixed_precision import use_amp
 from mmseg_repvgg.errors import ConfigError, WriteError
 from mmseg_repvgg.export.metadata import describe
 from mmseg_repvgg.reparam import RepConv, is_deployed
