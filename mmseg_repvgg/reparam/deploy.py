@@ -120,8 +120,7 @@ class _Copier:
             twin = self.copies[id(value)] = copy(value)
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for key, part in items:
-                if (copied := self(part)) is not part:
-                    twin[key] = copied
+                twin[key] = self(part)
             return twin
         if type(value) in (tuple, set):
             return type(value)(map(self, value))
