@@ -8,6 +8,9 @@ In training the slot holds a multi-branch :class:`RepConv`; deployed, the plain
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from inspect import getattr_static
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -133,21 +136,35 @@ class RepConv(nn.Module):
             A 3x3 ``nn.Conv2d`` with bias, on the same device; it asks for no gradients.
 
         Raises:
-            ValueError: If a branch's norm keeps no running statistics, or what computes a
-                weight before each forward (pruning, the older weight norm) is in it.
+            ValueError: If a branch is anything else than a plain conv and a batch norm
+                with running statistics, or hooks or replaced methods change its output.
         """
+        kind = type(self)
+        if kind.forward is not RepConv.forward and kind.fuse is RepConv.fuse:
+            raise ValueError(
+                f'cannot fuse {kind.__name__}: it overrides forward but not fuse'
+            )
+        live = self.branch_3x3.conv
+        params = add_parallel(
+            _as_conv(name, branch, live) for name, branch in self.named_children()
+        )
+        x = live.weight.new_ones(1, live.out_channels, 1, 1)
         for name, module in self.named_modules():
             # A plain attribute where a parameter was: the last forward left it there.
             if module._forward_pre_hooks and {'weight', 'bias'} & vars(module).keys():
-                raise ValueError(
-                    f'cannot fuse {name}: a forward pre-hook computes its weights, as '
-                    'pruning and the older weight norm do. Make that permanent first '
+                why = (
+                    'a forward pre-hook computes its weights, as pruning and the older '
+                    'weight norm do. Make that permanent first '
                     '(torch.nn.utils.prune.remove, remove_weight_norm)'
                 )
-        live = self.branch_3x3.conv
-        params = add_parallel(
-            _as_conv(branch, live.in_channels, live.groups) for branch in self.children()
-        )
+            elif hidden := hidden_methods(module):
+                why = f'its {hidden[0]} was replaced on the instance. Undo that first'
+            # The hooks of this module itself are not lost: deploy moves them to the conv.
+            elif module is not self and _hooks_alter(module, x):
+                why = 'a forward hook changes its input or output. Remove the hook first'
+            else:
+                continue
+            raise ValueError(f'cannot fuse {name or kind.__name__}: {why}')
         return conv_like(live, params)
 
 
@@ -179,28 +196,75 @@ def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
     return conv.eval()
 
 
-def _as_conv(branch: nn.Module, channels: int, groups: int) -> ConvParams:
-    """Express a branch, a ConvBN or the identity's norm, as one convolution."""
+def _as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
+    """Express a branch, a ConvBN or the identity's norm, as one convolution.
+
+    This is the algebra of certain forwards, so that a branch with any other is refused.
+    """
     norm: Any
-    if isinstance(branch, ConvBN):
-        kernel, norm = branch.conv.weight, branch.bn
+    if type(branch) is ConvBN and list(branch._modules) == ['conv', 'bn']:
+        conv, norm = branch.conv, branch.bn
+        if type(conv) is not nn.Conv2d or not _can_add(conv, live):
+            raise ValueError(
+                f'cannot fuse {name}.conv: it must be an nn.Conv2d, 1x1 or like that of '
+                f'branch_3x3, but got {conv}. Merge adapters such as LoRA first'
+            )
+        kernel, bias = conv.weight, conv.bias
     else:
         norm = branch
-        kernel = identity_kernel(channels, groups)
-    if getattr(norm, 'running_mean', None) is None:
+        kernel, bias = identity_kernel(live.in_channels, live.groups), None
+    if type(norm).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
+        raise ValueError(
+            f'cannot fuse {name}: it must be a ConvBN or a batch norm, but got {branch}'
+        )
+    mean = norm.running_mean
+    if mean is None:
         raise ValueError(
             f'cannot fuse {norm}: it keeps no running statistics, so evaluation '
             'normalizes with those of the batch. Use a batch norm that tracks them'
         )
-    kernel = kernel.to(norm.running_mean.device)
+    if bias is None:
+        bias = torch.zeros_like(mean)
     return fold_batch_norm(
-        ConvParams(kernel, torch.zeros_like(norm.running_mean)),
-        norm.running_mean,
+        ConvParams(kernel.to(mean.device), bias),
+        mean,
         norm.running_var,
         norm.weight,
         norm.bias,
         norm.eps,
     )
+
+
+def _can_add(conv: nn.Conv2d, live: nn.Conv2d) -> bool:
+    """Tell whether a conv's kernel can be added to that of the 3x3 conv."""
+    if conv.kernel_size == (1, 1) and conv.padding == (0, 0):
+        names = ['stride', 'groups']
+    else:
+        names = ['stride', 'groups', 'kernel_size', 'padding', 'dilation', 'padding_mode']
+    return all(getattr(conv, name) == getattr(live, name) for name in names)
+
+
+def hidden_methods(module: nn.Module) -> list[str]:
+    """List the methods of a module's class that attributes of the instance hide."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value)
+        and isinstance(getattr_static(type(module), name, None), FunctionType)
+    ]
+
+
+def _hooks_alter(module: nn.Module, x: Tensor) -> bool:
+    """Tell whether forward hooks change what passes through a module.
+
+    Only a call can tell, so that each hook is called once, with ``x``.
+    """
+    if not (module._forward_hooks or module._forward_pre_hooks):
+        return False
+    passing: Any = copy(module)
+    passing.forward = lambda x: x
+    before = x.clone()
+    return passing(x) is not x or not torch.equal(x, before)
 
 
 class SqueezeExcite(nn.Module):

@@ -1,11 +1,10 @@
-"""``deploy``: a fused copy of any model, by the only walk over a module tree."""
+"""``deploy``: a fused copy of any model."""
 
 from __future__ import annotations
 
 from collections import Counter
 from copy import copy
 from functools import partial
-from operator import is_not
 from types import MethodType
 from typing import Any
 
@@ -14,31 +13,38 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..errors import ConfigError
-from .blocks import RepConv, RepVGGBlock
+from .blocks import RepConv, RepVGGBlock, hidden_methods
 from .engines import ENGINES, Engine
 from .winograd import WinogradConv2d
 
 
-# Or the copy's numbers could never again be loaded into, nor have a gradient behind them.
+# Parameters made in inference mode could never be loaded into or take part in autograd.
 @torch.inference_mode(False)
 @torch.no_grad()
 def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
-    """Return a fused, evaluation-mode copy of a model.
+    """Return a fused copy of a model, in evaluation mode.
 
-    Every :class:`RepConv` in the tree becomes the plain convolution it stands for;
-    everything else keeps its type. Modules are new objects, tensors that did not change
-    share their memory with ``model``, and ``model`` itself is untouched and goes on
-    training: take a new copy after it has learned on. Fused numbers come from the
-    running statistics, whatever mode ``model`` is in. Nothing is drawn from any random
-    generator, and deploying twice is the same as once.
+    Every :class:`RepConv` in the tree becomes the plain convolution that it is equal to;
+    every other module keeps its type. The copy has its own module objects and shares the
+    memory of all tensors that do not change. ``model`` is left as it is and may go on
+    training; deploy it again afterwards. The running statistics are fused, also when
+    ``model`` is in training mode. No random numbers are drawn. Deploying a deployed model
+    changes nothing.
 
-    ``DataParallel`` and ``DistributedDataParallel`` wrappers, and the one that
-    ``torch.compile`` puts around a module, are taken off: they belong to training.
+    ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers are
+    removed. Attributes and hooks that refer to modules of ``model``, or to their methods,
+    refer to the copies. A function that replaces a method on an instance, such as a
+    compiled ``extract_feat`` or a timer, calls ``model``: the copy uses the method of the
+    class instead. All other objects are shared.
+
+    A ``RepConv`` is only fused if its branches are plain convs and batch norms. Forward
+    hooks on a ``RepConv`` move to its conv. A forward hook inside it is called once, on a
+    map of ones, to see that it changes nothing; the copy does not have it.
 
     On a CPU, Winograd's algorithm computes a 3x3 conv of stride 1 two to three times as
-    fast as PyTorch. The engines that use it put a :class:`WinogradConv2d` in the place of
-    such convs, those of heads and of other backbones too. It computes the same to about a
-    millionth, and its state dict is that of the plain conv.
+    fast as PyTorch. The engines that use it replace such convs by
+    :class:`WinogradConv2d`, also in heads and in other backbones. Its output differs by
+    about a millionth, and its state dict is that of the plain conv.
 
     Args:
         model: A backbone, a segmentor, or a wrapper of one (TTA, DDP).
@@ -47,20 +53,18 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
             ``'auto'``, where a trial on this machine, of some seconds, finds it faster.
 
     Returns:
-        The copy; none of its parameters asks for gradients.
+        The copy; none of its parameters requires gradients.
 
     Raises:
-        ValueError: If ``engine`` is unknown, a norm to be folded keeps no running
-            statistics, something (pruning, the older weight norm) computes a weight
-            before each forward, or ``'winograd'`` is asked of a model that is not on a
-            CPU.
+        ValueError: If ``engine`` is unknown, if a ``RepConv`` holds anything else than
+            plain convs and batch norms with running statistics, if hooks or replaced
+            methods change what it computes (pruning, the older weight norm, adapters), or
+            if ``'winograd'`` is asked of a model that is not on a CPU.
     """
     if engine not in ENGINES:
         raise ConfigError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
-    done: dict[int, Any] = {}
-    copied = _deployed(_unwrap(model), ENGINES[engine], done)
-    for module in copied.modules():
-        _refer_to_copies(module, done)
+    model = _unwrap(model)
+    copied: nn.Module = _Copier(model, ENGINES[engine])(model)
     _place_relus(copied, ENGINES[engine])
     return copied
 
@@ -80,44 +84,79 @@ def _unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def _deployed(module: nn.Module, engine: Engine, done: dict[int, Any]) -> nn.Module:
-    """Copy a module tree, fusing on the way; ``done`` maps what was met to its copy.
+class _Copier:
+    """Copy a model and whatever in its attributes refers to its modules.
 
-    The memory of ``done`` keeps what is shared within the model (a module used twice,
-    tied weights) shared within the copy.
+    ``copy.deepcopy`` would copy too much: the tensors and data sets that attributes hold,
+    and the objects that listen through a hook. Loggers and process groups it refuses.
     """
-    if id(module) in done:
-        return done[id(module)]
-    conv = module
-    if isinstance(conv, RepConv):
-        conv = _listened_to(conv.fuse(), conv)
-    if isinstance(conv, nn.Conv2d):
-        conv = _listened_to(engine(conv), conv)
-    if conv is not module:
-        return done.setdefault(id(module), conv)
-    twin = object.__new__(type(module))
-    done[id(module)] = twin
-    state = twin.__dict__
-    # Containers (hooks, buffers) are copied, so that adding to one adds to one only.
-    for name, value in module.__dict__.items():
-        state[name] = copy(value) if isinstance(value, (dict, set)) else value
-    state['training'] = False
-    # What torch compiled in place, or was wrapped around forward, calls the original.
-    state.pop('_compiled_call_impl', None)
-    if not isinstance(state.get('forward'), MethodType):
-        state.pop('forward', None)
-    state['_parameters'] = {
-        name: _alias(parameter, done) for name, parameter in module._parameters.items()
-    }
-    state['_modules'] = {
-        name: None if child is None else _deployed(_unwrap(child), engine, done)
-        for name, child in module._modules.items()
-    }
-    return twin
+
+    def __init__(self, model: nn.Module, engine: Engine) -> None:
+        self.engine = engine
+        self.inside = {id(module) for module in model.modules()}
+        # By id, so that tied modules and parameters stay tied.
+        self.copies: dict[int, Any] = {}
+        # An id is unique only while the object is alive.
+        self.alive: list[nn.Module] = []
+
+    def __call__(self, value: Any) -> Any:
+        """Return a copy of a value, or the value itself if it is to be shared."""
+        if isinstance(value, nn.Module):
+            value = _unwrap(value)
+        if id(value) in self.copies:
+            return self.copies[id(value)]
+        if isinstance(value, nn.Module) and id(value) in self.inside:
+            return self._deployed(value)
+        if isinstance(value, nn.Parameter):
+            # Another object over the same memory: copy.half() does not reach the model.
+            alias = nn.Parameter(value.detach(), requires_grad=False)
+            return self.copies.setdefault(id(value), alias)
+        if _is_method(value):
+            return MethodType(value.__func__, self(value.__self__))
+        if type(value) is partial:
+            arguments = map(self, value.args)
+            return partial(self(value.func), *arguments, **self(value.keywords))
+        if isinstance(value, dict) or type(value) is list:
+            twin = self.copies[id(value)] = copy(value)
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, part in items:
+                twin[key] = self(part)
+            return twin
+        if type(value) in (tuple, set):
+            return type(value)(map(self, value))
+        return value
+
+    def _deployed(self, module: nn.Module) -> nn.Module:
+        successor = module
+        if isinstance(successor, RepConv):
+            successor = _keep_hooks(successor.fuse(), successor)
+        if isinstance(successor, nn.Conv2d):
+            successor = _keep_hooks(self.engine(successor), successor)
+        self.alive.append(successor)
+        twin = self.copies[id(module)] = object.__new__(type(successor))
+        dropped = {'_compiled_call_impl', *hidden_methods(successor)}
+        for name, value in vars(successor).items():
+            if name not in dropped or _can_rebind(value):
+                vars(twin)[name] = self(value)
+        vars(twin)['training'] = False
+        return twin
 
 
-def _listened_to(successor: nn.Module, module: nn.Module) -> nn.Module:
-    """Let whoever listens to a module hear what takes its place."""
+def _is_method(value: Any) -> bool:
+    return isinstance(value, MethodType) and isinstance(value.__self__, nn.Module)
+
+
+def _can_rebind(value: Any) -> bool:
+    """Tell whether a method of a module can be bound to its copy.
+
+    A function that holds other variables may hold the original method. ``__class__`` is
+    what ``super()`` needs.
+    """
+    return _is_method(value) and value.__code__.co_freevars in ((), ('__class__',))
+
+
+def _keep_hooks(successor: nn.Module, module: nn.Module) -> nn.Module:
+    """Move forward hooks from a module to what takes its place."""
     if successor is not module:
         for name, hooks in vars(module).items():
             if name.startswith(('_forward_hooks', '_forward_pre_hooks')):
@@ -125,54 +164,8 @@ def _listened_to(successor: nn.Module, module: nn.Module) -> nn.Module:
     return successor
 
 
-def _refer_to_copies(module: nn.Module, done: dict[int, Any]) -> None:
-    """Have attributes mean the copies of modules and of their methods.
-
-    A list of stages beside the registered ones, a method kept under another name, or one
-    that listens as a hook, would go on calling the original.
-    """
-    within: set[int] = set()
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            return done.get(id(_unwrap(value)), value)
-        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-            owner = copied(value.__self__)
-            return value if owner is value.__self__ else MethodType(value.__func__, owner)
-        if type(value) is partial:
-            parts = [value.func, value.args, value.keywords]
-        elif type(value) in (list, tuple):
-            parts = list(value)
-        elif isinstance(value, dict):
-            parts = list(value.values())
-        else:
-            return value
-        if id(value) in within:  # It holds itself.
-            return value
-        within.add(id(value))
-        new = [copied(part) for part in parts]
-        within.remove(id(value))
-        return _made_of(value, new) if any(map(is_not, new, parts)) else value
-
-    state = vars(module)
-    for name, value in list(state.items()):
-        state[name] = copied(value)
-
-
-def _made_of(container: Any, parts: list[Any]) -> Any:
-    """A container like another, of other parts."""
-    if isinstance(container, dict):
-        twin = copy(container)
-        twin.update(zip(container, parts))
-        return twin
-    if isinstance(container, partial):
-        function, arguments, keywords = parts
-        return partial(function, *arguments, **keywords)
-    return type(container)(parts)
-
-
 def _place_relus(model: nn.Module, engine: Engine) -> None:
-    """Let the convs of blocks do the ReLU in passing, where they can."""
+    """Let the Winograd convs of blocks compute the ReLU too, where that is the same."""
     parents = Counter(
         id(child) for module in model.modules() for child in module._modules.values()
     )
@@ -180,26 +173,18 @@ def _place_relus(model: nn.Module, engine: Engine) -> None:
         if not isinstance(block, RepVGGBlock):
             continue
         if isinstance(block.conv, WinogradConv2d) and block.conv.relu:
-            # Of an earlier deploy.
+            # An earlier deploy did this.
             block.conv.relu = False
             block.conv, block.act = engine(block.conv), nn.ReLU(inplace=True)
         if (
             isinstance(block.conv, WinogradConv2d)
             and parents[id(block.conv)] == 1
+            and type(block).forward is RepVGGBlock.forward
+            and 'forward' not in vars(block)
             and type(block.se) is nn.Identity
             and type(block.act) is nn.ReLU
-            and not (block.act._forward_hooks or block.act._forward_pre_hooks)
+            and not any(
+                m._forward_hooks or m._forward_pre_hooks for m in block.children()
+            )
         ):
             block.conv.relu, block.act = True, nn.Identity()
-
-
-def _alias(parameter: nn.Parameter | None, done: dict[int, Any]) -> nn.Parameter | None:
-    """Give a parameter a second object over the same memory.
-
-    ``copy.half()`` or ``copy.cuda()`` then leaves the original's parameter alone.
-    """
-    if parameter is None:
-        return None
-    if id(parameter) not in done:
-        done[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    return done[id(parameter)]

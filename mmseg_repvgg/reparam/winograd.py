@@ -120,7 +120,8 @@ def fits(module: nn.Module) -> bool:
     """Tell whether a module is a convolution that Winograd's algorithm can compute."""
     return (
         type(module) is nn.Conv2d
-        # Whoever listens to a module would not hear its successor.
+        and not {'forward', '_conv_forward'} & vars(module).keys()
+        # Hooks would be lost with the module.
         and not (module._forward_hooks or module._forward_pre_hooks)
         and module.kernel_size == (3, 3)
         and module.stride == (1, 1)

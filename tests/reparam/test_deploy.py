@@ -2,16 +2,27 @@
 
 import copy
 import functools
+import threading
+import types
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn import functional as F
+from torch.nn.utils import parametrize, prune
 from torch.testing import assert_close
 
 import mmseg_repvgg
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.reparam import ENGINES, RepConv, WinogradConv2d, deploy, is_deployed
+from mmseg_repvgg.reparam import (
+    ENGINES,
+    RepConv,
+    RepVGGBlock,
+    WinogradConv2d,
+    deploy,
+    is_deployed,
+)
+from mmseg_repvgg.reparam.blocks import ConvBN, conv3x3
 
 TINY = dict(depths=(1, 1, 2, 1), a=0.25, b=0.25)
 
@@ -59,7 +70,9 @@ def test_original_goes_on_training(net):
         assert torch.equal(value, before[key]), key
     net(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
-    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    for parameter in (*fused.parameters(), *deploy(net).parameters()):
+        assert not parameter.requires_grad
+        assert parameter.grad is None
 
 
 def test_unchanged_tensors_share_memory_and_nothing_else(net):
@@ -125,7 +138,154 @@ def test_hooks_that_compute_nothing_do_not_hinder(net):
     """Those of profilers and counters, on every module."""
     for module in net.modules():
         module.register_forward_pre_hook(lambda *_: None)
+        module.register_forward_hook(lambda *_: None)
+        module.register_full_backward_hook(lambda *_: None)
     assert is_deployed(deploy(net))
+
+
+class LoRAConv(nn.Conv2d):
+    """A subclass that keeps the conv's weight and adds to it, as loralib does."""
+
+    def __init__(self, conv):
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            bias=False,
+        )
+        self.delta = nn.Parameter(torch.randn_like(conv.weight))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight + self.delta, None, self.stride, self.padding)
+
+
+class Adapter(nn.Module):
+    """A wrapper that shows the weight of the conv it adds to, as peft does."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.base_layer = conv
+        self.added = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride)
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, x):
+        return self.base_layer(x) + self.added(x)
+
+
+class Scaled(RepConv):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class ScaledNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+def double_input(module, args):
+    return (2 * args[0],)
+
+
+def double_in_place(module, args, y):
+    y.mul_(2)
+
+
+CHANGES = {
+    'subclass_of_conv': (
+        lambda rep: setattr(rep.branch_1x1, 'conv', LoRAConv(rep.branch_1x1.conv)),
+        'branch_1x1.conv',
+    ),
+    'wrapped_conv': (
+        lambda rep: setattr(rep.branch_3x3, 'conv', Adapter(rep.branch_3x3.conv)),
+        'branch_3x3.conv',
+    ),
+    'parametrized_conv': (
+        lambda rep: parametrize.register_parametrization(
+            rep.branch_1x1.conv, 'weight', Double()
+        ),
+        'branch_1x1.conv',
+    ),
+    'subclass_of_norm': (
+        lambda rep: setattr(rep.branch_1x1.bn, '__class__', ScaledNorm),
+        'branch_1x1',
+    ),
+    'appended_module': (lambda rep: rep.branch_1x1.append(Double()), 'branch_1x1'),
+    'another_branch': (lambda rep: rep.append_branch(Double()), 'branch_new'),
+    'dilated_branch': (
+        lambda rep: rep.append_branch(
+            ConvBN(conv3x3(64, 64, dilation=3), nn.BatchNorm2d)
+        ),
+        'branch_new.conv',
+    ),
+    'forward_of_subclass': (lambda rep: setattr(rep, '__class__', Scaled), 'Scaled'),
+    'forward_of_instance': (
+        lambda rep: setattr(rep.branch_1x1, 'forward', lambda x: x),
+        'branch_1x1',
+    ),
+    'bound_forward_of_instance': (
+        lambda rep: setattr(
+            rep.branch_1x1.conv,
+            'forward',
+            types.MethodType(LoRAConv.forward, rep.branch_1x1.conv),
+        ),
+        'branch_1x1.conv',
+    ),
+    'hook': (
+        lambda rep: rep.branch_1x1.register_forward_hook(lambda m, args, y: 2 * y),
+        'branch_1x1',
+    ),
+    'hook_in_place': (
+        lambda rep: rep.branch_1x1.bn.register_forward_hook(double_in_place),
+        'branch_1x1.bn',
+    ),
+    'pre_hook': (
+        lambda rep: rep.branch_3x3.conv.register_forward_pre_hook(double_input),
+        'branch_3x3.conv',
+    ),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_what_fusing_would_drop_is_refused(net, change):
+    alter, name = CHANGES[change]
+    rep = net.backbone.stage_3[1].conv
+    rep.append_branch = functools.partial(rep.add_module, 'branch_new')
+    alter(rep)
+    with pytest.raises(ValueError, match=f'cannot fuse {name}:'):
+        deploy(net)
+
+
+def test_a_subclass_that_overrides_fuse_too_is_fused(net, monkeypatch):
+    def fuse(self):
+        conv = RepConv.fuse(self)
+        conv.weight.mul_(2)
+        conv.bias.mul_(2)
+        return conv
+
+    net.backbone.stem.conv.__class__ = Scaled
+    monkeypatch.setattr(Scaled, 'fuse', fuse, raising=False)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert_close(deploy(net)(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_bias_of_a_conv_in_a_branch_is_fused(net):
+    convs = [m for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
+    for conv in convs:
+        conv.bias = nn.Parameter(torch.randn(conv.out_channels))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert_close(deploy(net)(x), net.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 def test_attributes_refer_to_the_copies(net):
@@ -162,6 +322,46 @@ def test_a_method_that_listens_is_that_of_the_copy(net):
     assert heard == [fused]
 
 
+class Recorder:
+    def __init__(self, model):
+        self.model = model
+        self.heard = ()
+
+    def hook(self, module, *_):
+        self.heard += (module,)
+
+    __call__ = hook
+
+
+def test_objects_that_listen_hear_the_copy(net):
+    recorder = Recorder(net)
+    net.head.register_forward_hook(recorder)
+    net.head.register_forward_hook(recorder.hook)
+    net.backbone.stem.conv.register_forward_hook(functools.partial(recorder.hook))
+    fused = deploy(net)
+    with torch.no_grad():
+        fused(torch.randn(1, 3, 32, 32))
+    assert recorder.heard == (fused.backbone.stem.conv, fused.head, fused.head)
+
+
+def test_other_objects_are_shared(net):
+    """Some cannot be copied, others are large."""
+    net.lock = threading.Lock()
+    net.features = {'last': net(torch.randn(1, 3, 32, 32))}
+    net.seen = [torch.zeros(3), {1, 2}]
+    net.record = Recorder(net)
+    net.teacher = [nn.Conv2d(3, 3, 1)]
+    fused = deploy(net)
+    assert fused.lock is net.lock
+    assert fused.features['last'] is net.features['last']
+    assert fused.seen[0] is net.seen[0]
+    assert fused.seen == net.seen
+    assert fused.record is net.record
+    assert fused.teacher == net.teacher
+    fused.seen.append(1)
+    assert len(net.seen) == 2
+
+
 def test_made_in_inference_mode_it_can_be_loaded_into(net):
     with torch.inference_mode():
         fused = deploy(net, 'winograd')
@@ -175,6 +375,51 @@ def test_methods_kept_as_attributes_belong_to_the_copy(net):
     net.run = net.forward
     fused = deploy(net)
     assert fused.run.__self__ is fused
+
+
+def compiled(method):
+    return torch.compile(method, backend='eager')
+
+
+def timed(method):
+    return lambda *args: method(*args)
+
+
+def timed_and_bound(method):
+    return types.MethodType(lambda self, *args: method(*args), method.__self__)
+
+
+class Timer:
+    def __init__(self, method):
+        self.method = method
+
+    def __call__(self, *args):
+        return self.method(*args)
+
+
+@pytest.mark.parametrize('wrap', [compiled, timed, timed_and_bound, Timer])
+@pytest.mark.parametrize('name', ['forward', 'features'])
+def test_copy_does_not_call_the_original_through_a_wrapped_method(net, wrap, name):
+    class WithFeatures(Net):
+        def features(self, x):
+            return self.backbone(x)[-1]
+
+        def forward(self, x):
+            return self.head(self.features(x))
+
+    net.__class__ = WithFeatures
+    setattr(net, name, wrap(getattr(net, name)))
+    fused = deploy(net)
+    nn.init.zeros_(net.head.bias)
+    net.backbone.forward = lambda x: pytest.fail('the original was called')
+    with torch.no_grad():
+        assert fused(torch.randn(1, 3, 32, 32)).any()
+
+
+def test_function_bound_in_the_place_of_a_method_is_kept(net):
+    net.forward = types.MethodType(lambda self, x: self.head.weight, net)
+    fused = deploy(net)
+    assert fused(None) is fused.head.weight
 
 
 def test_forward_that_was_wrapped_is_not_that_of_the_original(net):
@@ -249,3 +494,45 @@ def test_unknown_engine_is_named(net):
 def test_partial_and_lambda_attributes_do_not_hinder(net):
     net.scale = functools.partial(torch.mul, other=2)
     assert deploy(net).scale(torch.ones(1)) == 2
+
+
+class Residual(RepVGGBlock):
+    def forward(self, x):
+        return self.act(self.conv(x) - x)
+
+
+def negate(module, args, y):
+    return -y
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda block: None,
+        lambda block: setattr(block, '__class__', Residual),
+        lambda block: setattr(
+            block, 'forward', types.MethodType(Residual.forward, block)
+        ),
+        lambda block: block.se.register_forward_hook(negate),
+    ],
+    ids=['none', 'subclass', 'bound_forward', 'hook_before_relu'],
+)
+def test_winograd_computes_the_relu_only_where_it_follows_the_conv(
+    randomize_norms, change
+):
+    block = randomize_norms(RepVGGBlock(RepConv(32, 32, identity=True)))
+    change(block)
+    fused = deploy(block, 'winograd')
+    x = torch.randn(1, 32, 12, 12)
+    with torch.no_grad():
+        assert_close(fused(x), block.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_winograd_leaves_convs_with_another_forward_alone():
+    lora = LoRAConv(nn.Conv2d(32, 32, 3, padding=1))
+    bound = nn.Conv2d(32, 32, 3, padding=1)
+    bound.forward = types.MethodType(lambda conv, x: F.conv2d(x, 2 * conv.weight), bound)
+    net = nn.Sequential(lora, bound).eval()
+    x = torch.randn(1, 32, 12, 12)
+    with torch.no_grad():
+        assert_close(deploy(net, 'winograd')(x), net(x))
