@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from typing import IO
 
 from mmengine.config import Config
 
@@ -20,7 +20,7 @@ LOCK = 'training.lock'
 # What each launcher tells a process its rank by. Only the first process writes.
 _RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 # Closing a file gives up the lock on it.
-_held: dict[str, IO[str]] = {}
+_held: dict[str, int] = {}
 
 
 def lock_work_dir(cfg: Config) -> None:
@@ -31,7 +31,8 @@ def lock_work_dir(cfg: Config) -> None:
     not keep it. Where the file system or the platform has no locks, nothing is locked.
 
     Args:
-        cfg: With ``work_dir`` and ``launcher`` set; of several processes, the first locks.
+        cfg: With ``work_dir`` and ``launcher`` set. Of several processes, only the first
+            locks.
 
     Raises:
         TrainingError: If another training is at work there.
@@ -40,25 +41,24 @@ def lock_work_dir(cfg: Config) -> None:
         return
     path = os.path.join(os.path.realpath(cfg.work_dir), LOCK)
     if path in _held:
-        _held.pop(path).close()
+        os.close(_held.pop(path))
     try:
         os.makedirs(cfg.work_dir, exist_ok=True)
-        file = open(path, 'a+')  # noqa: SIM115
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:
         return  # build_runner says what is wrong with the folder.
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        with file:
-            raise TrainingError(
-                f'a training already runs in the work dir {cfg.work_dir}: '
-                f'{file.read().strip()}. Wait until it has ended, or choose another '
-                '--work-dir'
-            ) from error
+        first = os.read(handle, 1000).decode(errors='replace').strip()
+        os.close(handle)
+        raise TrainingError(
+            f'a training already runs in the work dir {cfg.work_dir}: {first}. Wait for '
+            'its end, or choose another --work-dir'
+        ) from error
     except OSError:
         pass  # Some network file systems have no locks.
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-    file.flush()
-    _held[path] = file
+    _held[path] = handle
+    with contextlib.suppress(OSError):  # The disk is full, as build_runner will say.
+        os.ftruncate(handle, 0)
+        os.write(handle, f'process {os.getpid()} on {socket.gethostname()}\n'.encode())

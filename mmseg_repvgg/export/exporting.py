@@ -115,7 +115,8 @@ def writer_for(path: Path, to: str) -> Writer:
     """What writes a format, to a file whose name fits it.
 
     Raises:
-        ConfigError: If there is no such format, or the name is another's or of no regular file.
+        ConfigError: If there is no such format, or the name is another format's or that
+            of a folder or a device.
     """
     if to not in FORMATS:
         raise ConfigError(f'--to must be one of {", ".join(FORMATS)}, but got {to!r}')
