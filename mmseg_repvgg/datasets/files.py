@@ -95,12 +95,8 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
             channel.
     """
     data = read_png(path)
-    height, width = _size(path, data[:33], data[-len(_END) :])
-    require_usual_size(path, height, width)
-    try:
-        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f'{path} is corrupt: {error.err}') from error
+    require_usual_size(path, *_size(path, data[:33], data[-len(_END) :]))
+    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if labels is None:
         raise ImageError(f'{path} is corrupt: it cannot be decoded')
     if labels.ndim != 2 or labels.dtype != np.uint8:

@@ -187,12 +187,6 @@ def test_labels_that_would_fill_the_memory_are_named(source, root, side):
     assert row(report, 'train') == '2 of 367 2 of 367 1 1 1'
 
 
-def test_labels_that_opencv_refuses_are_named(source, root):
-    bomb = source / 'CamVid' / 'trainannot' / 'train_0.png'
-    claim(bomb, 0)
-    assert f'\n{bomb} is corrupt' in str(prepare_camvid(source, root))
-
-
 def test_nothing_found(tmp_path):
     with pytest.raises(DataError, match='holds no CamVid.*Clone https://github.com'):
         prepare_camvid(tmp_path / 'nowhere', tmp_path / 'root')
