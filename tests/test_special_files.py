@@ -150,7 +150,7 @@ def training_state(path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', [*MAKE, 'dangling', 'folder'])
-@pytest.mark.parametrize('last', ['good', 'odd', 'pipe', None])
+@pytest.mark.parametrize('last', ['good', 'odd', 'pipe', 'garbage', None])
 def test_resuming_skips_what_is_no_file(tmp_path, kind, last):
     good, odd = tmp_path / 'iter_2.pth', tmp_path / 'iter_99.pth'
     training_state(good)
@@ -164,7 +164,7 @@ def test_resuming_skips_what_is_no_file(tmp_path, kind, last):
     if last == 'pipe':
         os.mkfifo(note)
     elif last:
-        note.write_text(str(good if last == 'good' else odd))
+        note.write_text(str({'good': good, 'odd': odd}.get(last, 'x' * 5000)))
     assert find_resumable(str(tmp_path)) == str(good)
     good.unlink()
     with pytest.raises(CheckpointError, match='iter_99.pth'):

@@ -97,7 +97,7 @@ def _newest_first(folder: Path) -> list[Path]:
     """What ``last_checkpoint`` names, then the others by the time they were written."""
     last = Path(read_note(folder / 'last_checkpoint').strip())
     # A work dir may have been moved; its checkpoints then lie beside the file.
-    first = [p for p in (last, folder / last.name) if p.is_file()][:1]
+    first = [p for p in (last, folder / last.name) if os.path.isfile(p)][:1]
     folders = {folder, *(p.parent for p in first)}
     others = {
         path

@@ -208,7 +208,7 @@ def replace_file(path: Path, data: bytes) -> None:
     partial = path.with_name(f'.{path.name}.partial')
     try:
         partial.unlink(missing_ok=True)
-        # Created anew: a link that another user left there is not followed.
+        # An exclusive open does not follow a link that another user left there.
         with open(partial, 'xb') as file:
             file.write(data)
         os.replace(partial, path)

@@ -12,7 +12,7 @@ from ..errors import TrainingError
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked.
+except ImportError:  # On Windows nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
 LOCK = 'training.lock'
@@ -24,11 +24,12 @@ _held: dict[str, int] = {}
 
 
 def lock_work_dir(cfg: Config) -> None:
-    """Keep other trainings out of the work dir until this process ends, however it does.
+    """Keep other trainings out of the work dir until this process ends.
 
-    The system gives up the lock of a process that is killed, and the record lock that is
-    taken here belongs to the process alone: a dataloader's worker that outlives it does
-    not keep it. Where the file system or the platform has no locks, nothing is locked.
+    The system releases the lock when the process ends or is killed. A record lock belongs
+    to one process: unlike a lock by ``flock``, it is not kept by a dataloader worker that
+    outlives the trainer. Where the platform or the file system has no locks, nothing is
+    locked.
 
     Args:
         cfg: With ``work_dir`` and ``launcher`` set. Of several processes, only the first
