@@ -17,6 +17,7 @@ from mmseg_repvgg.analysis.runtimes import FORMS
 from mmseg_repvgg.analysis.subjects import Source
 from mmseg_repvgg.analysis.tradeoff import draw_tradeoff
 from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.special_files import refuse_special_file
 
 
 def main() -> None:
@@ -179,6 +180,7 @@ def _miou(given: list[str], names: list[str]) -> tuple[dict[str, float], str]:
 
 def _read_miou(path: str) -> dict[str, float]:
     try:
+        refuse_special_file(path)
         stored = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f'--miou {path} cannot be read as JSON: {error}') from error

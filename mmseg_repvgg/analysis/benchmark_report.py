@@ -9,6 +9,7 @@ from typing import Any
 
 from ..datasets.files import replace_file
 from ..errors import ConfigError, WriteError
+from ..special_files import refuse_special_file
 from .memory import PeakMemory
 from .subjects import Setup
 from .timing import Spread, Timings
@@ -173,6 +174,7 @@ class Report:
             ConfigError: If the file is none.
         """
         try:
+            refuse_special_file(path)
             stored = json.loads(Path(path).read_text())
             setup, protocol = stored['setup'], stored['protocol']
             variants = []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LogError
+from ..special_files import refuse_special_file
 
 # A console's lines, such as a batch system keeps, have no year, and colours around INFO.
 _DATED = re.compile(r'^((?:\d{4}/)?\d\d/\d\d \d\d:\d\d:\d\d) - ')
@@ -143,6 +144,7 @@ def _read_run(run: Path) -> list[Point]:
 
 def _read_file(path: Path) -> list[Point]:
     try:
+        refuse_special_file(path)
         text = path.read_text(errors='replace')
         if not text.strip():
             return []

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..datasets.files import replace_file
 from ..datasets.painting import paint, side_by_side
 
 __all__ = ['paint', 'save_triptych']
@@ -33,5 +34,4 @@ def save_triptych(
         OSError: If the file cannot be written.
     """
     encoded = cv2.imencode('.png', side_by_side(image, [truth, prediction], palette))[1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded.tobytes())
+    replace_file(path, encoded.tobytes())

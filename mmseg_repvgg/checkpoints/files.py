@@ -22,6 +22,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
 from ..errors import CheckpointError
+from ..special_files import refuse_special_file
 
 try:
     from numpy._core import multiarray
@@ -72,6 +73,7 @@ def read_checkpoint(
 
 def _read_bytes(path: str) -> bytes:
     try:
+        refuse_special_file(path)
         with open(path, 'rb') as file:
             return file.read()
     except FileNotFoundError as error:
@@ -252,7 +254,7 @@ def write_bytes(
         # in between condemns neither the old nor the new one.
         sums = path.with_name(path.name + CHECKSUM_SUFFIX)
         line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
-        _replace(sums, (line + _read_text(sums)).encode())
+        _replace(sums, (line + read_note(sums)).encode())
         _replace(path, data)
         _replace(sums, line.encode())
     except OSError as error:
@@ -263,6 +265,7 @@ def write_bytes(
 
 
 def _replace(path: Path, data: bytes) -> None:
+    refuse_special_file(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
         with os.fdopen(handle, 'wb') as file:
@@ -292,7 +295,7 @@ def _umask() -> int:
 
 def _verify_checksum(path: str, data: bytes) -> None:
     """Compare with the SHA-256 beside the file, if there is one."""
-    lines = _read_text(Path(path + CHECKSUM_SUFFIX)).splitlines()
+    lines = read_note(Path(path + CHECKSUM_SUFFIX)).splitlines()
     stored = {line.split()[0] for line in lines if line.strip()}
     if stored and hashlib.sha256(data).hexdigest() not in stored:
         raise CheckpointError(
@@ -301,8 +304,10 @@ def _verify_checksum(path: str, data: bytes) -> None:
         )
 
 
-def _read_text(path: Path) -> str:
+def read_note(path: Path) -> str:
+    """Return the text of a small file beside checkpoints, empty if it has none."""
     try:
+        refuse_special_file(path)
         return path.read_text()
     except (OSError, UnicodeDecodeError):
         return ''

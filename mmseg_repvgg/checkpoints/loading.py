@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from ..errors import CheckpointError
-from .files import read_checkpoint
+from .files import read_checkpoint, read_note
 
 
 def make_loading_safe(trust: bool = False) -> None:
@@ -95,21 +95,26 @@ def naming_checkpoint(path: str | None) -> Iterator[None]:
 
 def _newest_first(folder: Path) -> list[Path]:
     """What ``last_checkpoint`` names, then the others by the time they were written."""
-    folders = {folder}
-    first = []
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        last = Path((folder / 'last_checkpoint').read_text().strip())
-        # A work dir may have been moved; its checkpoints then lie beside the file.
-        first = [p for p in (last, folder / last.name) if p.is_file()][:1]
-        folders |= {p.parent for p in first}
+    last = Path(read_note(folder / 'last_checkpoint').strip())
+    # A work dir may have been moved; its checkpoints then lie beside the file.
+    first = [p for p in (last, folder / last.name) if os.path.isfile(p)][:1]
+    folders = {folder, *(p.parent for p in first)}
     others = {
         path
         for place in folders
         for pattern in ('iter_*.pth', 'epoch_*.pth')
         for path in place.glob(pattern)
-        if not any(path.samefile(other) for other in first)
+        if os.path.realpath(path) not in map(os.path.realpath, first)
     }
-    return first + sorted(others, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    return first + sorted(others, key=_written, reverse=True)
+
+
+def _written(path: Path) -> int:
+    """Return when a file was written; 0 for a dangling link."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _require_resumable(path: Path, checkpoint: Any) -> None:

@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError, WriteError
+from ..special_files import refuse_special_file
 
 _SIGNATURE: Final = b'\x89PNG\r\n\x1a\n'
+# A file of a few kB may claim as many pixels as fill the memory.
+_MAX_PIXELS: Final = 1 << 26
 _END: Final = b'\x00\x00\x00\x00IEND\xaeB`\x82'
 
 
@@ -36,6 +39,7 @@ def png_size(path: Path) -> tuple[int, int]:
             lies between is not read.
     """
     try:
+        refuse_special_file(path)
         with open(path, 'rb') as file:
             start = file.read(33)
             file.seek(-min(len(_END), len(start)), os.SEEK_END)
@@ -63,6 +67,7 @@ def read_png(path: Path) -> bytes:
         ImageError: If the file is truncated, altered or no PNG.
     """
     try:
+        refuse_special_file(path)
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f'{path} cannot be read: {error}') from error
@@ -89,8 +94,9 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
         ImageError: If the file is truncated, corrupt, or not an image of 8 bits in one
             channel.
     """
-    data = np.frombuffer(read_png(path), np.uint8)
-    labels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    data = read_png(path)
+    require_usual_size(path, *_size(path, data[:33], data[-len(_END) :]))
+    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if labels is None:
         raise ImageError(f'{path} is corrupt: it cannot be decoded')
     if labels.ndim != 2 or labels.dtype != np.uint8:
@@ -99,6 +105,16 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
             f'array of shape {labels.shape} and type {labels.dtype}'
         )
     return labels.view(np.uint8)
+
+
+def require_usual_size(path: Path, height: int, width: int) -> None:
+    """Refuse a label map that would fill the memory, before it is decoded.
+
+    Raises:
+        ImageError: If it has far more pixels than any label map of these data sets.
+    """
+    if height * width > _MAX_PIXELS:
+        raise ImageError(f'{path} is no label map: it claims {height}x{width} pixels')
 
 
 def map_labels(
@@ -157,6 +173,7 @@ def put_bytes(path: Path, data: bytes, check: bool) -> State:
         WriteError: If it cannot be written.
     """
     with contextlib.suppress(OSError):
+        refuse_special_file(path)
         if path.stat().st_size == len(data) and path.read_bytes() == data:
             return State.KEPT
     if not check:
@@ -186,10 +203,14 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: If it cannot be written; what was there before is as it was.
     """
+    refuse_special_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
     try:
-        partial.write_bytes(data)
+        partial.unlink(missing_ok=True)
+        # An exclusive open does not follow a link that another user left there.
+        with open(partial, 'xb') as file:
+            file.write(data)
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):

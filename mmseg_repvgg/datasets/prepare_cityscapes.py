@@ -17,8 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ExtraError, ImageError
+from ..special_files import refuse_special_file
 from .cityscapes_labels import IGNORE_INDEX
-from .files import files_in, map_labels, png_size, put_labels, read_labels
+from .files import (
+    files_in,
+    map_labels,
+    png_size,
+    put_labels,
+    read_labels,
+    require_usual_size,
+)
 from .preparing import Outcome, Pair, Report, alone_in, in_parallel, stoppable
 from .unpacking import unpack
 
@@ -173,14 +181,19 @@ def _draw_train_ids(path: Path) -> npt.NDArray[np.uint8]:
     annotation = _official('helpers.annotation').Annotation()
     draw = _official('preparation.json2labelImg').createLabelImage
     try:
-        annotation.fromJsonFile(str(path))
+        refuse_special_file(path)
+        annotation.fromJsonText(path.read_text())
+        require_usual_size(path, annotation.imgHeight, annotation.imgWidth)
         used = {item.label for item in annotation.objects if not item.deleted}
         # Groups are known too; at any other name the official function ends the process.
         unknown = sorted(used - {*names, *(f'{name}group' for name in names)})
         if unknown:
             raise ValueError(f'unknown labels {unknown}')
         return np.array(draw(annotation, 'trainIds'))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except ImageError:
+        raise
+    # What json, cityscapesscripts and Pillow raise depends on the content of the file.
+    except Exception as error:
         raise ImageError(f'{path} is no sound file of polygons: {error!r}') from error
 
 

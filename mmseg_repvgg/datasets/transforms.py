@@ -6,14 +6,21 @@ import os
 from typing import Any
 
 import cv2
+import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmcv.transforms.utils import cache_randomness
+from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
-from ..errors import DataError, ImageError
+from ..errors import ConfigError, DataError, ImageError
+from ..special_files import refuse_special_file
+
+# What reading and decoding raise for a file that is no sound image. The last two tell
+# of images with more pixels than the libraries accept.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error)
 
 
 @TRANSFORMS.register_module()
@@ -28,7 +35,8 @@ class LoadCheckedImage(LoadImageFromFile):
 
     Raises:
         DataError: If the file does not exist.
-        ImageError: If it is truncated, no image, or one that Pillow would clip.
+        ImageError: If it is truncated, no image, not a regular file, of more pixels than
+            the decoder accepts, or one that Pillow would clip.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -38,6 +46,7 @@ class LoadCheckedImage(LoadImageFromFile):
         """Add ``img`` (H, W, 3), BGR uint8, and its shapes to ``results``."""
         path = results['img_path']
         try:
+            refuse_special_file(path)
             clips = self.imdecode_backend == 'pillow' and self.color_type != 'unchanged'
             if clips and os.path.isfile(path):
                 _require_8_bits(path)
@@ -46,13 +55,17 @@ class LoadCheckedImage(LoadImageFromFile):
             raise
         except FileNotFoundError as error:
             raise DataError(f'the image {path} does not exist') from error
-        except (OSError, SyntaxError, AssertionError) as error:
+        except (*_UNREADABLE, AssertionError) as error:
             raise _broken('image', path, error) from error
 
 
 @TRANSFORMS.register_module()
 class LoadCheckedAnnotations(LoadAnnotations):
     """Load a label map and stop at one that is broken or does not fit.
+
+    Labels are judged by the values in the file, whatever its type: mmseg casts them to
+    8 bits first, which makes class 0 of 256 and of 0.5. The result is of uint8, as
+    mmseg's, or of uint16 if the data set has more than 255 classes.
 
     Args:
         num_classes: How many classes the data set has, from 0 on; None if any label may
@@ -61,8 +74,10 @@ class LoadCheckedAnnotations(LoadAnnotations):
         **kwargs: As for mmseg's ``LoadAnnotations``.
 
     Raises:
+        ConfigError: If ``reduce_zero_label`` differs from that of the data set.
         DataError: If the file does not exist.
-        ImageError: If it is truncated, no image, of another size than the image, or
+        ImageError: If it is truncated, no image of one channel, not a regular file, of
+            more pixels than the decoder accepts, of another size than the image, or
             holds a label that is no class: mmseg would leave it out of the union but
             not the prediction there, and a loss would stop at it without naming a file.
     """
@@ -77,25 +92,60 @@ class LoadCheckedAnnotations(LoadAnnotations):
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
         try:
-            super()._load_seg_map(results)
+            refuse_special_file(path)
+            labels = mmcv.imfrombytes(
+                fileio.get(path, backend_args=self.backend_args),
+                flag='unchanged',
+                backend=self.imdecode_backend,
+            )
         except FileNotFoundError as error:
             raise DataError(
                 f'the label map {path} of the image {results.get("img_path")} '
                 'does not exist'
             ) from error
-        except (OSError, SyntaxError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise _broken('label map', path, error) from error
-        shape, expected = results['gt_seg_map'].shape, results.get('ori_shape')
-        if expected is not None and tuple(shape) != tuple(expected):
+        if labels is None:
+            raise _broken('label map', path, 'OpenCV cannot decode it')
+        labels = _whole_numbers(labels, path)
+        expected = results.get('ori_shape')
+        if expected is not None and labels.shape != tuple(expected):
             raise ImageError(
-                f'the label map {path} is of shape {tuple(shape)} but its image '
+                f'the label map {path} is of shape {labels.shape} but its image '
                 f'{results.get("img_path")} of {tuple(expected)} (height, width)'
             )
-        self._require_classes(results['gt_seg_map'], path)
+        labels = self._as_used(labels, results)
+        self._require_classes(labels, path)
+        wide = (self.num_classes or 0) > 255 or labels.max() > 255
+        results['gt_seg_map'] = labels.astype(np.uint16 if wide else np.uint8)
+        results['seg_fields'].append('gt_seg_map')
+
+    def _as_used(self, labels: np.ndarray, results: dict) -> np.ndarray:
+        """Apply ``reduce_zero_label`` and the ``label_map`` of the data set."""
+        reduces = results['reduce_zero_label']
+        if self.reduce_zero_label not in (None, reduces):
+            raise ConfigError(
+                f'reduce_zero_label of LoadAnnotations is {self.reduce_zero_label}, but '
+                f'that of the data set is {reduces}. Leave it out of LoadAnnotations'
+            )
+        if reduces:
+            # 255 is ignored already, and what is beyond it no class: both stay.
+            shifted = labels - (labels < 255)
+            labels = np.where(labels == 0, 255, shifted).astype(labels.dtype)
+        used = labels.copy()
+        for old, new in (results.get('label_map') or {}).items():
+            used[labels == old] = new
+        return used
 
     def _require_classes(self, labels: np.ndarray, path: str) -> None:
         if self.num_classes is None:
             return
+        if self.num_classes > 255 == self.ignore_index and (labels == 255).any():
+            raise ImageError(
+                f'the label map {path} holds 255, which is one of the '
+                f'{self.num_classes} classes and also what is ignored. Set ignore_index '
+                'of the data set, the metric and the losses, and seg_pad_val, to 65535'
+            )
         # 255 is what mmseg makes of a zero that is not to count.
         wrong = (labels >= self.num_classes) & (labels != 255)
         wrong &= labels != self.ignore_index
@@ -109,6 +159,25 @@ class LoadCheckedAnnotations(LoadAnnotations):
             )
 
 
+def _whole_numbers(labels: np.ndarray, path: str) -> np.ndarray:
+    """Return labels (H, W) as uint8 or uint16, which must keep every value."""
+    labels = labels.squeeze() if labels.ndim > 2 else labels
+    if labels.ndim != 2:
+        raise ImageError(
+            f'the label map {path} is of shape {labels.shape}: colours are not labels. '
+            'Save the number of the class of each pixel, in one channel'
+        )
+    with np.errstate(invalid='ignore'):
+        kept = labels.astype(np.uint8 if labels.dtype.itemsize == 1 else np.uint16)
+    if not np.array_equal(kept, labels):
+        wrong = np.unique(labels[kept != labels])[:10].tolist()
+        raise ImageError(
+            f'the label map {path} holds {wrong}, but labels are whole numbers from 0 to '
+            '65535. Save it with such numbers, and 255 for what is ignored'
+        )
+    return kept
+
+
 def _require_8_bits(path: str) -> None:
     with Image.open(path) as image:
         # I, I;16, I;16B, F: what has colours has been brought to 8 bits by Pillow.
@@ -119,9 +188,16 @@ def _require_8_bits(path: str) -> None:
             )
 
 
-def _broken(what: str, path: str, error: Exception) -> ImageError:
+def _broken(what: str, path: str, error: Exception | str) -> ImageError:
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(
+            f'the {what} {path} is too large for Pillow ({error}). Cut it into tiles, or '
+            'raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file'
+        )
+    # OpenCV's own text is of several lines, with the place in its code.
+    said = getattr(error, 'err', error)
     return ImageError(
-        f'the {what} {path} cannot be read whole ({error}): it is truncated or no image '
+        f'the {what} {path} cannot be read whole ({said}): it is truncated or no image '
         'file. Replace it, or take it out of the data set'
     )
 

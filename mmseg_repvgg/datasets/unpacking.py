@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError, UserError
+from ..special_files import refuse_special_file
 from .files import write_whole
 from .preparing import in_parallel
 
@@ -57,6 +58,7 @@ def unpack(
         def lacks(member: zipfile.ZipInfo) -> bool:
             path = root / member.filename
             with contextlib.suppress(OSError):
+                refuse_special_file(path)
                 if path.stat().st_size == member.file_size:
                     return zlib.crc32(path.read_bytes()) != member.CRC
             return True

@@ -35,6 +35,7 @@ from .match_form import match_form
 from .precision import use_amp
 from .screen import build_quietly
 from .watching import drop_missing_tensorboard, watch
+from .work_dir_lock import lock_work_dir
 
 _HOOKS = (
     'DeployHook',
@@ -63,7 +64,7 @@ def load_config(args: Namespace) -> Config:
     if os.path.isdir(path):
         raise ConfigError(f'the config {path} is a folder; give one of the files in it')
     if not os.path.isfile(path):
-        raise ConfigError(f'the config file {path} does not exist')
+        raise ConfigError(f'the config file {path} does not exist or is not regular')
     if Path(path).suffix not in ('.py', '.json', '.yaml', '.yml'):
         raise ConfigError(
             f'{path} is no config file, which ends in .py: are two arguments swapped?'
@@ -116,6 +117,7 @@ def prepare_training(
         ConfigError: If the config has not what a choice needs.
         CheckpointError: If a checkpoint to start from cannot be read.
         DataError: If data is missing.
+        TrainingError: If another training is at work in the work dir.
     """
     if amp is not None:
         use_amp(cfg, amp)
@@ -133,6 +135,7 @@ def prepare_training(
     for loader in ('train_dataloader', 'val_dataloader'):
         if cfg.get(loader):
             cfg[loader].setdefault('worker_init_fn', dict(type='init_worker'))
+    lock_work_dir(cfg)
     if resume:
         # What this run has saved comes before what it started from.
         found = find_resumable(cfg.work_dir, trust)

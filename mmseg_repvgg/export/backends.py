@@ -199,8 +199,15 @@ def open_backend(
             f'{path} must be a file of one of {", ".join(BACKENDS)}, by which its '
             'backend is chosen'
         )
-    if not path.is_file():
-        raise ConfigError(f'the file {path} does not exist. Make it with tools/export.py')
+    for file in (path, path.with_suffix('.bin')) if path.suffix == '.xml' else (path,):
+        if not file.exists():
+            raise ConfigError(
+                f'the file {file} does not exist. Make it with tools/export.py'
+            )
+        if not file.is_file():
+            raise ConfigError(
+                f'{file} is not a regular file. Give one that tools/export.py has made'
+            )
     try:
         return BACKENDS[path.suffix](path, device, threads or torch.get_num_threads())
     except (ConfigError, ImportError):

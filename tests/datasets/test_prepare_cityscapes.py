@@ -263,6 +263,9 @@ def test_polygons_alone_do(root):
         '[]',
         '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "x", "polygon": []}]}',
         '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "x"}]}',
+        pytest.param('[' * 100_000, id='too deep'),
+        '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "road", "polygon": '
+        f'[[1{"0" * 400}, 0], [0, 9], [9, 9]]}}]}}',
     ],
 )
 def test_broken_polygons_are_named(root, content, capfd):
@@ -273,6 +276,46 @@ def test_broken_polygons_are_named(root, content, capfd):
     assert f'{polygons} is no sound file of polygons' in str(report)
     assert len(train_ids(root)) == sum(COUNTS.values()) - 1
     assert 'USAGE' not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('gone')])
+def test_sources_that_are_no_files_are_named(root, make):
+    broken = [first(root, '_leftImg8bit.png'), first(root, '_labelIds.png', 'val')]
+    first(root, '_labelIds.png', 'test').unlink()
+    broken.append(first(root, '_polygons.json', 'test'))
+    for path in broken:
+        path.unlink()
+        make(path)
+    report = prepare_cityscapes(root)
+    assert not report.ready
+    for path in broken:
+        assert f'\n{path} ' in str(report)
+    assert len(train_ids(root)) == sum(COUNTS.values()) - 2
+
+
+def test_polygons_that_would_fill_the_memory_are_named(root):
+    first(root, '_labelIds.png').unlink()
+    polygons = first(root, '_polygons.json')
+    polygons.write_text('{"imgHeight": 99999, "imgWidth": 99999, "objects": []}')
+    text = str(prepare_cityscapes(root))
+    assert f'{polygons} is no label map: it claims 99999x99999 pixels' in text
+    assert len(train_ids(root)) == sum(COUNTS.values()) - 1
+
+
+@pytest.mark.parametrize('place', ['archive', 'member'])
+def test_an_archive_or_a_place_that_is_a_pipe_is_refused(zipped, place):
+    if place == 'archive':
+        path = zipped / ARCHIVES['gtFine']
+        path.unlink()
+        os.mkfifo(path)
+        assert not prepare_cityscapes(zipped).ready
+        return
+    with zipfile.ZipFile(zipped / ARCHIVES['gtFine'], 'a') as archive:
+        archive.writestr('gtFine/empty', b'')
+    (zipped / 'gtFine').mkdir()
+    os.mkfifo(zipped / 'gtFine' / 'empty')
+    with pytest.raises(WriteError, match='empty cannot be written: .*not a regular file'):
+        prepare_cityscapes(zipped)
 
 
 def test_training_ids_without_their_source_are_kept(root):

@@ -1,6 +1,8 @@
 """Loading that stops at a broken file and names it."""
 
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from mmseg.datasets import CityscapesDataset
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
-from mmseg_repvgg.errors import DataError, ImageError, UserError
+from mmseg_repvgg.errors import ConfigError, DataError, ImageError, UserError
 
 
 @pytest.fixture
@@ -140,6 +142,150 @@ def test_labels_are_checked_as_they_will_be_used(sample):
     # The zero is 255 by now, whatever else is ignored.
     other = TRANSFORMS.build({**step, 'ignore_index': 254})
     other({**sample, 'reduce_zero_label': True})
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'kind', 'value'),
+    [
+        ('.png', np.uint16, 256),
+        ('.png', np.uint16, 257),
+        ('.tif', np.int32, 256),
+        ('.tif', np.int32, 65536),
+        ('.tif', np.int32, -1),
+        ('.tif', np.float32, 0.5),
+        ('.tif', np.float32, np.inf),
+        ('.tif', np.float32, np.nan),
+    ],
+)
+@pytest.mark.parametrize('reduces', [False, True])
+def test_labels_are_judged_by_the_values_in_the_file(
+    sample, tmp_path, suffix, kind, value, reduces
+):
+    """All of these are classes once they are cast to 8 bits."""
+    labels = np.ones((40, 60), kind)
+    labels[3, 4] = value
+    path = tmp_path / f'label{suffix}'
+    Image.fromarray(labels).save(path)
+    sample.update(seg_map_path=str(path), reduce_zero_label=reduces)
+    step = TRANSFORMS.build(dict(type='LoadCheckedAnnotations', num_classes=2))
+    with pytest.raises(ImageError, match=re.escape(f'{path} holds [{value}], but')):
+        step(sample)
+
+
+@pytest.mark.parametrize('reduces', [False, True])
+@pytest.mark.parametrize('label_map', [None, {0: 1, 1: 0, 2: 255}])
+@pytest.mark.parametrize(
+    ('backend', 'mode'),
+    # OpenCV gives the colours of a palette, and 255 for 1.
+    [
+        *(('pillow', mode) for mode in ('L', 'P', '1', 'I;16', 'I', 'F')),
+        *(('cv2', mode) for mode in ('L', 'I;16', 'I', 'F')),
+    ],
+)
+def test_labels_that_8_bits_hold_are_loaded_as_mmseg_does(
+    sample, tmp_path, mode, reduces, label_map, backend
+):
+    values = [0, 1] if mode == '1' else [0, 1, 2, 254, 255]
+    labels = np.resize(np.array(values, np.uint8), (40, 60))
+    if mode == 'P':
+        image = Image.fromarray(labels)
+        image.putpalette(np.random.default_rng(0).bytes(768))
+    else:
+        kinds = {'1': bool, 'I;16': np.uint16, 'I': np.int32, 'F': np.float32}
+        image = Image.fromarray(labels.astype(kinds.get(mode, np.uint8)))
+    assert image.mode == mode
+    path = tmp_path / ('label.tif' if mode in 'IF' else 'label.png')
+    image.save(path)
+    sample.update(seg_map_path=str(path), reduce_zero_label=reduces, label_map=label_map)
+    ours, theirs = (
+        TRANSFORMS.build(dict(type=name, imdecode_backend=backend))(
+            {**sample, 'seg_fields': []}
+        )
+        for name in ('LoadCheckedAnnotations', 'LoadAnnotations')
+    )
+    np.testing.assert_array_equal(ours['gt_seg_map'], theirs['gt_seg_map'])
+    assert ours['gt_seg_map'].dtype == theirs['gt_seg_map'].dtype
+    assert ours['seg_fields'] == theirs['seg_fields']
+
+
+def test_more_than_255_classes_reach_the_loss(sample):
+    """Through transforms that resize, rotate, flip and crop, and into a sample."""
+    labels = np.full((40, 60), 299, np.uint16)
+    labels[:, :30] = 256
+    Image.fromarray(labels).save(sample['seg_map_path'])
+    classes = dict(num_classes=300, ignore_index=65535)
+    steps = [
+        dict(type='LoadCheckedImage'),
+        dict(type='LoadCheckedAnnotations', **classes),
+        dict(type='RandomResize', scale=(80, 60), ratio_range=(2, 2), keep_ratio=True),
+        dict(type='RandomRotate', prob=1, degree=10, seg_pad_val=65535),
+        dict(type='RandomFlip', prob=1.0),
+        dict(type='RandomCrop', crop_size=(70, 90), ignore_index=65535),
+        dict(type='PackSegInputs'),
+    ]
+    for step in steps:
+        sample = TRANSFORMS.build(step)(sample)
+    found = set(sample['data_samples'].gt_sem_seg.data.unique().tolist())
+    assert {256, 299} <= found <= {256, 299, 65535}
+
+
+def test_maps_of_one_data_set_have_one_type(sample):
+    """Those of 300 classes are of uint16, even if all labels of an image are small."""
+    for classes, kind in ((300, np.uint16), (255, np.uint8)):
+        step = dict(type='LoadCheckedAnnotations', num_classes=classes)
+        assert TRANSFORMS.build(step)(dict(sample))['gt_seg_map'].dtype == kind
+
+
+def test_a_label_that_is_a_class_and_ignored_is_named(sample):
+    labels = np.full((40, 60), 255, np.uint16)
+    Image.fromarray(labels).save(sample['seg_map_path'])
+    step = dict(type='LoadCheckedAnnotations', num_classes=300)
+    with pytest.raises(ImageError, match='holds 255, .* 300 classes and also .* ignored'):
+        TRANSFORMS.build(step)(dict(sample))
+    found = TRANSFORMS.build({**step, 'ignore_index': 65535})(dict(sample))
+    np.testing.assert_array_equal(found['gt_seg_map'], labels)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA'])
+def test_colours_are_not_taken_for_labels(sample, mode):
+    path = sample['seg_map_path']
+    with Image.open(path) as image:
+        image.convert(mode).save(path)
+    says = f'{path} is of shape .* colours are not labels'
+    with pytest.raises(ImageError, match=says):
+        TRANSFORMS.build(dict(type='LoadCheckedAnnotations'))(sample)
+
+
+def test_reduce_zero_label_that_differs_from_the_data_set_is_named(sample):
+    with pytest.warns(UserWarning, match='deprecated'):
+        step = TRANSFORMS.build(
+            dict(type='LoadCheckedAnnotations', reduce_zero_label=True)
+        )
+    with pytest.raises(ConfigError, match='is True, but that of the data set is False'):
+        step(sample)
+
+
+@pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
+def test_an_image_too_large_for_pillow_is_named(sample, monkeypatch, key):
+    big = sample[key] = sample[key] + '.png'
+    Image.new('L', (100, 100)).save(big)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 4000)  # refused beyond twice that
+    with pytest.raises(ImageError, match=f'{big} is too large .*MAX_IMAGE_PIXELS'):
+        load(sample)
+
+
+@pytest.mark.parametrize('name', ['LoadCheckedImage', 'LoadCheckedAnnotations'])
+def test_an_image_too_large_for_opencv_is_named(sample, name):
+    """A header that claims more pixels than OpenCV accepts."""
+    key = 'img_path' if name == 'LoadCheckedImage' else 'seg_map_path'
+    header = struct.pack('>4sIIBBBBB', b'IHDR', 1 << 17, 1 << 17, 8, 0, 0, 0, 0)
+    data = b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + header
+    data += struct.pack('>I', zlib.crc32(header))
+    with open(sample[key], 'wb') as file:
+        file.write(data)
+    step = TRANSFORMS.build(dict(type=name, imdecode_backend='cv2'))
+    with pytest.raises(ImageError, match=f'{sample[key]} cannot be read whole'):
+        step(sample)
 
 
 def test_error_from_a_worker_process_names_the_file(street_root, tmp_path, sample):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -305,11 +306,14 @@ def test_what_is_built_needs_no_compiler(tmp_path):
     done = run(CODE, tmp_path, CXX=compiler, PATH=str(nowhere))
     assert done.returncode == 0, done.stderr
     assert 'plain torch' not in done.stderr
-    # What does not load is built anew.
-    built.write_bytes(b'no library')
+    # What is torn would end the process when it is loaded, and is built anew.
+    whole = built.read_bytes()
+    built.write_bytes(whole[: len(whole) // 2])
     done = run(CODE, tmp_path, CXX=compiler)
     assert done.returncode == 0, done.stderr
+    assert f'{built} is not what was built' in done.stderr
     assert 'plain torch' not in done.stderr
+    assert built.read_bytes() == whole
 
 
 @needs_compiler
@@ -326,6 +330,17 @@ assert len(set(names)) == 1, set(names)
     before = built.stat().st_mtime_ns
     assert run(CODE, tmp_path).returncode == 0
     assert built.stat().st_mtime_ns == before
+
+    # Processes that build at the same time do not disturb each other.
+    compiler = tmp_path / 'compiler'
+    compiler.write_text(f'#!/bin/sh\nfor out; do :; done\nsleep 1\ncp {built} $out\n')
+    compiler.chmod(0o755)
+    with ThreadPoolExecutor(4) as pool:
+        other = partial(run, CODE, tmp_path / 'other', CXX=str(compiler))
+        for done in pool.map(lambda _: other(), range(4)):
+            assert (done.returncode, done.stderr) == (0, '')
+    (same,) = (tmp_path / 'other' / 'mmseg_repvgg').iterdir()
+    assert same.read_bytes() == built.read_bytes()
 
 
 @needs_compiler

@@ -1,0 +1,185 @@
+"""Named pipes, devices and dangling links are refused at once at every door."""
+
+import os
+import signal
+import socket
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from mmseg_repvgg.analysis.benchmark_report import Report
+from mmseg_repvgg.analysis.logs import read_log
+from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
+from mmseg_repvgg.checkpoints.loading import find_resumable
+from mmseg_repvgg.datasets.files import png_size, read_labels, write_whole
+from mmseg_repvgg.datasets.transforms import LoadCheckedAnnotations, LoadCheckedImage
+from mmseg_repvgg.engine.launch import load_config
+from mmseg_repvgg.errors import CheckpointError, UserError, WriteError
+from mmseg_repvgg.export.backends import open_backend
+from mmseg_repvgg.export.exporting import writer_for
+from mmseg_repvgg.special_files import refuse_special_file
+
+SPECIAL = 'not a regular file|not regular'
+
+
+@pytest.fixture(autouse=True)
+def _hanging_is_a_failure():
+    """Opening a pipe that nobody writes to would wait for ever."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail('it hangs'))
+    signal.alarm(900)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def make_socket(path):
+    # The path of a socket is short.
+    with socket.socket(socket.AF_UNIX) as server:
+        before = os.getcwd()
+        os.chdir(path.parent)
+        server.bind(path.name)
+        os.chdir(before)
+
+
+MAKE = {
+    'pipe': os.mkfifo,
+    'device': lambda path: path.symlink_to('/dev/zero'),
+    'socket': make_socket,
+}
+
+
+@pytest.mark.parametrize('kind', MAKE)
+def test_special_files_are_refused(tmp_path, kind):
+    MAKE[kind](tmp_path / 'x')
+    with pytest.raises(OSError, match=SPECIAL):
+        refuse_special_file(tmp_path / 'x')
+
+
+def test_files_folders_and_nothing_are_not_refused(tmp_path):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'link').symlink_to('file')
+    (tmp_path / 'dangling').symlink_to('gone')
+    for name in ('file', 'link', 'dangling', 'none', ''):
+        refuse_special_file(tmp_path / name)
+    refuse_special_file('s3://bucket/image.png')
+
+
+def load_image(path):
+    return LoadCheckedImage().transform(dict(img_path=str(path)))
+
+
+def load_labels(path):
+    return LoadCheckedAnnotations().transform(dict(seg_map_path=str(path)))
+
+
+READERS = {
+    'a.pth': read_checkpoint,
+    'a.safetensors': read_checkpoint,
+    'image.png': load_image,
+    'labels.png': load_labels,
+    'size.png': png_size,
+    'source.png': read_labels,
+    'a.log': read_log,
+    'report.json': Report.load,
+    'config.py': lambda path: load_config(Namespace(config=str(path))),
+    'a.onnx': open_backend,
+    'a.xml': open_backend,
+}
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'device'])
+@pytest.mark.parametrize('name', READERS)
+def test_reading_one_is_an_error_that_names_it(tmp_path, name, kind):
+    MAKE[kind](tmp_path / name)
+    with pytest.raises(UserError, match=rf'(?s){name}.*({SPECIAL})'):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize('name', READERS)
+def test_reading_a_dangling_link_is_an_error_that_names_it(tmp_path, name):
+    (tmp_path / name).symlink_to('gone')
+    with pytest.raises(UserError, match=rf'(?s){name}.*(does not exist|No such file)'):
+        READERS[name](tmp_path / name)
+
+
+def test_weights_that_are_a_pipe_are_refused(tmp_path):
+    (tmp_path / 'a.xml').write_text('<net/>')
+    os.mkfifo(tmp_path / 'a.bin')
+    with pytest.raises(UserError, match='a.bin .*not a regular file'):
+        open_backend(tmp_path / 'a.xml')
+
+
+WRITERS = {
+    'checkpoint': (lambda path: write_checkpoint({}, path), CheckpointError),
+    'file of a data set': (lambda path: write_whole(path, b'x'), WriteError),
+}
+
+
+@pytest.mark.parametrize('writer', WRITERS)
+@pytest.mark.parametrize('kind', ['pipe', 'device'])
+def test_writing_onto_one_is_refused_and_leaves_it(tmp_path, kind, writer):
+    write, error = WRITERS[writer]
+    MAKE[kind](tmp_path / 'x')
+    with pytest.raises(error, match=f'x cannot be written.*{SPECIAL}'):
+        write(tmp_path / 'x')
+    assert [path.name for path in tmp_path.iterdir()] == ['x']
+    assert not (tmp_path / 'x').is_file()
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path):
+    other = tmp_path / 'other'
+    other.write_text('stays')
+    (tmp_path / '.x.partial').symlink_to(other)
+    write_whole(tmp_path / 'x', b'new')
+    assert (tmp_path / 'x').read_bytes() == b'new'
+    assert other.read_text() == 'stays'
+
+
+def training_state(path: Path) -> None:
+    write_checkpoint(
+        dict(
+            meta=dict(epoch=0, iter=2),
+            state_dict={},
+            message_hub={},
+            optimizer={},
+            param_schedulers=[],
+        ),
+        path,
+    )
+
+
+@pytest.mark.parametrize('kind', [*MAKE, 'dangling', 'folder'])
+@pytest.mark.parametrize('last', ['good', 'odd', 'pipe', 'garbage', None])
+def test_resuming_skips_what_is_no_file(tmp_path, kind, last):
+    good, odd = tmp_path / 'iter_2.pth', tmp_path / 'iter_99.pth'
+    training_state(good)
+    make = {
+        **MAKE,
+        'dangling': lambda path: path.symlink_to('gone'),
+        'folder': Path.mkdir,
+    }
+    make[kind](odd)
+    note = tmp_path / 'last_checkpoint'
+    if last == 'pipe':
+        os.mkfifo(note)
+    elif last:
+        note.write_text(str({'good': good, 'odd': odd}.get(last, 'x' * 5000)))
+    assert find_resumable(str(tmp_path)) == str(good)
+    good.unlink()
+    with pytest.raises(CheckpointError, match='iter_99.pth'):
+        find_resumable(str(tmp_path))
+
+
+def test_a_checksum_that_is_a_pipe_is_not_read(tmp_path):
+    training_state(tmp_path / 'iter_2.pth')
+    os.mkfifo(tmp_path / 'iter_2.pth.sha256')
+    assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
+    with pytest.raises(CheckpointError, match=SPECIAL):
+        write_bytes(b'', tmp_path / 'iter_2.pth', checksum=True)
+
+
+def test_exporting_onto_a_device_is_refused(tmp_path):
+    MAKE['device'](tmp_path / 'a.onnx')
+    with pytest.raises(UserError, match='a.onnx is not a regular file'):
+        writer_for(tmp_path / 'a.onnx', 'onnx')
