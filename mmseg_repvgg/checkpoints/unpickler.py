@@ -56,10 +56,10 @@ def _load_zip(data: bytes) -> Any:
     # zipfile compares the checksum of every member it reads.
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
-        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-            raise ForbiddenError('compressed members, which torch.save does not write')
         if any(name.endswith('/constants.pkl') for name in members):
             raise ForbiddenError('code, being a TorchScript archive')
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise ForbiddenError('compressed members, which torch.save does not write')
         (main,) = (name for name in members if name.endswith('/data.pkl'))
         folder = main.removesuffix('data.pkl')
         if f'{folder}byteorder' in members:

@@ -30,9 +30,9 @@ def adapt(
         The backbone's tensors, and what was done, in a line.
 
     Raises:
-        CheckpointError: If a tensor is missing, left over, of another shape or no weight
-            to compute with, or if the state dict is fused and the backbone in the training form.
-            The message lists the first few on both sides.
+        CheckpointError: If a tensor is missing, left over, of another shape or nothing to
+            compute with, or if the state dict is fused and the backbone in the training
+            form. The message lists the first few on both sides.
     """
     try:
         native = to_native(unwrap(state_dict))
