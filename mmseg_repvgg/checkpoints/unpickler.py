@@ -1,4 +1,4 @@
-"""Reading the files of ``torch.save`` without ``torch.load``: no code of a file's choosing.
+"""Reading the files of ``torch.save`` without running anything that they name.
 
 A pickle is a program that may name any callable. This interpreter knows only the
 instructions that ``torch.save`` writes. A name in the file is looked up in the tables of
@@ -21,7 +21,7 @@ import struct
 import sys
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -97,9 +97,7 @@ def _load_legacy(data: bytes) -> Any:
     _require(sorted(keys) == sorted(storages))
     for key in keys:
         _require(struct.unpack('<q', file.read(8)) == (len(storages[key]),))
-        storages[key].copy_(
-            _flat(file.read(storages[key].nbytes), storages[key].dtype)
-        )
+        storages[key].copy_(_flat(file.read(storages[key].nbytes), storages[key].dtype))
     return result
 
 
@@ -109,7 +107,11 @@ def _flat(data: bytes, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype)
 
 
-def _run(file: IO[bytes], storage: Callable[..., Tensor] | None = None) -> Any:
+def _no_storage(*_details: Any) -> Tensor:
+    raise pickle.UnpicklingError('its head has a tensor, where torch.save writes none')
+
+
+def _run(file: IO[bytes], storage: Callable[..., Tensor] = _no_storage) -> Any:
     """Interpret one pickle.
 
     Args:
@@ -119,7 +121,8 @@ def _run(file: IO[bytes], storage: Callable[..., Tensor] | None = None) -> Any:
     stack: list[Any] = []
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
-    for opcode, argument, _ in pickletools.genops(file):
+    instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)
+    for opcode, argument, _ in instructions:
         name = opcode.name
         if name in ('BINPUT', 'LONG_BINPUT'):
             memo[argument] = stack[-1]
@@ -164,12 +167,12 @@ def _run(file: IO[bytes], storage: Callable[..., Tensor] | None = None) -> Any:
             stack.append(_CALLS[function](*arguments))
         elif name == 'BUILD':
             state = stack.pop()
-            kind = next((k for k in _STATES if isinstance(stack[-1], k)), None)
-            _require(kind is not None)
-            _STATES[kind](stack[-1], state)
+            fill = [fill for kind, fill in _STATES.items() if isinstance(stack[-1], kind)]
+            _require(len(fill) == 1)
+            fill[0](stack[-1], state)
         elif name == 'BINPERSID':
             what, *details = stack.pop()
-            _require(what == 'storage' and storage is not None)
+            _require(what == 'storage')
             stack.append(storage(*details))
         elif name == 'STOP':
             _require(len(stack) == 1 and not marked)
@@ -189,7 +192,9 @@ class _Name(str):
 
 
 def _named(name: str) -> Any:
-    name = name.replace('__builtin__.', 'builtins.').replace('numpy.core.', 'numpy._core.')
+    # As Python 2 and numpy 1 name them.
+    name = name.replace('__builtin__.', 'builtins.')
+    name = name.replace('numpy.core.', 'numpy._core.')
     if name in _VALUES:
         return _VALUES[name]
     if name in _CALLS or name in _OWNERS:
@@ -284,11 +289,11 @@ def _array(_kind: str, _shape: tuple[int, ...], _code: bytes) -> np.ndarray:
 
 
 def _fill_array(array: np.ndarray, state: tuple[Any, ...]) -> None:
-    version, shape, dtype, in_fortran_order, data = state
+    _, shape, dtype, in_fortran_order, data = state
     _require(isinstance(dtype, np.dtype) and type(data) is bytes)
     _require(type(shape) is tuple and _are_counts(*shape))
     _require(math.prod(shape) * dtype.itemsize == len(data))
-    array.__setstate__((version, shape, dtype, bool(in_fortran_order), data))
+    array.__setstate__((1, shape, dtype, bool(in_fortran_order), data))  # type: ignore[arg-type]
 
 
 def _fill_history(history: HistoryBuffer, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A hostile checkpoint runs nothing, whichever way our configs and mmseg's API load it."""
+"""A hostile checkpoint runs nothing, by whichever way it is loaded."""
 
 import contextlib
 import subprocess
@@ -14,7 +14,11 @@ from mmseg.registry import MODELS
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.checkpoints.convert import convert
 from mmseg_repvgg.checkpoints.files import TRUST
-from mmseg_repvgg.checkpoints.mmengine_patch import loading_safely, make_loading_safe, undo
+from mmseg_repvgg.checkpoints.mmengine_patch import (
+    loading_safely,
+    make_loading_safe,
+    undo,
+)
 from mmseg_repvgg.errors import CheckpointError
 
 TINY = dict(depths=(1, 1, 1, 1), a=0.125, b=0.125)
