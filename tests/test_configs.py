@@ -16,7 +16,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmseg_repvgg import deploy
-from mmseg_repvgg.checkpoints.loading import make_loading_safe
+from mmseg_repvgg.checkpoints.mmengine_patch import make_loading_safe
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 GROUPS = ('', 'g2', 'g4')

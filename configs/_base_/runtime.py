@@ -1,6 +1,9 @@
 # What every run shares. Importing the package registers the backbone, the hooks and the
 # data sets, so that mmseg's own tools and MMSegInferencer run these configs as well.
-custom_imports = dict(imports=['mmseg_repvgg'], allow_failed_imports=False)
+# Importing safe_loading makes mmengine read checkpoints without running their code.
+custom_imports = dict(
+    imports=['mmseg_repvgg', 'mmseg_repvgg.safe_loading'], allow_failed_imports=False
+)
 default_scope = 'mmseg'
 custom_hooks = [
     dict(type='DeployHook'),

@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import hashlib
 import io
 import os
-import pickle
 import tempfile
-import types
-import warnings
-import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
 
 from ..errors import CheckpointError
 from ..special_files import refuse_special_file
-
-try:
-    from numpy._core import multiarray
-except ImportError:
-    from numpy.core import multiarray  # type: ignore[no-redef]
+from . import unpickler
 
 CHECKSUM_SUFFIX = '.sha256'
-# Whether the list of weights_only can be extended, by names too.
-_EXTENDABLE = digit_version(torch.__version__) >= digit_version('2.6')
 # What a zip begins with, and a pickle.
 _MAGIC = (b'PK', b'\x80')
-_TRUST = 'If you trust where it comes from, pass --trust-checkpoint'
+TRUST = 'MMSEG_REPVGG_TRUST_CHECKPOINT'
 
 
-def read_checkpoint(
-    path: str | os.PathLike[str], *, trust: bool = False, map_location: Any = 'cpu'
-) -> Any:
-    """Read a checkpoint; nothing that is in it can run.
+def is_trusted(trust: bool = False) -> bool:
+    """Return whether checkpoints may run code: by an argument or by the environment."""
+    return trust or os.environ.get(TRUST) == '1'
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
+    """Read a checkpoint onto the CPU; nothing that is in it can run.
 
     Args:
         path: A file as ``torch.save`` writes it, or ``*.safetensors``.
-        trust: Unpickle whatever is in it: only for a file whose origin you trust.
-        map_location: As for ``torch.load``.
+        trust: Unpickle whatever is in it: only for a file whose origin you trust. The
+            environment variable ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` means the same.
 
     Returns:
         What was saved; of a safetensors file, a dict of tensors.
 
     Raises:
-        CheckpointError: If the file is missing, corrupt, or needs a class beyond tensors
-            and what mmengine itself stores.
+        CheckpointError: If the file is missing, corrupt, or holds more than plain tensors
+            and what mmengine and PyTorch store with them.
     """
     path = os.fspath(path)
     data = _read_bytes(path)
@@ -60,11 +48,9 @@ def read_checkpoint(
     try:
         if path.endswith('.safetensors'):
             return _safetensors(path).load(data)
-        if not trust:
-            _verify_zip(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return _unpickled(io.BytesIO(data), trust, map_location)
+        if is_trusted(trust):
+            return torch.load(io.BytesIO(data), map_location='cpu', weights_only=False)
+        return unpickler.load(data)
     except CheckpointError:
         raise
     except Exception as error:
@@ -89,113 +75,19 @@ def _read_bytes(path: str) -> bytes:
         raise CheckpointError(f'the checkpoint {path} cannot be read: {error}') from error
 
 
-def _verify_zip(data: bytes) -> None:
-    """Check the sums that ``torch.save`` wrote, which ``torch.load`` does not look at.
-
-    TorchScript, which ``torch.load`` before 2.6 runs whatever it is told, is refused.
-    """
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(name.endswith('constants.pkl') for name in archive.namelist()):
-                raise pickle.UnpicklingError('GLOBAL code of a TorchScript archive')
-            spoilt = archive.testzip()
-        if spoilt is not None:
-            raise zipfile.BadZipFile(f'wrong checksum of {spoilt} in it')
-
-
-def _unpickled(file: io.BytesIO, trust: bool, map_location: Any) -> Any:
-    if trust:
-        return torch.load(file, map_location=map_location, weights_only=False)
-    if _EXTENDABLE:
-        allowed = [
-            item if f'{item.__module__}.{item.__name__}' == name else (item, name)
-            for name, item in _ALLOWED.items()
-        ]
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(file, map_location=map_location, weights_only=True)
-    # Else the same list goes into an unpickler of our own.
-    return torch.load(
-        file,
-        map_location=map_location,
-        weights_only=False,
-        pickle_module=_restricted_pickle(),
-    )
-
-
-def _history_statistic(owner: Any, name: str) -> Any:
-    """What a pickled HistoryBuffer needs of ``getattr``, and nothing beyond."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'GLOBAL getattr is refused for {name!r}')
-    return getattr(owner, name)
-
-
-# mmengine stores a HistoryBuffer a logged number, and numpy scalars and arrays in it.
-# Building one of these runs nothing of the file's choosing.
-# Named as numpy 1 and 2 do, so that either reads the other's files.
-_ALLOWED: dict[str, Any] = {
-    'builtins.getattr': _history_statistic,
-    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-    'numpy.ndarray': np.ndarray,
-    'numpy.dtype': np.dtype,
-    **{
-        f'numpy.{core}.multiarray.{function.__name__}': function
-        for core in ('core', '_core')
-        for function in (multiarray._reconstruct, multiarray.scalar)
-    },
-    **{
-        f'numpy.dtypes.{kind.__name__}': kind
-        for kind in {type(np.dtype(code)) for code in '?bBhHiIlLqQefdgSU'}
-    },
-}
-# What torch's own list has beside tensors' parts, where ours stands in for it.
-_TORCH_ALLOWED: dict[str, Any] = {
-    'collections.OrderedDict': OrderedDict,
-    '_codecs.encode': codecs.encode,
-    'torch.Size': torch.Size,
-    'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
-    'torch._utils._rebuild_parameter': torch._utils._rebuild_parameter,
-}
-
-
-def _restricted_pickle() -> types.ModuleType:
-    """Build a stand-in for ``pickle`` that knows only what is on the list."""
-    allowed = {**_ALLOWED, **_TORCH_ALLOWED}
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            full = f'{"builtins" if module == "__builtin__" else module}.{name}'
-            if full in allowed:
-                return allowed[full]
-            if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
-                return getattr(torch, name)
-            raise pickle.UnpicklingError(f'GLOBAL {full} is not allowed')
-
-    stand_in = types.ModuleType('restricted_pickle')
-    stand_in.__dict__.update(vars(pickle))
-    stand_in.__dict__.update(
-        Unpickler=Unpickler, load=lambda file, **kwargs: Unpickler(file, **kwargs).load()
-    )
-    return stand_in
-
-
 def _explained(path: str, data: bytes, error: Exception) -> CheckpointError:
     if data and not path.endswith('.safetensors') and not data.startswith(_MAGIC):
         return CheckpointError(
             f'{path} is no PyTorch checkpoint, which is a zip or a pickle: it begins '
             f'with {data[:16]!r}. Give another file'
         )
-    lines = str(error).strip().splitlines() or [repr(error)]
-    if isinstance(error, pickle.UnpicklingError):
-        needed = [line.strip() for line in lines if 'GLOBAL' in line or 'class ' in line]
-        if needed:
-            # Without torch's advice to allow it.
-            said = needed[0].partition('. Please use')[0].rstrip('.')
-            return CheckpointError(
-                f'the checkpoint {path} holds more than weights and is refused, since '
-                f'reading it could run code: {said}. {_TRUST}'
-            )
-    # Of what is damaged torch too says that to trust it would help.
-    said = 'no pickle of tensors' if 'weights_only' in lines[0] else lines[0]
+    if isinstance(error, unpickler.ForbiddenError):
+        return CheckpointError(
+            f'the checkpoint {path} holds more than plain weights and is refused, since '
+            f'reading it could run code: {error}. If you trust where it comes from, pass '
+            f'--trust-checkpoint or set {TRUST}=1'
+        )
+    said = str(error).strip().partition('\n')[0] or repr(error)
     return CheckpointError(
         f'the checkpoint {path} cannot be read ({said}): it is truncated or no '
         'checkpoint. Copy it again, or take an older one'

@@ -1,54 +1,17 @@
-"""One way of loading for everything that mmengine loads in this process."""
+"""Finding the checkpoint to resume from, and naming files in errors."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 
 from ..errors import CheckpointError
 from .files import read_checkpoint, read_note
-
-
-def make_loading_safe(trust: bool = False) -> None:
-    """Let mmengine read every checkpoint by :func:`read_checkpoint`.
-
-    mmengine tries ``weights_only`` and then unpickles all the same. After this call
-    ``load_from``, ``resume`` and ``init_cfg`` refuse what would need that, and refuse
-    addresses, whose files mmengine unpickles too.
-
-    Args:
-        trust: Unpickle whatever a file holds, and allow addresses.
-    """
-
-    # mmengine logs a loader's name from its 10th letter on.
-    def load_from_local_file(filename: str, map_location: Any = None) -> Any:
-        path = os.path.expanduser(filename)
-        checkpoint = read_checkpoint(path, trust=trust, map_location=map_location)
-        if not trust and isinstance(checkpoint, dict):
-            meta = checkpoint.get('meta')
-            if isinstance(meta, dict):
-                # mmengine's Runner.resume would execute it as a config file.
-                meta.pop('config', None)
-        return checkpoint
-
-    def load_from_address(filename: str, map_location: Any = None, **_: Any) -> Any:
-        raise CheckpointError(
-            f'{filename} is not a local file: download it and give its path, or pass '
-            '--trust-checkpoint to have it downloaded and unpickled'
-        )
-
-    if not trust:
-        for prefix in list(CheckpointLoader._schemes):
-            if prefix:
-                CheckpointLoader.register_scheme(prefix, load_from_address, force=True)
-    CheckpointLoader.register_scheme('', load_from_local_file, force=True)
 
 
 def find_resumable(work_dir: str, trust: bool = False) -> str | None:

@@ -21,7 +21,8 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS, RUNNERS
 
 from ..checkpoints.files import read_checkpoint
-from ..checkpoints.loading import find_resumable, make_loading_safe, naming_checkpoint
+from ..checkpoints.loading import find_resumable, naming_checkpoint
+from ..checkpoints.mmengine_patch import make_loading_safe
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
 from ..errors import ConfigError, WriteError

@@ -120,6 +120,11 @@ def _require_match(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, value in wanted.items()
         if key in found and found[key].shape != value.shape
     ]
+    problems += [
+        f'{key} is {found[key].dtype} where the model has {value.dtype}'
+        for key, value in wanted.items()
+        if key in found and found[key].is_floating_point() != value.is_floating_point()
+    ]
     if problems:
         raise CheckpointError(
             f'the checkpoint does not fit the model: {len(problems)} tensors differ, '

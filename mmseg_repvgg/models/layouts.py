@@ -27,6 +27,7 @@ from ..reparam.algebra import (
     fold_batch_norm,
     identity_kernel,
 )
+from .weights import find_flaw
 
 LAYOUTS = ('mmseg_repvgg', 'official', 'mmpretrain', 'timm')
 
@@ -352,7 +353,8 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
         checkpoint: What was read from a file.
 
     Raises:
-        CheckpointError: If there is no state dict, or not all of it is tensors.
+        CheckpointError: If there is no state dict, or not all of it is tensors that a
+            network can compute with.
     """
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(
@@ -370,6 +372,9 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
             raise CheckpointError(
                 f'{where} is no state dict: {key!r} is a {_type(value)}, not a tensor'
             )
+        flaw = find_flaw(value)
+        if flaw is not None:
+            raise CheckpointError(f'{where} cannot be loaded: {key} {flaw}')
     return _without_module_prefix(dict(inner))
 
 

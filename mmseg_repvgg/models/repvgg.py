@@ -19,6 +19,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoints.mmengine_patch import loading_safely
 from ..errors import CheckpointError, ConfigError
 from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
 from .archs import Arch, Layer, get_arch, is_count, plan
@@ -164,13 +165,14 @@ class RepVGG(BaseModule):
             stage.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says.
+        """Initialize as ``init_cfg`` says; a checkpoint that it names cannot run code.
 
         Raises:
-            CheckpointError: If it names a checkpoint that does not fit.
+            CheckpointError: If it names a checkpoint that is refused or does not fit.
         """
         try:
-            super().init_weights()
+            with loading_safely():
+                super().init_weights()
         except CheckpointError as error:
             file = self.init_cfg['checkpoint']
             raise CheckpointError(f'{file}, of init_cfg: {error}') from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -31,9 +30,9 @@ def adapt(
         The backbone's tensors, and what was done, in a line.
 
     Raises:
-        CheckpointError: If a tensor is missing, left over, of another shape or not
-            finite, or if the state dict is fused and the backbone in the training form.
-            The message lists the first few on both sides.
+        CheckpointError: If a tensor is missing, left over, of another shape or nothing to
+            compute with, or if the state dict is fused and the backbone in the training
+            form. The message lists the first few on both sides.
     """
     try:
         native = to_native(unwrap(state_dict))
@@ -85,14 +84,10 @@ def _require_match(
         for k in wanted
         if k in found and found[k].shape != wanted[k].shape
     ]
-    spoilt = [
+    recast = [
         f'{k} ({found[k].dtype})'
         for k in wanted
-        if k in found
-        and (
-            found[k].is_floating_point() != wanted[k].is_floating_point()
-            or not bool(torch.isfinite(found[k]).all())
-        )
+        if k in found and found[k].is_floating_point() != wanted[k].is_floating_point()
     ]
     lines = []
     if missing:
@@ -103,8 +98,8 @@ def _require_match(
         lines.append(f'  of another shape: {_few(reshaped)}')
     if lines:
         lines.insert(0, f'it is in the {form} form, but of another arch')
-    elif spoilt:
-        lines = [f'it holds what is NaN, infinite or of another kind: {_few(spoilt)}']
+    elif recast:
+        lines = [f'its tensors are of another kind: {_few(recast)}']
     if lines:
         text = '\n'.join(lines)
         raise CheckpointError(f'the checkpoint does not fit the RepVGG backbone: {text}')

@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from torch import nn
 
 from mmseg_repvgg.checkpoints import files
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
@@ -13,29 +16,52 @@ from mmseg_repvgg.errors import CheckpointError
 
 
 def what_mmengine_stores():
-    import numpy as np
-
     buffer = HistoryBuffer()
     buffer.update(1.5)
+    shared = torch.arange(12.0)
     return {
-        'state_dict': {'weight': torch.ones(2, dtype=torch.bfloat16)},
+        'state_dict': {
+            'bfloat16': torch.ones(2, dtype=torch.bfloat16),
+            'empty': torch.empty(0, 3),
+            'strided': shared.view(3, 4).t()[1:],
+            'shared': shared[:5],
+            'parameter': nn.Parameter(torch.ones(2)),
+        },
         'message_hub': {'log_scalars': {'loss': buffer}, 'best': np.float64(3.5)},
-        'meta': {'shape': torch.Size([1, 2]), 'counts': np.arange(3)},
+        'meta': {
+            'shape': torch.Size([1, 2]),
+            'counts': np.arange(6).reshape(2, 3),
+            'transposed': np.ones((2, 3), np.float32).T,
+            'flag': np.bool_(True),
+            'dtype': torch.float16,
+            'bytes': b'\x00\xff',
+            'names': {'a', 2},
+            'large': -(2**100),
+            'value': None,
+        },
     }
 
 
-@pytest.fixture(params=['weights_only', 'before torch 2.6'])
-def any_torch(request, monkeypatch):
-    if request.param != 'weights_only':
-        monkeypatch.setattr(files, '_EXTENDABLE', False)
-
-
-def test_reads_what_mmengine_stores(tmp_path, any_torch):
-    torch.save(what_mmengine_stores(), tmp_path / 'a.pth')
+@pytest.mark.parametrize('legacy', [False, True])
+def test_reads_what_mmengine_stores(tmp_path, legacy):
+    stored = what_mmengine_stores()
+    torch.save(stored, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
     read = read_checkpoint(tmp_path / 'a.pth')
-    assert torch.equal(read['state_dict']['weight'], torch.ones(2).bfloat16())
-    assert read['message_hub']['log_scalars']['loss'].mean() == 1.5
+    for key, value in stored['state_dict'].items():
+        assert torch.equal(read['state_dict'][key], value), key
+        assert read['state_dict'][key].dtype == value.dtype
+        assert type(read['state_dict'][key]) is type(value)
+    for key, value in stored['meta'].items():
+        assert type(read['meta'][key]) is type(value)
+        assert np.array_equal(read['meta'][key], value), key
+    loss = read['message_hub']['log_scalars']['loss']
+    assert loss.mean() == 1.5
+    loss.update(2.5)
+    assert loss.mean() == 2
     assert read['message_hub']['best'] == 3.5
+    # Tensors that shared memory still do.
+    read['state_dict']['shared'].zero_()
+    assert read['state_dict']['strided'][0].tolist() == [0, 5, 9]
 
 
 class Bomb:
@@ -55,9 +81,17 @@ class Bomb:
         lambda path: Bomb(exec, f'open({path!r}, "w")'),
         lambda path: Bomb(getattr, str, 'join'),
         lambda path: Bomb(getattr, HistoryBuffer, '__init__'),
+        lambda path: Bomb(np.ndarray, (1,), 'O', b'A' * 8),
+        lambda path: Bomb(np.ndarray, (4,), 'u1'),
+        lambda path: Bomb(np.dtype, 'O'),
+        lambda path: Bomb(torch.Tensor, 4),
+        lambda path: torch.eye(2).to_sparse(),
+        lambda path: torch.empty(2, device='meta'),
+        lambda path: torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8),
+        lambda path: torch.ones(2, dtype=torch.complex64),
     ],
 )
-def test_nothing_runs_without_trust(tmp_path, any_torch, bomb, legacy):
+def test_nothing_runs_without_trust(tmp_path, bomb, legacy):
     fuse = str(tmp_path / 'fuse')
     torch.save(
         {'state_dict': {}, 'x': bomb(fuse)},
@@ -70,7 +104,42 @@ def test_nothing_runs_without_trust(tmp_path, any_torch, bomb, legacy):
     read_checkpoint(tmp_path / 'a.pth', trust=True)
 
 
-def test_torchscript_is_refused(tmp_path, any_torch):
+def test_expanded_tensor_is_refused(tmp_path):
+    torch.save({'w': torch.ones(1).expand(10**9)}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r'a\.pth cannot be read'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_compressed_members_are_refused(tmp_path):
+    torch.save({'w': torch.zeros(10**6)}, tmp_path / 'a.pth')
+    with zipfile.ZipFile(tmp_path / 'a.pth') as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(tmp_path / 'b.pth', 'w', zipfile.ZIP_DEFLATED) as target:
+        for name, data in members.items():
+            target.writestr(name, data)
+    with pytest.raises(CheckpointError, match=r'b\.pth .*compressed'):
+        read_checkpoint(tmp_path / 'b.pth')
+
+
+def test_environment_variable_means_trust(tmp_path, monkeypatch):
+    torch.save({'x': Bomb(open, str(tmp_path / 'fuse'), 'w')}, tmp_path / 'a.pth')
+    monkeypatch.setenv('MMSEG_REPVGG_TRUST_CHECKPOINT', '1')
+    read_checkpoint(tmp_path / 'a.pth')
+    assert (tmp_path / 'fuse').exists()
+
+
+def test_statistics_of_a_file_do_not_replace_those_of_the_class(tmp_path):
+    """mmengine's HistoryBuffer updates a dict of its class with what the pickle says."""
+    buffer = HistoryBuffer()
+    buffer.statistics_methods = {'mean': 'from the file'}
+    buffer._statistics_methods = buffer.statistics_methods
+    torch.save({'loss': buffer}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / 'a.pth')
+    assert HistoryBuffer._statistics_methods['mean'] is HistoryBuffer.mean
+
+
+def test_torchscript_is_refused(tmp_path):
     torch.jit.script(torch.nn.ReLU()).save(tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='TorchScript'):
         read_checkpoint(tmp_path / 'a.pth')
@@ -92,7 +161,7 @@ def test_no_file(tmp_path, name, says):
         (pickle.dumps({'a': 1}), 'truncated or no checkpoint'),
     ],
 )
-def test_no_checkpoint(tmp_path, any_torch, data, says):
+def test_no_checkpoint(tmp_path, data, says):
     """What torch would say to that, ends with the advice to trust it."""
     (tmp_path / 'a.pth').write_bytes(data[:-1])
     with pytest.raises(CheckpointError, match=says) as caught:

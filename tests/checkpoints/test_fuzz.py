@@ -9,7 +9,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.checkpoints.files import write_bytes
-from mmseg_repvgg.checkpoints.loading import make_loading_safe
+from mmseg_repvgg.checkpoints.mmengine_patch import make_loading_safe
 from mmseg_repvgg.errors import CheckpointError
 
 TINY = dict(depths=(1, 1, 1, 1), a=0.125, b=0.125)

@@ -1,0 +1,366 @@
+"""Reading the files of ``torch.save`` without running anything that they name.
+
+A pickle is a program that may name any callable. This interpreter knows only the
+instructions that ``torch.save`` writes. A name in the file is looked up in the tables of
+this module and nowhere else, so it never becomes a Python object of the file's choosing.
+What the tables call checks its arguments. Every tensor and array lies within the bytes
+that the file holds for it.
+
+``torch.load(weights_only=True)`` is not used: it calls ``numpy.ndarray`` and
+``numpy.dtype`` with any arguments once they are on its list, torch before 2.6 cannot
+extend that list, and torch before 2.6 runs a TorchScript archive.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import struct
+import sys
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from torch import Tensor, nn
+
+# The first pickle and the second of a file of torch before 1.6.
+_LEGACY = (0x1950A86A20F9469CFC6C, 1001)
+
+
+class ForbiddenError(pickle.UnpicklingError):
+    """A pickle that names or calls what is not on the list."""
+
+
+def load(data: bytes) -> Any:
+    """Read what ``torch.save`` wrote, onto the CPU.
+
+    Args:
+        data: The file: a zip, or the format of torch before 1.6.
+
+    Raises:
+        ForbiddenError: If it holds anything but tensors, numeric arrays, plain containers
+            and values, and what mmengine stores with them.
+        Exception: Of many kinds, if the file is damaged.
+    """
+    return _load_zip(data) if data.startswith(b'PK') else _load_legacy(data)
+
+
+def _load_zip(data: bytes) -> Any:
+    # zipfile compares the checksum of every member it reads.
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        if any(name.endswith('/constants.pkl') for name in members):
+            raise ForbiddenError('code, being a TorchScript archive')
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise ForbiddenError('compressed members, which torch.save does not write')
+        (main,) = (name for name in members if name.endswith('/data.pkl'))
+        folder = main.removesuffix('data.pkl')
+        if f'{folder}byteorder' in members:
+            _require(archive.read(f'{folder}byteorder').decode() == sys.byteorder)
+        storages: dict[str, Tensor] = {}
+
+        def storage(dtype: torch.dtype, key: str, _location: str, numel: int) -> Tensor:
+            if _key(key) not in storages:
+                storages[key] = _flat(archive.read(f'{folder}data/{key}'), dtype)
+            _require(storages[key].dtype == dtype and len(storages[key]) == numel)
+            return storages[key]
+
+        return _run(io.BytesIO(archive.read(main)), storage)
+
+
+def _load_legacy(data: bytes) -> Any:
+    file = io.BytesIO(data)
+    _require((_run(file), _run(file)) == _LEGACY)
+    _require(_run(file)['little_endian'] == (sys.byteorder == 'little'))
+    storages: dict[str, Tensor] = {}
+
+    def storage(
+        dtype: torch.dtype, key: str, _location: str, numel: int, view: None
+    ) -> Tensor:
+        if _key(key) not in storages:
+            held = sum(tensor.nbytes for tensor in storages.values())
+            _require(_are_counts(numel) and numel * dtype.itemsize <= len(data) - held)
+            storages[key] = torch.empty(numel, dtype=dtype)
+        _require(view is None)
+        _require(storages[key].dtype == dtype and len(storages[key]) == numel)
+        return storages[key]
+
+    result = _run(file, storage)
+    keys = _run(file)
+    _require(sorted(keys) == sorted(storages))
+    for key in keys:
+        _require(struct.unpack('<q', file.read(8)) == (len(storages[key]),))
+        storages[key].copy_(_flat(file.read(storages[key].nbytes), storages[key].dtype))
+    return result
+
+
+def _flat(data: bytes, dtype: torch.dtype) -> Tensor:
+    if not data:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=dtype)
+
+
+def _no_storage(*_details: Any) -> Tensor:
+    raise pickle.UnpicklingError('its head has a tensor, where torch.save writes none')
+
+
+def _run(file: IO[bytes], storage: Callable[..., Tensor] = _no_storage) -> Any:
+    """Interpret one pickle.
+
+    Args:
+        file: Read up to the end of the pickle.
+        storage: Called with what a persistent id says of a storage.
+    """
+    stack: list[Any] = []
+    marked: list[list[Any]] = []
+    memo: dict[int, Any] = {}
+    instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)
+    for opcode, argument, _ in instructions:
+        name = opcode.name
+        if name in ('BINPUT', 'LONG_BINPUT'):
+            memo[argument] = stack[-1]
+        elif name in ('BINGET', 'LONG_BINGET'):
+            stack.append(memo[argument])
+        elif name in _LITERALS:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            start = len(stack) - _TUPLES[name]
+            _require(start >= 0)
+            stack[start:] = [tuple(stack[start:])]
+        elif name == 'MARK':
+            marked.append(stack)
+            stack = []
+        elif name == 'TUPLE':
+            stack, items = marked.pop(), tuple(stack)
+            stack.append(items)
+        elif name in ('SETITEM', 'SETITEMS', 'APPEND', 'APPENDS'):
+            if name.endswith('S'):
+                stack, new = marked.pop(), stack
+            else:
+                start = len(stack) - (2 if name == 'SETITEM' else 1)
+                new = stack[start:]
+                del stack[start:]
+            if name.startswith('APPEND'):
+                _require(type(stack[-1]) is list)
+                stack[-1].extend(new)
+            else:
+                _require(type(stack[-1]) in (dict, OrderedDict))
+                stack[-1].update(zip(map(_key, new[::2]), new[1::2]))
+        elif name == 'GLOBAL':
+            stack.append(_named(argument.replace(' ', '.')))
+        elif name in ('REDUCE', 'NEWOBJ'):
+            arguments, function = stack.pop(), stack.pop()
+            _require(type(function) is _Name and type(arguments) is tuple)
+            if function not in _CALLS:
+                raise ForbiddenError(f'a call of {function}')
+            stack.append(_CALLS[function](*arguments))
+        elif name == 'BUILD':
+            state = stack.pop()
+            fill = [fill for kind, fill in _STATES.items() if isinstance(stack[-1], kind)]
+            _require(len(fill) == 1)
+            fill[0](stack[-1], state)
+        elif name == 'BINPERSID':
+            what, *details = stack.pop()
+            _require(what == 'storage')
+            stack.append(storage(*details))
+        elif name == 'STOP':
+            _require(len(stack) == 1 and not marked)
+        elif name != 'PROTO':
+            raise pickle.UnpicklingError(f'torch.save writes no {name}')
+    return stack.pop()
+
+
+_LITERALS = {'BINUNICODE', 'BININT', 'BININT1', 'BININT2', 'BINFLOAT', 'LONG1', 'LONG4'}
+_CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
+_EMPTY: dict[str, type] = {'EMPTY_LIST': list, 'EMPTY_DICT': dict}
+_TUPLES = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
+
+
+class _Name(str):
+    """A name from a pickle, in the place of what it means to Python."""
+
+
+def _named(name: str) -> Any:
+    # As Python 2 and numpy 1 name them.
+    name = name.replace('__builtin__.', 'builtins.')
+    name = name.replace('numpy.core.', 'numpy._core.')
+    if name in _VALUES:
+        return _VALUES[name]
+    if name in _CALLS or name in _OWNERS:
+        return _Name(name)
+    raise ForbiddenError(name)
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise pickle.UnpicklingError('its pickle is not as torch.save writes it')
+
+
+def _are_counts(*numbers: int) -> bool:
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _key(key: Any) -> Any:
+    """Check a key of a dict: Python hashes nested tuples by recursion without a limit."""
+    _require(key is None or isinstance(key, (str, bytes, int, float, np.number)))
+    return key
+
+
+def _attribute(owner: str, name: str) -> Any:
+    _require(type(owner) is _Name and type(name) is str)
+    if f'{owner}.{name}' not in _ATTRIBUTES:
+        raise ForbiddenError(f'attribute {name!r} of {owner}')
+    return _ATTRIBUTES[f'{owner}.{name}']
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    _require(encoding == 'latin1')
+    return text.encode('latin1')
+
+
+def _counter(counts: dict[Any, int]) -> Counter[Any]:
+    _require(type(counts) is dict)
+    return Counter(counts)
+
+
+def _set(items: list[Any]) -> set[Any]:
+    return {_key(item) for item in items}
+
+
+def _size(sizes: tuple[int, ...]) -> torch.Size:
+    _require(type(sizes) is tuple)
+    return torch.Size(sizes)
+
+
+def _tensor(
+    storage: Tensor,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    _hooks: Any,
+    _metadata: Any = None,
+) -> Tensor:
+    """Rebuild a tensor within its storage, of no more elements than the storage has."""
+    _require(len(size) == len(stride) and _are_counts(offset, *size, *stride))
+    numel = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+    _require(numel <= len(storage) and (numel == 0 or last < len(storage)))
+    tensor = torch.empty(0, dtype=storage.dtype)
+    tensor.set_(storage.untyped_storage(), offset, size, stride)
+    return tensor.requires_grad_(requires_grad)
+
+
+def _parameter(tensor: Tensor, requires_grad: bool, _hooks: Any) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad)
+
+
+def _dtype(code: str, *_flags: bool) -> np.dtype:
+    _require(type(code) is str)
+    if code not in ('b1', *(f'{kind}{n}' for kind in 'iuf' for n in (1, 2, 4, 8))):
+        raise ForbiddenError(f'an array of dtype {code!r}')
+    return np.dtype(code)
+
+
+def _check_dtype_state(_dtype: np.dtype, state: tuple[Any, ...]) -> None:
+    # (3, byte order, None, None, None, -1, -1, 0): nothing that the code does not say.
+    little = '<' if sys.byteorder == 'little' else '>'
+    _require(state[1:5] in [(order, None, None, None) for order in (little, '|', '=')])
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
+    _require(isinstance(dtype, np.dtype) and len(data) == dtype.itemsize)
+    return np.frombuffer(data, dtype)[0]
+
+
+def _array(_kind: str, _shape: tuple[int, ...], _code: bytes) -> np.ndarray:
+    return np.empty(0)
+
+
+def _fill_array(array: np.ndarray, state: tuple[Any, ...]) -> None:
+    _, shape, dtype, in_fortran_order, data = state
+    _require(isinstance(dtype, np.dtype) and type(data) is bytes)
+    _require(type(shape) is tuple and _are_counts(*shape))
+    _require(math.prod(shape) * dtype.itemsize == len(data))
+    array.__setstate__((1, shape, dtype, bool(in_fortran_order), data))  # type: ignore[arg-type]
+
+
+def _fill_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
+    values, counts = state['_log_history'], state['_count_history']
+    _require(all(type(a) is np.ndarray and a.ndim == 1 for a in (values, counts)))
+    _require(len(values) == len(counts) and type(state['max_length']) is int)
+    # Its statistics_methods would become those of the class.
+    history._log_history, history._count_history = values, counts
+    history.max_length = state['max_length']
+
+
+def _fill_ordered(ordered: OrderedDict[Any, Any], state: dict[str, Any]) -> None:
+    _require(state.keys() <= {'_metadata'} and isinstance(state['_metadata'], dict))
+    ordered._metadata = state['_metadata']  # type: ignore[attr-defined]
+
+
+_DTYPES = {
+    'Double': torch.float64,
+    'Float': torch.float32,
+    'Half': torch.float16,
+    'BFloat16': torch.bfloat16,
+    'Long': torch.int64,
+    'Int': torch.int32,
+    'Short': torch.int16,
+    'Char': torch.int8,
+    'Byte': torch.uint8,
+    'Bool': torch.bool,
+}
+# What a name stands for where it is no call.
+_VALUES: dict[str, Any] = {
+    **{str(dtype): dtype for dtype in _DTYPES.values()},
+    **{
+        f'{module}.{kind}Storage': dtype
+        for module in ('torch', 'torch.cuda')
+        for kind, dtype in _DTYPES.items()
+    },
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    'builtins.getattr': _attribute,
+    'builtins.set': _set,
+    'builtins.complex': complex,
+    '_codecs.encode': _encode,
+    'collections.Counter': _counter,
+    'collections.OrderedDict': lambda: OrderedDict(),
+    'torch.Size': _size,
+    'torch._utils._rebuild_tensor_v2': _tensor,
+    'torch._utils._rebuild_parameter': _parameter,
+    'numpy.dtype': _dtype,
+    'numpy._core.multiarray.scalar': _scalar,
+    'numpy._core.multiarray._reconstruct': _array,
+    'mmengine.logging.history_buffer.HistoryBuffer': lambda: HistoryBuffer(),
+}
+# Names that are arguments of a call.
+_ONE_CYCLE = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
+_OWNERS = {'numpy.ndarray', _ONE_CYCLE}
+# A HistoryBuffer names its statistics, and a OneCycle scheduler how it anneals.
+_ATTRIBUTES = {
+    **{
+        f'mmengine.logging.history_buffer.HistoryBuffer.{name}': name
+        for name in ('min', 'max', 'current', 'mean')
+    },
+    f'{_ONE_CYCLE}._annealing_cos': OneCycleParamScheduler._annealing_cos,
+    f'{_ONE_CYCLE}._annealing_linear': OneCycleParamScheduler._annealing_linear,
+}
+_STATES: dict[type, Callable[..., None]] = {
+    OrderedDict: _fill_ordered,
+    HistoryBuffer: _fill_history,
+    np.dtype: _check_dtype_state,
+    np.ndarray: _fill_array,
+}
