@@ -21,12 +21,13 @@ from mmseg_repvgg.analysis.benchmark_report import Protocol, Report, Variant
 from mmseg_repvgg.analysis.benchmark_table import short_names, table
 from mmseg_repvgg.analysis.benchmarking import benchmark
 from mmseg_repvgg.analysis.curves import save_figure
-from mmseg_repvgg.analysis.machine import cores, describe_machine
+from mmseg_repvgg.analysis.machine import describe_machine
 from mmseg_repvgg.analysis.memory import PeakMemory
 from mmseg_repvgg.analysis.paper import PAPER, paper_ratio
 from mmseg_repvgg.analysis.runtimes import FORMS, Form
 from mmseg_repvgg.analysis.subjects import Setup, Source, Subject
 from mmseg_repvgg.analysis.tradeoff import draw_tradeoff
+from mmseg_repvgg.cores import usable_cores
 from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
 from mmseg_repvgg.reparam import RepConv
 
@@ -281,7 +282,7 @@ def test_memory_of_a_form():
 
 def test_the_machine_names_no_path():
     facts = describe_machine()
-    assert facts['cores'] == cores() >= 1
+    assert facts['cores'] == usable_cores() >= 1
     assert '/' not in json.dumps({**facts, 'processor': ''})
 
 
@@ -294,8 +295,8 @@ def test_different_inputs_or_threads_are_refused(files, sources, ours, tmp_path)
     four = Source('four', str(tmp_path / 'four.py'))
     with pytest.raises(ConfigError, match='different channels.*ours 3, four 4'):
         benchmark([sources[0], four], ['fused'], QUICK, threads=1)
-    with pytest.raises(ConfigError, match=f'--threads must be from 1 to {cores()}'):
-        benchmark(sources, ['fused'], QUICK, threads=cores() + 1)
+    with pytest.raises(ConfigError, match=f'--threads must be from 1 to {usable_cores()}'):
+        benchmark(sources, ['fused'], QUICK, threads=usable_cores() + 1)
     with pytest.raises(ConfigError, match='ours is given twice'):
         benchmark([sources[0]] * 2, ['fused'], QUICK, threads=1)
 
