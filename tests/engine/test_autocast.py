@@ -1,14 +1,9 @@
 """Mixed precision: bfloat16 anywhere, and what --amp chooses."""
 
-import time
-from pathlib import Path
-
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from mmseg_repvgg.engine.autocast import BFloat16OptimWrapper
 from mmseg_repvgg.engine.mixed_precision import use_amp
 from mmseg_repvgg.errors import ConfigError
 
@@ -30,38 +25,6 @@ def test_trains_in_bfloat16_with_float32_weights(street_config):
 def test_accumulates_gradients(street_config):
     street_config.optim_wrapper.update(type='BFloat16OptimWrapper', accumulative_counts=2)
     Runner.from_cfg(street_config).train()
-
-
-def has_amx():
-    """Whether /proc/cpuinfo lists it."""
-    try:
-        return ' amx_bf16 ' in Path('/proc/cpuinfo').read_text()
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(
-    not has_amx(),
-    reason='this CPU has no AMX (amx_bf16 in /proc/cpuinfo); with avx512_bf16 alone '
-    'bfloat16 was seen to be slower than float32, and other CPUs are unknown',
-)
-def test_bfloat16_is_faster_on_a_cpu_that_has_it(street_config):
-    street_config.train_dataloader.batch_size = 8
-    runner = Runner.from_cfg(street_config)
-    model = runner.model.train()
-    batch = next(iter(runner.build_dataloader(street_config.train_dataloader, seed=0)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    wrappers = [OptimWrapper(optimizer), BFloat16OptimWrapper(optimizer=optimizer)]
-    times = {wrapper: [] for wrapper in wrappers}
-    # In turns, so that what else runs here slows both.
-    for _ in range(10):
-        for wrapper in wrappers:
-            start = time.perf_counter()
-            model.train_step(batch, wrapper)
-            times[wrapper].append(time.perf_counter() - start)
-    # What else runs only ever adds to a time, as the first of each does, which compiles.
-    full, half = (min(times[wrapper]) for wrapper in wrappers)
-    assert half < full, f'{half:.3f} s an iteration, float32 {full:.3f} s'
 
 
 def choose(cfg, monkeypatch, amp, kind='OptimWrapper', cuda=True, bf16=True, **wrapper):
