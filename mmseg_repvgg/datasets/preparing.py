@@ -7,7 +7,6 @@ kept that could disagree.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 from collections import Counter

@@ -114,6 +114,7 @@ def main(monkeypatch, repo, tmp_path):
 # What is measured ---------------------------------------------------------------------
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize('whole', [True, False])
 def test_every_form_computes_the_same(files, weights, tmp_path, whole):
     for number, (file, checkpoint) in enumerate(zip(files, weights)):
@@ -229,7 +230,9 @@ def test_openvino_that_computes_in_float32_is_refused_as_bfloat16(tmp_path, monk
     x = ops.parameter([1, 4], np.float32)
     openvino.save_model(openvino.Model([ops.relu(x)], [x]), tmp_path / 'x.xml')
     setup = Setup((1, 4), 1, 'cpu', False, '')
-    subject = SimpleNamespace(onnx=tmp_path / 'x.xml', setup=setup, input=torch.ones(1, 4))
+    subject = SimpleNamespace(
+        onnx=tmp_path / 'x.xml', setup=setup, input=torch.ones(1, 4)
+    )
     compile_model = openvino.Core.compile_model
 
     def without_bfloat16(self, model, device, settings):
@@ -330,7 +333,9 @@ def test_different_inputs_or_threads_are_refused(files, sources, ours, tmp_path)
     four = Source('four', str(tmp_path / 'four.py'))
     with pytest.raises(ConfigError, match='different channels.*ours 3, four 4'):
         benchmark([sources[0], four], ['fused'], QUICK, threads=1)
-    with pytest.raises(ConfigError, match=f'--threads must be from 1 to {usable_cores()}'):
+    with pytest.raises(
+        ConfigError, match=f'--threads must be from 1 to {usable_cores()}'
+    ):
         benchmark(sources, ['fused'], QUICK, threads=usable_cores() + 1)
     with pytest.raises(ConfigError, match='ours is given twice'):
         benchmark([sources[0]] * 2, ['fused'], QUICK, threads=1)

@@ -8,6 +8,7 @@ from mmseg_repvgg.engine.mixed_precision import use_amp
 from mmseg_repvgg.errors import ConfigError
 
 
+@pytest.mark.isa
 def test_trains_in_bfloat16_with_float32_weights(street_config):
     street_config.optim_wrapper.type = 'BFloat16OptimWrapper'
     street_config.train_cfg.max_iters = 1

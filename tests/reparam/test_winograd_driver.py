@@ -10,7 +10,6 @@ from mmseg_repvgg.reparam import native
 
 DRIVER = Path(__file__).with_name('winograd_driver.cpp')
 ARM_COMPILER, EMULATOR = 'aarch64-linux-gnu-g++', 'qemu-aarch64'
-pytestmark = pytest.mark.isa
 
 
 def build(compiler, flags, path):
@@ -25,6 +24,7 @@ def run(*command):
     assert done.stdout.startswith('136 cases, ')
 
 
+@pytest.mark.isa
 @pytest.mark.skipif(
     shutil.which(native._compiler()[0]) is None,
     reason='there is no C++ compiler (g++, or what CXX names)',
