@@ -6,10 +6,10 @@ UPSTREAM_PYTHON ?= python3.10
 WORK_DIR ?= work_dirs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-upstream test-peers lint format clean
+.PHONY: help demo test test-avx2 test-quick test-upstream test-peers lint format clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 # Of pip's lines only errors: it has warnings that are nothing to act on.
 INSTALL := $(BIN)/python -m pip install -qq --constraint requirements/constraints.txt
@@ -52,10 +52,17 @@ RUNTIMES := tests/analysis tests/export
 test: lint  ## Check style and types and run every test
 	$(BIN)/pytest $(RUNTIMES)
 	$(BIN)/pytest $(addprefix --ignore=,$(RUNTIMES))
+	$(MAKE) test-avx2
 
 test-quick: lint  ## The same without the slow tests
 	$(BIN)/pytest -m 'not slow' $(RUNTIMES)
 	$(BIN)/pytest -m 'not slow' $(addprefix --ignore=,$(RUNTIMES))
+
+# GCC for other processors does not know the flag.
+NO_AVX512 := $(if $(filter x86_64,$(shell uname -m)),-mno-avx512f)
+
+test-avx2: $(VENV)/.ready-dev  ## Run the tests that depend on the instruction set without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 WINOGRAD_CXXFLAGS=$(NO_AVX512) $(BIN)/pytest -m isa
 
 test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 10 to 15 minutes)
 	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"

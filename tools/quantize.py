@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.machine import missing_for_int8
 from mmseg_repvgg.analysis.timing import time_alternating
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model
@@ -97,6 +98,8 @@ an image of {shape}, threads: {torch.get_num_threads()}
         print(f"""
   mIoU with every layer in int8   {done.whole_miou:.2f}
   kept in float32                 {', '.join(kept) or 'none'}""")
+    if lack := missing_for_int8():
+        print(f'\n  {lack}')
 
 
 if __name__ == '__main__':

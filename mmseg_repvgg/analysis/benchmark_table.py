@@ -49,9 +49,9 @@ def table(report: Report) -> str:
             grid(_megabytes, 'MB'),
         ]
     remarks = [
-        f'- {short[variant.name]}, {variant.form}: {variant.failure or variant.note}'
+        f'- {short[variant.name]}, {variant.form}: {remark}'
         for variant in report.variants
-        if variant.failure or variant.note
+        if (remark := variant.failure or variant.note or _slow_bfloat16(report, variant))
     ]
     if remarks:
         parts.append('\n'.join(remarks))
@@ -100,6 +100,15 @@ def _ratios(report: Report, short: dict[str, str]) -> str:
         )
     known = any(row[-1] for row in rows[1:])
     return _markdown(rows if known else [row[:-1] for row in rows])
+
+
+def _slow_bfloat16(report: Report, variant: Variant) -> str | None:
+    best = report.best(variant.name)
+    if variant.precision != 'bfloat16' or best is None or not variant.seconds:
+        return None
+    if report.timings.fastest([variant.key, best.key]) == variant.key:
+        return None
+    return f'slower than float32 ({best.form}): this machine has no fast bfloat16'
 
 
 def _spread(spread: Spread) -> str:

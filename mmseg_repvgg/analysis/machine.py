@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..cores import usable_cores
 from ..errors import ConfigError
 
 _PACKAGES = (
@@ -46,21 +47,24 @@ def describe_machine() -> dict[str, Any]:
     return {
         'processor': _line('/proc/cpuinfo', 'model name') or platform.processor(),
         'vector_instructions': torch.backends.cpu.get_cpu_capability(),
-        'cores': cores(),
+        'cores': usable_cores(),
         'memory_gb': _gigabytes(_line('/proc/meminfo', 'MemTotal')),
         'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
         'versions': versions,
         'settings': {name: os.environ[name] for name in _SETTINGS if name in os.environ},
-        'load': round(os.getloadavg()[0], 2),
+        'load': round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None,
         'commit': _commit(),
     }
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0))
+def missing_for_int8() -> str | None:
+    """Return what an x86 processor lacks for fast int8; None if nothing or unknown."""
+    flags = _line('/proc/cpuinfo', 'flags')
+    if flags is None or 'vnni' in flags:
+        return None
+    return 'this processor has neither VNNI nor AMX, with which int8 is faster'
 
 
 @contextmanager
@@ -71,9 +75,10 @@ def using_threads(threads: int) -> Iterator[None]:
         ConfigError: If there are not so many cores, of which each runtime would make
             something else.
     """
-    if not 1 <= threads <= cores():
+    cores = usable_cores()
+    if not 1 <= threads <= cores:
         raise ConfigError(
-            f'--threads must be from 1 to {cores()}, the cores that may be used here, '
+            f'--threads must be from 1 to {cores}, the cores that may be used here, '
             f'but got {threads}'
         )
     before = torch.get_num_threads()

@@ -6,6 +6,7 @@ what the next one takes: so each is measured in a fresh process. Linux only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -94,7 +95,9 @@ def peak_memory(
 def give_back() -> None:
     """Hand memory that is free in this process back to the machine."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    # Only glibc keeps it and has this function; Windows does not open None.
+    with contextlib.suppress(AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _measure(
@@ -104,6 +107,8 @@ def _measure(
     runs: int,
 ) -> PeakMemory:
     cuda = torch.device(device).type == 'cuda'
+    if not (cuda or _PROCESS.exists()):
+        raise MeasurementError('peak memory is read from /proc, which only Linux has')
     _read_code_in()
     start = _allocated(device) if cuda else _resident('VmRSS')
     run = build(*arguments)

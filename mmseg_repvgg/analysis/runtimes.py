@@ -17,6 +17,7 @@ from ..export.extras import require
 from ..reparam import deploy
 from ..reparam.deploy import ENGINES
 from ..reparam.native import library
+from .machine import missing_for_int8
 from .subjects import Subject
 
 Run = Callable[[], Any]
@@ -108,6 +109,12 @@ def _run_openvino(subject: Subject, file: Path, precision: str) -> Run:
     used = compiled.get_property('INFERENCE_NUM_THREADS')
     if used != threads:
         raise ConfigError(f'OpenVINO takes {used} threads, not {threads}')
+    taken = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
+    if taken != precision:
+        raise ConfigError(
+            f'OpenVINO computes in {taken} here: this processor has no instructions for '
+            f'{precision}'
+        )
     x = subject.input.numpy()
     return lambda: compiled(x)[0]
 
@@ -132,10 +139,13 @@ FORMS: dict[str, Form] = {
 
 
 def note(subject: Subject, form: str) -> str | None:
-    """What a reader of the numbers must know besides; None if nothing."""
-    if form == 'int8' and subject.source.int8 is None:
-        return 'calibrated on random numbers: of use for its speed only'
-    return None
+    """Return what a reader of the numbers must know besides; None if nothing."""
+    if form != 'int8':
+        return None
+    random = None
+    if subject.source.int8 is None:
+        random = 'calibrated on random numbers: of use for its speed only'
+    return '; '.join(filter(None, (random, missing_for_int8()))) or None
 
 
 def difference(output: Any, reference: Any) -> float:

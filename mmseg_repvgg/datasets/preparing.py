@@ -7,7 +7,6 @@ kept that could disagree.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 from collections import Counter
@@ -22,8 +21,14 @@ from mmengine.logging import print_log
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from ..cores import usable_cores
 from ..errors import ConfigError, DataError
 from .files import State, make_folder
+
+try:
+    import fcntl
+except ImportError:  # Only Unix has it.
+    fcntl = None  # type: ignore[assignment]
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
@@ -185,7 +190,7 @@ def in_parallel(
     items = list(items)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-    with bar, ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
+    with bar, ThreadPoolExecutor(jobs or usable_cores()) as pool:
         try:
             futures = [pool.submit(function, item) for item in items]
             for future in bar.track(as_completed(futures), len(items), description=title):
@@ -222,9 +227,11 @@ def stoppable() -> Iterator[None]:
 def alone_in(folder: Path, check: bool) -> Iterator[None]:
     """Make a folder, and keep a second run on this machine out of it meanwhile.
 
+    On Windows a second run is not kept out.
+
     Args:
         folder: Where files will be written.
-        check: None will: do nothing.
+        check: If true, do nothing.
 
     Raises:
         DataError: If another run is at work there.
@@ -234,6 +241,9 @@ def alone_in(folder: Path, check: bool) -> Iterator[None]:
         yield
         return
     make_folder(folder)
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -146,7 +146,7 @@ def _library() -> Library | None:
 
 def _name() -> str:
     """What the library is called, by all that it is made from."""
-    made_from = (SOURCE.read_bytes(), repr((_compiler(), FLAGS, _machine())).encode())
+    made_from = (SOURCE.read_bytes(), repr((_compiler(), _flags(), _machine())).encode())
     digest = hashlib.sha256(b'\0'.join(made_from)).hexdigest()[:16]
     return f'winograd-{digest}.so'
 
@@ -160,7 +160,7 @@ def _build(name: str) -> Library:
         # Linked without OpenMP's own library: it finds the one that torch has brought,
         # and so torch's threads. Those of a second one would wait for each other.
         for command in (
-            [*compiler, *FLAGS, '-fopenmp', '-c', str(SOURCE), '-o', str(unlinked)],
+            [*compiler, *_flags(), '-fopenmp', '-c', str(SOURCE), '-o', str(unlinked)],
             [*compiler, '-shared', str(unlinked), '-o', str(linked)],
         ):
             subprocess.run(
@@ -197,6 +197,12 @@ def _workshop() -> Iterator[tuple[Path, Path | None]]:
 
 def _compiler() -> list[str]:
     return shlex.split(os.environ.get('CXX', '')) or ['g++']
+
+
+def _flags() -> list[str]:
+    """Return the compiler's flags; of two that disagree, the later counts."""
+    # Not CXXFLAGS: conda's ask for a processor of 2004 there.
+    return [*FLAGS, *shlex.split(os.environ.get('WINOGRAD_CXXFLAGS', ''))]
 
 
 def _machine() -> str:

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
@@ -16,17 +18,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis import benchmarking, runtimes, subjects
+from mmseg_repvgg.analysis import benchmarking, machine, runtimes, subjects
 from mmseg_repvgg.analysis.benchmark_report import Protocol, Report, Variant
 from mmseg_repvgg.analysis.benchmark_table import short_names, table
 from mmseg_repvgg.analysis.benchmarking import benchmark
 from mmseg_repvgg.analysis.curves import save_figure
-from mmseg_repvgg.analysis.machine import cores, describe_machine
+from mmseg_repvgg.analysis.machine import describe_machine
 from mmseg_repvgg.analysis.memory import PeakMemory
 from mmseg_repvgg.analysis.paper import PAPER, paper_ratio
 from mmseg_repvgg.analysis.runtimes import FORMS, Form
 from mmseg_repvgg.analysis.subjects import Setup, Source, Subject
 from mmseg_repvgg.analysis.tradeoff import draw_tradeoff
+from mmseg_repvgg.cores import usable_cores
 from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
 from mmseg_repvgg.reparam import RepConv
 
@@ -111,6 +114,7 @@ def main(monkeypatch, repo, tmp_path):
 # What is measured ---------------------------------------------------------------------
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize('whole', [True, False])
 def test_every_form_computes_the_same(files, weights, tmp_path, whole):
     for number, (file, checkpoint) in enumerate(zip(files, weights)):
@@ -218,6 +222,41 @@ def test_without_a_compiler_nothing_is_timed_as_winograd(sources, monkeypatch):
     assert 'winograd.cpp could not be compiled here' in report.variants[1].failure
 
 
+@needs_export
+def test_openvino_that_computes_in_float32_is_refused_as_bfloat16(tmp_path, monkeypatch):
+    """As it does on a processor without bfloat16."""
+    openvino = importlib.import_module('openvino')
+    ops = importlib.import_module('openvino.opset13')
+    x = ops.parameter([1, 4], np.float32)
+    openvino.save_model(openvino.Model([ops.relu(x)], [x]), tmp_path / 'x.xml')
+    setup = Setup((1, 4), 1, 'cpu', False, '')
+    subject = SimpleNamespace(
+        onnx=tmp_path / 'x.xml', setup=setup, input=torch.ones(1, 4)
+    )
+    compile_model = openvino.Core.compile_model
+
+    def without_bfloat16(self, model, device, settings):
+        settings['INFERENCE_PRECISION_HINT'] = 'f32'
+        return compile_model(self, model, device, settings)
+
+    monkeypatch.setattr(openvino.Core, 'compile_model', without_bfloat16)
+    assert FORMS['openvino'].make(subject)().tolist() == [[1, 1, 1, 1]]
+    with pytest.raises(ConfigError, match='computes in f32 here: this processor has no'):
+        FORMS['openvino-bf16'].make(subject)
+
+
+def test_int8_says_what_the_processor_lacks(sources, monkeypatch):
+    flags = {'flags': 'fpu avx2'}
+    monkeypatch.setattr(machine, '_line', lambda path, key: flags.get(key))
+    subject = SimpleNamespace(source=dataclasses.replace(sources[0], int8='x.xml'))
+    assert 'neither VNNI nor AMX' in runtimes.note(subject, 'int8')
+    assert runtimes.note(subject, 'fused') is None
+    for known in ({'flags': 'avx2 avx_vnni'}, {'flags': 'avx512_vnni'}, {}):
+        flags.clear()
+        flags.update(known)
+        assert runtimes.note(subject, 'int8') is None
+
+
 def test_a_network_that_fails_leaves_the_others(sources, monkeypatch):
     fused = FORMS['fused'].make
 
@@ -281,7 +320,7 @@ def test_memory_of_a_form():
 
 def test_the_machine_names_no_path():
     facts = describe_machine()
-    assert facts['cores'] == cores() >= 1
+    assert facts['cores'] == usable_cores() >= 1
     assert '/' not in json.dumps({**facts, 'processor': ''})
 
 
@@ -294,8 +333,10 @@ def test_different_inputs_or_threads_are_refused(files, sources, ours, tmp_path)
     four = Source('four', str(tmp_path / 'four.py'))
     with pytest.raises(ConfigError, match='different channels.*ours 3, four 4'):
         benchmark([sources[0], four], ['fused'], QUICK, threads=1)
-    with pytest.raises(ConfigError, match=f'--threads must be from 1 to {cores()}'):
-        benchmark(sources, ['fused'], QUICK, threads=cores() + 1)
+    with pytest.raises(
+        ConfigError, match=f'--threads must be from 1 to {usable_cores()}'
+    ):
+        benchmark(sources, ['fused'], QUICK, threads=usable_cores() + 1)
     with pytest.raises(ConfigError, match='ours is given twice'):
         benchmark([sources[0]] * 2, ['fused'], QUICK, threads=1)
 
@@ -419,6 +460,14 @@ def test_a_table_beside_the_papers_ratios():
     against = table(report_of(MEASURED, baseline=f'{R50}:fused'))
     assert 'Times as fast as r50 (fused)' in against
     assert paper_ratio(B1, 'mine') is None
+
+
+def test_bfloat16_that_is_slower_says_so():
+    seconds = {f'{R50}:fused': [0.5, 0.5], f'{R50}:bf16': [0.6, 0.7]}
+    slower = f'- {R50}, bf16: slower than float32 (fused): this machine has no fast'
+    assert slower in table(report_of(seconds))
+    seconds[f'{R50}:bf16'] = [0.4, 0.4]
+    assert 'slower than float32' not in table(report_of(seconds))
 
 
 def test_another_baseline_for_what_was_measured(tmp_path, main, capsys):

@@ -80,6 +80,7 @@ def test_a_file_says_what_is_in_it(whole):
     )
 
 
+@pytest.mark.isa
 def test_it_runs_in_int8_beside_the_hint_of_float32(whole, tmp_path):
     cfg, model, done = whole
     layers = len(done.metadata.quantized['layers'])
@@ -93,6 +94,7 @@ def test_it_runs_in_int8_beside_the_hint_of_float32(whole, tmp_path):
     assert not {'i8', 'u8', 'bf16'} & set(plain.values())
 
 
+@pytest.mark.isa
 def test_it_computes_nearly_the_same(whole):
     _, _, done = whole
     float32, plain, int8 = (run(done.sample) for run in done.contenders.values())

@@ -59,6 +59,7 @@ def _no_gradients():
         yield
 
 
+@pytest.mark.isa
 def test_winograd_takes_the_slots_of_stride_1_and_the_relu(net, x):
     fast = deploy(net, 'winograd')
     assert convs(fast, nn.Conv2d) == ['stem.conv', 'stage_1.0.conv', 'stage_2.0.conv']
@@ -79,6 +80,7 @@ def test_squeeze_and_excitation_stays_between_conv_and_relu(randomize_norms, x):
     assert_close(fast(x)[-1], net(x)[-1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.isa
 def test_the_whole_net_is_as_exact_as_five_times_the_direct_one(net):
     x = torch.randn(1, 3, 128, 160).relu()
     expected = copy.deepcopy(net).double()(x.double())[-1]

@@ -51,6 +51,7 @@ def test_transforms_make_a_convolution_of_one_row():
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (7, 5), (16, 12), (33, 18)])
 @pytest.mark.parametrize('groups', [1, 2, 4])
 @pytest.mark.parametrize('dilation', [1, 2, 4])
@@ -67,6 +68,7 @@ def test_against_float64(dilation, groups, size):
             assert off(WinogradConv2d(conv.float())(x), expected) < 5e-6
 
 
+@pytest.mark.isa
 @needs_compiler
 def test_the_compiled_form_is_what_runs(monkeypatch):
     """More tiles than are transformed at a time, more channels than fit in a slice."""
@@ -341,6 +343,17 @@ assert len(set(names)) == 1, set(names)
             assert (done.returncode, done.stderr) == (0, '')
     (same,) = (tmp_path / 'other' / 'mmseg_repvgg').iterdir()
     assert same.read_bytes() == built.read_bytes()
+
+
+@needs_compiler
+def test_flags_are_added_and_ask_for_another_library(tmp_path, monkeypatch):
+    done = run(CODE, tmp_path, WINOGRAD_CXXFLAGS='-O1 -no-such-flag')
+    assert done.returncode == 0, done.stderr
+    assert 'no-such-flag' in done.stderr
+    monkeypatch.delenv('WINOGRAD_CXXFLAGS', raising=False)
+    before = native._name()
+    monkeypatch.setenv('WINOGRAD_CXXFLAGS', '-O1')
+    assert native._name() != before
 
 
 @needs_compiler
