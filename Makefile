@@ -6,7 +6,7 @@ UPSTREAM_PYTHON ?= python3.10
 WORK_DIR ?= work_dirs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-upstream test-peers lint format clean
+.PHONY: help demo test test-quick test-gpu test-upstream test-peers lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -42,6 +42,9 @@ test: lint  ## Check style and types and run every test
 test-quick: lint  ## The same without the slow tests
 	$(BIN)/pytest -m 'not slow' $(RUNTIMES)
 	$(BIN)/pytest -m 'not slow' $(addprefix --ignore=,$(RUNTIMES))
+
+test-gpu: $(VENV)/.ready-dev  ## Run the tests that need a CUDA device
+	$(BIN)/pytest -m cuda tests/gpu
 
 test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 10 to 15 minutes)
 	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"
