@@ -6,7 +6,7 @@ UPSTREAM_PYTHON ?= python3.10
 WORK_DIR ?= work_dirs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 test-quick test-upstream test-peers lint format clean
+.PHONY: help demo test test-avx2 test-quick test-gpu test-upstream test-peers lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -63,6 +63,9 @@ NO_AVX512 := $(if $(filter x86_64,$(shell uname -m)),-mno-avx512f)
 
 test-avx2: $(VENV)/.ready-dev  ## Run the tests that depend on the instruction set without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 WINOGRAD_CXXFLAGS=$(NO_AVX512) $(BIN)/pytest -m isa
+
+test-gpu: $(VENV)/.ready-dev  ## Run the tests that need a CUDA device
+	$(BIN)/pytest -m cuda tests/gpu
 
 test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 10 to 15 minutes)
 	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"

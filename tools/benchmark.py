@@ -12,12 +12,16 @@ from mmseg_repvgg.analysis.benchmark_report import Report
 from mmseg_repvgg.analysis.benchmark_table import table
 from mmseg_repvgg.analysis.benchmarking import PROTOCOLS, benchmark
 from mmseg_repvgg.analysis.curves import FORMATS, save_figure
-from mmseg_repvgg.analysis.paper import PAPER
+from mmseg_repvgg.analysis.paper import PAPER, R50
 from mmseg_repvgg.analysis.runtimes import FORMS
 from mmseg_repvgg.analysis.subjects import Source
 from mmseg_repvgg.analysis.tradeoff import draw_tradeoff
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.special_files import refuse_special_file
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+QUICK_FORMS = ('training', 'fused', 'channels-last')
+PAPER_FORMS = tuple(form for form in FORMS if FORMS[form].on_gpu)
 
 
 def main() -> None:
@@ -25,14 +29,15 @@ def main() -> None:
     parser.add_argument(
         'config',
         nargs='*',
-        help='config file; with --backbone-only, also a name such as B0 or B2-fast',
+        help='config file; with --backbone-only, also a name such as B0 or B2-fast; '
+        "default, with --protocol paper, the six of the paper's table 8",
     )
     parser.add_argument(
         '--forms',
         nargs='+',
-        default=['training', 'fused', 'channels-last'],
         metavar='FORM',
-        help=f'of {", ".join(FORMS)}; default %(default)s',
+        help=f'of {", ".join(FORMS)}; default {" ".join(QUICK_FORMS)}, with --protocol '
+        f'paper {" ".join(PAPER_FORMS)}, as far as the device has them',
     )
     parser.add_argument('--protocol', choices=list(PROTOCOLS), default='cpu')
     parser.add_argument('--batch', type=int, help='images at once')
@@ -40,10 +45,22 @@ def main() -> None:
     parser.add_argument('--warmup', type=int, help='rounds that do not count')
     parser.add_argument('--rounds', type=int, help='rounds that are timed')
     parser.add_argument(
-        '--budget', type=float, metavar='SECONDS', help='begin no round after that'
+        '--budget',
+        type=float,
+        metavar='SECONDS',
+        help='for all of it: no round begins after that',
     )
     parser.add_argument('--threads', type=int, help='default: as many as torch takes')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument(
+        '--device',
+        choices=['cpu', 'cuda'],
+        help='default cpu, with --protocol paper cuda',
+    )
+    parser.add_argument(
+        '--cudnn-benchmark',
+        action='store_true',
+        help='on a GPU, let cuDNN choose its algorithms by trial, which takes minutes',
+    )
     parser.add_argument('--backbone-only', action='store_true', help='without the heads')
     parser.add_argument(
         '--checkpoint',
@@ -64,7 +81,9 @@ def main() -> None:
         metavar='NAME[:FORM]',
         help='to compare with; default the first config, in its fastest float32 form',
     )
-    parser.add_argument('--memory', action='store_true', help='measure peak memory too')
+    parser.add_argument(
+        '--memory', action='store_true', help='measure peak memory on a CPU too'
+    )
     parser.add_argument(
         '--from',
         dest='measured',
@@ -90,6 +109,18 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
+    paper = args.protocol == 'paper'
+    if paper and not args.config and not args.measured:
+        args.config = [str(CONFIGS / f'{name}.py') for name in PAPER]
+        args.baseline = args.baseline or R50
+    args.device = args.device or ('cuda' if paper else 'cpu')
+    if args.forms is None:
+        args.forms = [
+            form
+            for form in (PAPER_FORMS if paper else QUICK_FORMS)
+            if args.device == 'cuda' or FORMS[form].on_cpu
+        ]
+    torch.backends.cudnn.benchmark = args.cudnn_benchmark
     if bool(args.config) == bool(args.measured):
         raise ConfigError('give the configs to measure, or --from an earlier --out')
     earlier = Report.load(args.measured) if args.measured else None

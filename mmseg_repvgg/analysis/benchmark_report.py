@@ -11,6 +11,7 @@ from ..datasets.files import replace_file
 from ..errors import ConfigError, WriteError
 from ..special_files import refuse_special_file
 from .memory import PeakMemory
+from .paper import counterparts
 from .subjects import Setup
 from .timing import Spread, Timings
 
@@ -24,7 +25,8 @@ class Protocol:
         size: Height and width of the images.
         warmup: Rounds that do not count.
         rounds: Rounds that are timed.
-        budget: Seconds for both, None for no limit; see
+        budget: Seconds for all of it, None for no limit. No round begins after them, and
+            nothing that is slow to get ready once half of them have passed; see
             :func:`~mmseg_repvgg.analysis.timing.time_alternating`.
     """
 
@@ -131,6 +133,20 @@ class Report:
             return None
         return self.timings.speedup(variant.key, reference.key)
 
+    def paper_speedups(self) -> dict[str, dict[str, Spread]]:
+        """How many times as fast as its counterparts of the paper each variant is.
+
+        Returns:
+            By what it is compared with, and then by key; what was not timed is left out.
+        """
+        found: dict[str, dict[str, Spread]] = {}
+        for key, variant in self.timed.items():
+            for title, other in counterparts(variant.name, variant.form).items():
+                if other in self.timed:
+                    speedup = self.timings.speedup(key, other)
+                    found.setdefault(title, {})[key] = speedup
+        return found
+
     def images_per_second(self, variant: Variant) -> float:
         """By the median."""
         return self.protocol.batch / self.timings.spread(variant.key).median
@@ -164,6 +180,10 @@ class Report:
             'baseline': reference.key if reference else self.baseline,
             'best': best,
             'variants': rows,
+            'paper_speedups': {
+                title: {key: asdict(spread) for key, spread in speedups.items()}
+                for title, speedups in self.paper_speedups().items()
+            },
         }
 
     @classmethod

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from .benchmark_report import Report, Variant
-from .paper import paper_ratio
+from .paper import counterparts, paper_ratio
 from .timing import Spread
 
 Cell = Callable[[Variant], str]
@@ -42,6 +42,11 @@ def table(report: Report) -> str:
             f'Times as fast as {where} ({report.reference.form}): median of the ratios '
             'of each round, and their quartiles',
             _ratios(report, short),
+        ]
+    for title, speedups in report.paper_speedups().items():
+        parts += [
+            f'Times as fast as {title}: median of the ratios of each round',
+            _paper_grid(title, speedups, short, forms),
         ]
     if any(variant.memory for variant in report.variants):
         parts += [
@@ -109,6 +114,21 @@ def _slow_bfloat16(report: Report, variant: Variant) -> str | None:
     if report.timings.fastest([variant.key, best.key]) == variant.key:
         return None
     return f'slower than float32 ({best.form}): this machine has no fast bfloat16'
+
+
+def _paper_grid(
+    title: str, speedups: dict[str, Spread], short: dict[str, str], forms: Sequence[str]
+) -> str:
+    """A line a network; first the paper's ratio, where it has one."""
+    rows = [['', "the paper's", *forms]]
+    for name in short:
+        found = [speedups.get(f'{name}:{form}') for form in forms]
+        if any(found):
+            other = counterparts(name, '')[title].partition(':')[0]
+            paper = paper_ratio(name, other) if other != name else None
+            cells = ['' if each is None else f'{each.median:.2f}' for each in found]
+            rows.append([short[name], '' if paper is None else f'{paper:.2f}', *cells])
+    return _markdown(rows)
 
 
 def _spread(spread: Spread) -> str:

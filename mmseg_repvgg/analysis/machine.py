@@ -50,6 +50,8 @@ def describe_machine() -> dict[str, Any]:
         'cores': usable_cores(),
         'memory_gb': _gigabytes(_line('/proc/meminfo', 'MemTotal')),
         'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'cudnn': torch.backends.cudnn.version(),
+        'cudnn_benchmark': torch.backends.cudnn.benchmark,
         'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
         'versions': versions,

@@ -1,7 +1,8 @@
-"""Peak memory of a computation, in a process of its own.
+"""Peak memory of a computation, in a process of its own or on a GPU.
 
 Memory that an earlier computation gave back may stay with the process, and would hide
-what the next one takes: so each is measured in a fresh process. Linux only.
+what the next one takes: so each is measured in a fresh process. Linux only. On a GPU
+torch's allocator keeps an exact account, and no other process is needed.
 """
 
 from __future__ import annotations
@@ -60,10 +61,7 @@ class PeakMemory:
 
 
 def peak_memory(
-    build: Callable[..., Callable[[], Any]],
-    *arguments: Any,
-    device: str = 'cpu',
-    runs: int = 2,
+    build: Callable[..., Callable[[], Any]], *arguments: Any, runs: int = 2
 ) -> PeakMemory:
     """Measure what a computation takes at its peak, in a fresh process.
 
@@ -72,8 +70,6 @@ def peak_memory(
             of a module, and they must be picklable. What it needs for that alone is freed
             before the first run.
         arguments: Of ``build``.
-        device: On a CUDA device torch's own count is taken (nobody has run this on a GPU
-            yet), else the resident memory of the process.
         runs: How often to run it; the first may take more than later ones.
 
     Raises:
@@ -84,12 +80,36 @@ def peak_memory(
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(_measure, build, arguments, device, runs).result()
+            return pool.submit(_measure, build, arguments, runs).result()
         except BrokenProcessPool as error:
             raise MeasurementError(
                 'the process that measured memory was killed, most likely for want of '
                 'memory: take a smaller --size or --batch'
             ) from error
+
+
+def run_on_gpu(
+    build: Callable[[], Callable[[], Any]],
+) -> tuple[Callable[[], Any], Any, PeakMemory]:
+    """Build a computation, run it once and count the memory that torch allocates for it.
+
+    Nobody has run this on a GPU yet.
+
+    Args:
+        build: Makes the computation. What it needs for that alone is freed before the
+            run.
+
+    Returns:
+        The computation, its output and the memory; ``start`` is what this process held
+        before.
+    """
+    start = _allocated()
+    run = build()
+    give_back()
+    built = _allocated()
+    torch.cuda.reset_peak_memory_stats()
+    output = run()
+    return run, output, PeakMemory(start, built, torch.cuda.max_memory_allocated())
 
 
 def give_back() -> None:
@@ -101,29 +121,20 @@ def give_back() -> None:
 
 
 def _measure(
-    build: Callable[..., Callable[[], Any]],
-    arguments: tuple[Any, ...],
-    device: str,
-    runs: int,
+    build: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], runs: int
 ) -> PeakMemory:
-    cuda = torch.device(device).type == 'cuda'
-    if not (cuda or _PROCESS.exists()):
+    if not _PROCESS.exists():
         raise MeasurementError('peak memory is read from /proc, which only Linux has')
     _read_code_in()
-    start = _allocated(device) if cuda else _resident('VmRSS')
+    start = _resident('VmRSS')
     run = build(*arguments)
     # What building has freed, or the runs would take it unseen.
     give_back()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-        built = _allocated(device)
-    else:
-        built = _resident('VmRSS')
-        _reset_peak()
+    built = _resident('VmRSS')
+    _reset_peak()
     for _ in range(runs):
         run()
-    peak = torch.cuda.max_memory_allocated(device) if cuda else _resident('VmHWM')
-    return PeakMemory(start, built, peak)
+    return PeakMemory(start, built, _resident('VmHWM'))
 
 
 def _read_code_in() -> None:
@@ -134,9 +145,9 @@ def _read_code_in() -> None:
             layer.to(dtype)(torch.ones(1, 16, 32, 32, dtype=dtype))
 
 
-def _allocated(device: str) -> int:
-    torch.cuda.synchronize(device)
-    return torch.cuda.memory_allocated(device)
+def _allocated() -> int:
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated()
 
 
 def _resident(field: str) -> int:

@@ -33,6 +33,31 @@ PAPER: dict[str, PaperRow] = {
 """By the name of our config."""
 
 
+R50, R101 = 'pspnet_r50_cityscapes', 'pspnet_r101_cityscapes'
+
+
+def counterparts(name: str, form: str) -> dict[str, str]:
+    """Return what a config in a form is compared with to check the paper's claims.
+
+    Args:
+        name: Of the config; one that the paper has not is compared with nothing.
+        form: Of :data:`~mmseg_repvgg.analysis.runtimes.FORMS`.
+
+    Returns:
+        ``NAME:FORM`` by a description of it; what is compared with itself is left out.
+    """
+    if name not in PAPER:
+        return {}
+    fast = name.replace('_cityscapes', '_fast_cityscapes')
+    found = {
+        'ResNet-50 in the same form': f'{R50}:{form}',
+        'ResNet-101 in the same form': f'{R101}:{form}',
+        'the fast net in the same form': f'{fast}:{form}',
+        'its training form': f'{name}:training',
+    }
+    return {title: key for title, key in found.items() if key != f'{name}:{form}'}
+
+
 def paper_ratio(name: str, baseline: str) -> float | None:
     """How many times as fast as a baseline a config is in the paper; None if unknown."""
     if name not in PAPER or baseline not in PAPER:

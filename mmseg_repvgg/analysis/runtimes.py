@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..engine.tf32 import tf32
 from ..errors import ConfigError
 from ..export.extras import require
 from ..reparam import deploy
@@ -31,12 +32,16 @@ class Form:
     Attributes:
         make: Gets a network ready.
         precision: Of its numbers; what is float32 is compared with what is float32.
-        on_gpu: Whether it can be run on a CUDA device as well.
+        on_gpu: Whether it can be run on a CUDA device.
+        on_cpu: Whether it can be run on a CPU.
+        slow: Whether getting it ready may take minutes.
     """
 
     make: Callable[[Subject], Run]
     precision: str = 'float32'
     on_gpu: bool = False
+    on_cpu: bool = True
+    slow: bool = False
 
 
 def _training(subject: Subject) -> Run:
@@ -48,7 +53,10 @@ def _fused(subject: Subject) -> Run:
 
 
 def _channels_last(
-    subject: Subject, dtype: torch.dtype = torch.float32, engine: str = 'torch'
+    subject: Subject,
+    dtype: torch.dtype = torch.float32,
+    engine: str = 'torch',
+    allow_tf32: bool = False,
 ) -> Run:
     if engine != 'torch' and library() is None:
         raise ConfigError(
@@ -58,7 +66,7 @@ def _channels_last(
     layout: dict[str, Any] = dict(dtype=dtype, memory_format=torch.channels_last)
     # A copy, whose parameters are objects of its own; an engine packs its weights last.
     network = deploy(deploy(subject.fused).to(**layout), engine=engine)
-    return _torch(network, subject.input.to(**layout))
+    return _torch(network, subject.input.to(**layout), allow_tf32)
 
 
 def _compile(subject: Subject) -> Run:
@@ -67,9 +75,46 @@ def _compile(subject: Subject) -> Run:
     return _torch(network, subject.input)
 
 
-def _torch(network: nn.Module | Callable[[Tensor], Tensor], x: Tensor) -> Run:
+def _cuda_graphs(subject: Subject) -> Run:
+    """Capture the fused form at the first call, whose memory is then the graph's too."""
+    run, graph = _fused(subject), torch.cuda.CUDAGraph()
+    output: list[Tensor] = []
+
+    def replay() -> Tensor:
+        if not output:
+            # cuDNN and cuBLAS have to be ready before, and on another stream.
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, pool=_first_graph().pool()):
+                output.append(run())
+        graph.replay()
+        return output[0]
+
+    return replay
+
+
+@functools.cache
+def _first_graph() -> Any:
+    """Return a graph whose memory all later ones share, since no two run at once.
+
+    A replay may overwrite the output of another graph.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.zeros(1, device='cuda')
+    return graph
+
+
+def _torch(
+    network: nn.Module | Callable[[Tensor], Tensor], x: Tensor, allow_tf32: bool = False
+) -> Run:
     def run() -> Tensor:
-        with torch.inference_mode():
+        # By default PyTorch computes float32 convolutions in TF32 on a GPU.
+        with torch.inference_mode(), tf32(allow_tf32):
             return network(x)
 
     return run
@@ -128,12 +173,19 @@ FORMS: dict[str, Form] = {
         for engine in ENGINES
         if engine != 'torch'
     },
-    'compile': Form(_compile, on_gpu=True),
+    'compile': Form(_compile, on_gpu=True, slow=True),
+    'cuda-graphs': Form(_cuda_graphs, on_gpu=True, on_cpu=False),
     'onnxruntime': Form(_onnxruntime),
     'openvino': Form(_openvino),
+    'tf32': Form(
+        partial(_channels_last, allow_tf32=True), 'tf32', on_gpu=True, on_cpu=False
+    ),
+    'fp16': Form(
+        partial(_channels_last, dtype=torch.float16), 'float16', on_gpu=True, on_cpu=False
+    ),
     'bf16': Form(partial(_channels_last, dtype=torch.bfloat16), 'bfloat16', True),
     'openvino-bf16': Form(partial(_openvino, precision='bf16'), 'bfloat16'),
-    'int8': Form(_int8, 'int8'),
+    'int8': Form(_int8, 'int8', slow=True),
 }
 """By name, in the order in which they are reported."""
 
@@ -150,17 +202,16 @@ def note(subject: Subject, form: str) -> str | None:
 
 def difference(output: Any, reference: Any) -> float:
     """How far outputs are apart at most, relative to the largest number."""
-    ours, theirs = _array(output), _array(reference)
+    ours, theirs = _tensor(output), _tensor(reference)
     if ours.shape != theirs.shape:
         raise ConfigError(
-            f'its output has the shape {ours.shape}, that of the fused form is '
-            f'{theirs.shape}'
+            f'its output has the shape {tuple(ours.shape)}, that of the fused form is '
+            f'{tuple(theirs.shape)}'
         )
-    scale = max(float(np.abs(theirs).max()), 1e-30)
-    return float(np.abs(ours - theirs).max()) / scale
+    scale = max(float(theirs.abs().max()), 1e-30)
+    return float((ours - theirs).abs().max()) / scale
 
 
-def _array(output: Any) -> np.ndarray:
-    if isinstance(output, Tensor):
-        output = output.detach().float().cpu().numpy()
-    return np.asarray(output, np.float32)
+def _tensor(output: Any) -> Tensor:
+    """Return an output as float32, on the device that it is on."""
+    return (output if isinstance(output, Tensor) else torch.tensor(output)).float()

@@ -36,6 +36,15 @@ class IterationSeedHook(Hook):
 
     priority = 'VERY_HIGH'
 
+    def before_train(self, runner: Runner) -> None:
+        """Let a deterministic training use the operations that have no such form.
+
+        PyTorch would stop at the backward pass of PSPNet's pooling on a GPU. Where the
+        bins divide the map, as at 713x713, that one is deterministic nevertheless.
+        """
+        if torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(True, warn_only=True)
+
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:

@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import Runner
 from mmseg.registry import DATA_SAMPLERS, TRANSFORMS
 
-from mmseg_repvgg.engine.determinism import Position, seed_all
+from mmseg_repvgg.engine.determinism import IterationSeedHook, Position, seed_all
 
 
 def test_position_is_an_index_that_survives_pickling():
@@ -56,3 +56,16 @@ def test_augmentation_depends_on_neither_workers_nor_where_one_began(street_conf
 def test_without_the_sampler_it_says_what_is_missing():
     with pytest.raises(TypeError, match='PositionSampler.*plain index 3'):
         TRANSFORMS.build(dict(type='SeedSample'))({'sample_idx': 3})
+
+
+def test_a_deterministic_training_goes_on_where_an_operation_cannot_be():
+    hook = IterationSeedHook()
+    hook.before_train(None)
+    assert not torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        hook.before_train(None)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
