@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-UPSTREAM_PYTHON ?= python3.10
 WORK_DIR ?= work_dirs/demo
 
 .DEFAULT_GOAL := help
@@ -68,7 +67,8 @@ test-gpu: $(VENV)/.ready-dev  ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m cuda tests/gpu
 
 test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 10 to 15 minutes)
-	bash tests/upstream.sh "$(UPSTREAM_PYTHON)"
+	bash tests/upstream.sh $(RUNTIMES)
+	bash tests/upstream.sh $(addprefix --ignore=,$(RUNTIMES))
 
 test-peers:  ## Load and save the checkpoints of timm and mmpretrain (torch with CUDA: 5 GB)
 	bash tests/peers.sh

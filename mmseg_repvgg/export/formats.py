@@ -31,7 +31,7 @@ Writer = Callable[[SegmentorGraph, Path, Metadata, 'int | None'], None]
 def write_onnx(
     graph: SegmentorGraph, path: Path, metadata: Metadata, opset: int | None = None
 ) -> None:
-    """Write an ONNX file, weights included, by torch's exporter on ``torch.export``.
+    """Write an ONNX file, weights included, by torch's own exporter.
 
     Args:
         graph: What to write.
@@ -128,23 +128,11 @@ FORMATS: dict[str, tuple[str, Writer]] = {
 
 
 def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any:
-    if digit_version(torch.__version__) < digit_version('2.6'):
-        raise ConfigError(
-            f'exporting to ONNX needs torch 2.6 or newer, this is {torch.__version__}'
-        )
-    require('onnxscript')
+    # The exporter on torch.export is complete from torch 2.6 on.
+    old = digit_version(torch.__version__) < digit_version('2.6')
     with _quiet():
         try:
-            program = torch.onnx.export(
-                graph,
-                (_example(metadata),),
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=['image'],
-                output_names=[metadata.output],
-                dynamic_shapes=_open_sides(metadata),
-            )
+            model = (_traced if old else _exported)(graph, metadata, opset)
         except (ExtraError, ImportError):
             raise
         except Exception as error:
@@ -154,7 +142,6 @@ def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) ->
                 f'torch cannot export this model{_how(metadata, opset)}: '
                 f'{said[0] if said else repr(error)}'
             ) from error
-    model = program.model_proto  # type: ignore[union-attr]
     (written,) = (entry.version for entry in model.opset_import if not entry.domain)
     if opset not in (None, written):
         raise ConfigError(
@@ -179,19 +166,53 @@ def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) ->
     return model
 
 
+def _exported(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any:
+    """Convert by the exporter on ``torch.export``."""
+    require('onnxscript')
+    sides = {
+        index: torch.export.Dim(name, min=1, max=1 << 15)
+        for index, name in _open_sides(metadata).items()
+    }
+    program = torch.onnx.export(
+        graph,
+        (_example(metadata),),
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        input_names=['image'],
+        output_names=[metadata.output],
+        dynamic_shapes=(sides,) if sides else None,
+    )
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def _traced(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any:
+    """Convert by the exporter on TorchScript, the only one of torch 2.1."""
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        graph,
+        (_example(metadata),),
+        buffer,
+        opset_version=opset or MIN_OPSET,
+        input_names=['image'],
+        output_names=[metadata.output],
+        dynamic_axes={'image': _open_sides(metadata)},
+    )
+    return require('onnx').load_from_string(buffer.getvalue())
+
+
 def _example(metadata: Metadata) -> torch.Tensor:
     shape = [want or usual for want, usual in zip(metadata.shape, _EXAMPLE)]
     return torch.zeros(shape, dtype=getattr(torch, metadata.dtype))
 
 
-def _open_sides(metadata: Metadata) -> tuple[dict[int, Any]] | None:
-    """Name the dimensions that are left open, for the exporter and for who reads it."""
-    sides = {
-        index: torch.export.Dim(name, min=1, max=1 << 15)
+def _open_sides(metadata: Metadata) -> dict[int, str]:
+    """Name the dimensions that are left open."""
+    return {
+        index: name
         for index, (name, side) in enumerate(zip(_SIDES, metadata.shape))
         if side is None
     }
-    return (sides,) if sides else None
 
 
 def _how(metadata: Metadata, opset: int | None) -> str:

@@ -57,22 +57,22 @@ class Arch:
         )
 
 
-ARCHS: dict[str, Arch] = {
-    'A0': Arch(DEPTHS_A, 0.75, 2.5),
-    'A1': Arch(DEPTHS_A, 1, 2.5),
-    'A2': Arch(DEPTHS_A, 1.5, 2.75),
-    'B0': Arch(DEPTHS_B, 1, 2.5),
-    'B1': Arch(DEPTHS_B, 2, 4),
-    'B1g2': Arch(DEPTHS_B, 2, 4, groups=2),
-    'B1g4': Arch(DEPTHS_B, 2, 4, groups=4),
-    'B2': Arch(DEPTHS_B, 2.5, 5),
-    'B2g2': Arch(DEPTHS_B, 2.5, 5, groups=2),
-    'B2g4': Arch(DEPTHS_B, 2.5, 5, groups=4),
-    'B3': Arch(DEPTHS_B, 3, 5),
-    'B3g2': Arch(DEPTHS_B, 3, 5, groups=2),
-    'B3g4': Arch(DEPTHS_B, 3, 5, groups=4),
-    'D2se': Arch(DEPTHS_D, 2.5, 5, se=True),
+# Tables 2 and 3: depths, a and b. The paper pairs each with 1, 2 or 4 groups (section 3.4).
+_TABLE = {
+    'A0': (DEPTHS_A, 0.75, 2.5),
+    'A1': (DEPTHS_A, 1, 2.5),
+    'A2': (DEPTHS_A, 1.5, 2.75),
+    'B0': (DEPTHS_B, 1, 2.5),
+    'B1': (DEPTHS_B, 2, 4),
+    'B2': (DEPTHS_B, 2.5, 5),
+    'B3': (DEPTHS_B, 3, 5),
 }
+ARCHS: dict[str, Arch] = {
+    name + suffix: Arch(*fields, groups)
+    for name, fields in _TABLE.items()
+    for suffix, groups in (('', 1), ('g2', 2), ('g4', 4))
+}
+ARCHS['D2se'] = Arch(DEPTHS_D, 2.5, 5, se=True)
 
 
 def get_arch(arch: str | Mapping[str, Any] | Arch) -> Arch:

@@ -33,8 +33,8 @@ class RepVGG(BaseModule):
     """RepVGG, from stage 1 (the stem) to stage 5, without the classifier.
 
     Args:
-        arch: A name (A0 A1 A2 B0 B1 B1g2 B1g4 B2 B2g2 B2g4 B3 B3g2 B3g4 D2se) or a dict
-            of the fields of :class:`~mmseg_repvgg.models.archs.Arch`.
+        arch: A name (A0 A1 A2 B0 B1 B2 B3, each plain or with g2 or g4 appended; D2se) or
+            a dict of the fields of :class:`~mmseg_repvgg.models.archs.Arch`.
         dilation: ``'full'``: every 3x3 conv of the last two stages is dilated, output
             stride 8. ``'fast'``: only the last 5 layers are, output stride 8 too. None:
             no dilation, output stride 32 (section 4.3).

@@ -5,12 +5,21 @@ import pytest
 from mmseg_repvgg.models.archs import ARCHS, get_arch, plan
 
 
-@pytest.mark.parametrize('arch', [a for a in ARCHS if a[0] == 'B'])
-def test_b_has_28_layers_of_which_every_second_is_grouped(arch):
+def test_both_families_have_every_number_of_groups():
+    plain = [f'A{n}' for n in range(3)] + [f'B{n}' for n in range(4)]
+    named = {name + g for name in plain for g in ('', 'g2', 'g4')}
+    assert set(ARCHS) == named | {'D2se'}
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_every_second_layer_is_grouped(arch):
     layers = [layer for stage in plan(ARCHS[arch]) for layer in stage]
-    assert len(layers) == 28
-    grouped = [i for i, layer in enumerate(layers) if layer.groups > 1]
-    assert grouped == ([] if ARCHS[arch].groups == 1 else list(range(2, 28, 2)))
+    assert len(layers) == {'A': 22, 'B': 28, 'D': 48}[arch[0]]
+    _, _, groups = arch.partition('g')
+    assert [layer.groups for layer in layers] == [
+        int(groups or 1) if index in range(2, 28, 2) else 1
+        for index in range(len(layers))
+    ]
 
 
 @pytest.mark.parametrize('arch', ARCHS)
