@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..kinds import kind_of
-from .lazily import can_wait, lazily
+from .lazily import can_wait, innermost, lazily
 
 _HINTS = {
     'CityscapesDataset': (
@@ -32,12 +32,18 @@ def check_dataset(cfg: Mapping[str, Any]) -> None:
     :func:`~.checked_loading.check_loading`.
 
     Args:
-        cfg: Config of a data set. For one that is not a ``BaseSegDataset`` on a local
-            disk, or one without labels, no file is looked for.
+        cfg: Config of a data set, or of one around others. For one that is not a
+            ``BaseSegDataset`` on a local disk, or one without labels, no file is looked
+            for.
 
     Raises:
         DataError: If a folder is missing or empty, or an image has no label map.
     """
+    for part in innermost(cfg):
+        _check_files(part)
+
+
+def _check_files(cfg: Mapping[str, Any]) -> None:
     name = kind_of(cfg)
     if not can_wait(cfg) or cfg.get('backend_args'):
         return

@@ -23,16 +23,17 @@ from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import find_resumable, make_loading_safe, naming_checkpoint
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
+from ..datasets.lazily import innermost
 from ..errors import ConfigError, WriteError
 from ..kinds import is_a
 from ..models.layouts import unwrap
 from .batches import accumulate, batch_warnings, scale_learning_rate
-from .building import building
+from .config_checks import check_classes, check_keys, check_norms
 from .gloo import start_gloo
 from .leaderboard import write_label_ids
 from .match_form import match_form
 from .mixed_precision import use_amp
-from .watching import drop_missing_tensorboard, watch
+from .watching import add_visualizer, drop_missing_tensorboard, watch
 
 _HOOKS = (
     'DeployHook',
@@ -41,6 +42,15 @@ _HOOKS = (
     'MeanLossHook',
     'SameBuffersHook',
     'TerminationHook',
+)
+# Those that mmengine leaves out where a config says None; another None is an error there.
+_MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
 )
 
 
@@ -70,7 +80,11 @@ def load_config(args: Namespace) -> Config:
         cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError) as error:
         raise ConfigError(f'the config {path} cannot be read: {error}') from error
-    cfg.setdefault('default_hooks', {})
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    cfg.load_from, cfg.resume = cfg.get('load_from'), cfg.get('resume', False)
+    if cfg.get('data_preprocessor'):
+        # A Runner does the same, but not every tool has one.
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     # What is added to a config is named without a scope; lazy ones have none.
     cfg.default_scope = cfg.get('default_scope') or 'mmseg'
     cfg.launcher = getattr(args, 'launcher', 'none')
@@ -115,6 +129,7 @@ def prepare_training(
         CheckpointError: If a checkpoint to start from cannot be read.
         DataError: If data is missing.
     """
+    check_keys(cfg, 'train')
     if amp is not None:
         use_amp(cfg, amp)
     if auto_scale_lr:
@@ -124,9 +139,11 @@ def prepare_training(
     for kind in _HOOKS:
         set_hook(cfg, kind, True)
     watch(cfg)
-    saving = cfg.default_hooks.get('checkpoint')
+    # What mmengine takes where a config says nothing.
+    usual = dict(type='CheckpointHook', interval=1)
+    saving = cfg.default_hooks.setdefault('checkpoint', usual)
     if saving and is_a(saving, 'CheckpointHook') and not saving.get('backend_args'):
-        saving.type = 'CrashSafeCheckpointHook'
+        saving['type'] = 'CrashSafeCheckpointHook'
     make_loading_safe(trust)
     for loader in ('train_dataloader', 'val_dataloader'):
         if cfg.get(loader):
@@ -151,6 +168,8 @@ def prepare_training(
             if cfg.resume:
                 _keep_seed(cfg, checkpoint)
     _check_data(cfg, 'train_dataloader', 'val_dataloader')
+    check_classes(cfg)
+    check_norms(cfg)
 
 
 def prepare_testing(
@@ -187,6 +206,7 @@ def prepare_testing(
         CheckpointError: If the checkpoint cannot be read.
         DataError: If data is missing.
     """
+    check_keys(cfg, 'test')
     make_loading_safe(trust)
     if not fused and cfg.model.get('backbone', {}).get('deploy'):
         raise ConfigError(
@@ -217,11 +237,13 @@ def prepare_testing(
         cfg.default_hooks.visualization = dict(
             type='SegVisualizationHook', draw=True, interval=1
         )
+        add_visualizer(cfg)
         cfg.visualizer.save_dir = show_dir
     if tta:
         if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
             raise ConfigError('--tta needs tta_pipeline and tta_model in the config')
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        for part in innermost(cfg.test_dataloader.dataset):
+            part.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     if format_only:
         if out is None:
@@ -236,10 +258,13 @@ def prepare_testing(
 
 def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     """Say where a training departs from its recipe without having been told to."""
-    warnings = batch_warnings(cfg, world_size)
+    warnings = batch_warnings(cfg, world_size) + check_classes(cfg)
     backbone = cfg.model.get('backbone', {})
     if (
-        is_a(cfg.train_dataloader.dataset, 'CityscapesDataset')
+        any(
+            is_a(part, 'CityscapesDataset')
+            for part in innermost(cfg.train_dataloader.dataset)
+        )
         and is_a(backbone, 'RepVGG')
         and not (_pretrained(cfg) or cfg.get('load_from') or cfg.resume)
     ):
@@ -303,20 +328,22 @@ def build_runner(cfg: Config) -> Runner:
         cfg: The config, ``launcher`` and ``work_dir`` set.
 
     Raises:
-        ConfigError: If something in the config cannot be built, or the processes would
-            not all start from the same checkpoint.
+        ConfigError: If the processes would not all start from the same checkpoint.
         WriteError: If nothing can be written to the work dir.
     """
     _require_writable(cfg.work_dir)
     drop_missing_tensorboard(cfg)
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in _MMENGINE_HOOKS:
+            del hooks[name]
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
-    with building(cfg):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for name in ('train', 'val', 'test'):
-            loader = getattr(runner, f'_{name}_dataloader')
-            if isinstance(loader, Mapping):
-                check_loading(loader['dataset'])
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for name in ('train', 'val', 'test'):
+        loader = getattr(runner, f'_{name}_dataloader')
+        if isinstance(loader, Mapping):
+            check_loading(loader['dataset'])
     _require_same_start(cfg)
     return runner
 
@@ -345,7 +372,6 @@ def _require_same_start(cfg: Config) -> None:
 
 
 def _check_data(cfg: Config, *loaders: str) -> None:
-    with building(cfg):
-        for loader in loaders:
-            if cfg.get(loader):
-                check_dataset(cfg[loader].dataset)
+    for loader in loaders:
+        if cfg.get(loader):
+            check_dataset(cfg[loader].dataset)

@@ -124,7 +124,7 @@ def describe(
     """
     if output not in OUTPUTS:
         raise ConfigError(f'output must be one of {OUTPUTS}, but got {output!r}')
-    backbone = cfg.model.backbone
+    backbone = cfg.model.get('backbone') or {}
     if backbone.get('in_channels', 3) != 3:
         raise ConfigError(
             f'only models of images of 3 channels are exported, this one takes '

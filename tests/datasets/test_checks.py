@@ -35,6 +35,14 @@ def test_empty_root(tmp_path):
         check_dataset(cityscapes(tmp_path))
 
 
+def test_data_sets_inside_of_others_are_looked_at(street_root, tmp_path):
+    both = [cityscapes(street_root), cityscapes(tmp_path / 'nowhere')]
+    mixed = dict(type='MultiImageMixDataset', pipeline=[], dataset=both[1])
+    for cfg in (dict(type='ConcatDataset', datasets=both), mixed):
+        with pytest.raises(DataError, match='nowhere'):
+            check_dataset(dict(type='RepeatDataset', times=2, dataset=cfg))
+
+
 def test_image_without_label_is_named(street_root, tmp_path):
     root = tmp_path / 'copy'
     shutil.copytree(street_root, root)
