@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..kinds import kind_of
 from .lazily import can_wait, innermost, lazily
 
@@ -37,10 +37,22 @@ def check_dataset(cfg: Mapping[str, Any]) -> None:
             for.
 
     Raises:
+        ConfigError: If the names of the classes are a string.
         DataError: If a folder is missing or empty, or an image has no label map.
     """
     for part in innermost(cfg):
+        _require_names(part)
         _check_files(part)
+
+
+def _require_names(cfg: Mapping[str, Any]) -> None:
+    classes = (cfg.get('metainfo') or {}).get('classes')
+    # mmengine takes the name of a file that lists the classes as well.
+    if isinstance(classes, str) and '://' not in classes and not os.path.exists(classes):
+        raise ConfigError(
+            f'metainfo.classes of {kind_of(cfg)} must be a sequence of names, but got '
+            f'the string {classes!r}: a tuple of one name is ({classes!r},)'
+        )
 
 
 def _check_files(cfg: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -48,11 +47,10 @@ def check_classes(cfg: Config) -> list[str]:
         A warning for each head that has more classes than the data.
 
     Raises:
-        ConfigError: If a head has fewer, or the classes are a string.
+        ConfigError: If a head has fewer.
     """
     warnings = []
     for part in innermost(cfg.train_dataloader.dataset):
-        _require_sequence(part)
         if not can_wait(part) or part.get('backend_args'):
             continue
         classes = len(lazily(part).metainfo.get('classes') or ())
@@ -69,16 +67,6 @@ def check_classes(cfg: Config) -> list[str]:
             if head['num_classes'] > classes:
                 warnings.append(f'{said}: the others are never seen in training')
     return list(dict.fromkeys(warnings))
-
-
-def _require_sequence(dataset: Mapping[str, Any]) -> None:
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    # mmengine takes the name of a file that lists the classes as well.
-    if isinstance(classes, str) and '://' not in classes and not os.path.exists(classes):
-        raise ConfigError(
-            f'metainfo.classes of {kind_of(dataset)} must be a sequence of names, but '
-            f'got the string {classes!r}: a tuple of one name is ({classes!r},)'
-        )
 
 
 def _heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

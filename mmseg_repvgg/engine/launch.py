@@ -139,11 +139,11 @@ def prepare_training(
     for kind in _HOOKS:
         set_hook(cfg, kind, True)
     watch(cfg)
-    # What mmengine takes where a config says nothing.
-    usual = dict(type='CheckpointHook', interval=1)
-    saving = cfg.default_hooks.setdefault('checkpoint', usual)
+    # mmengine's default.
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    saving = cfg.default_hooks.checkpoint
     if saving and is_a(saving, 'CheckpointHook') and not saving.get('backend_args'):
-        saving['type'] = 'CrashSafeCheckpointHook'
+        saving.type = 'CrashSafeCheckpointHook'
     make_loading_safe(trust)
     for loader in ('train_dataloader', 'val_dataloader'):
         if cfg.get(loader):

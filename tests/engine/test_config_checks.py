@@ -30,28 +30,16 @@ def test_every_head_and_every_data_set_is_looked_at(street_config):
     (warning,) = check_classes(street_config)
     assert 'model.decode_head[1].num_classes is 20' in warning
     names = [str(i) for i in range(21)]
-    more = {**loader.dataset, 'metainfo': dict(classes=names, palette=[[0, 0, 0]] * 21)}
+    more = dict(loader.dataset, type='BaseSegDataset', metainfo=dict(classes=names))
     both = dict(type='ConcatDataset', datasets=[loader.dataset, more])
     loader.dataset = dict(type='RepeatDataset', times=2, dataset=both)
-    with pytest.raises(ConfigError, match='19, but CityscapesDataset has 21 classes'):
+    with pytest.raises(ConfigError, match='19, but BaseSegDataset has 21 classes'):
         check_classes(street_config)
 
 
 def test_edges_are_other_classes(street_config):
     street_config.model.auxiliary_head.update(type='STDCHead', num_classes=2)
     assert check_classes(street_config) == []
-
-
-def test_classes_are_no_string(street_config, tmp_path):
-    dataset = street_config.train_dataloader.dataset
-    dataset.metainfo = dict(classes=('water'))
-    with pytest.raises(ConfigError, match=r"string 'water'.* \('water',\)"):
-        check_classes(street_config)
-    # The name of a file of names is what mmengine takes.
-    names = tmp_path / 'classes.txt'
-    names.write_text('water\nland\n')
-    dataset.metainfo = dict(classes=str(names))
-    assert '2 classes' in check_classes(street_config)[0]
 
 
 def one_at_once(cfg, **norm):

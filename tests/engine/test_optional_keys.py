@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
+from yapf.yapflib import yapf_api
 
 from mmseg_repvgg.engine import CrashSafeCheckpointHook, SampleHook
 from mmseg_repvgg.engine.launch import (
@@ -24,6 +25,12 @@ VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
 
 
+@pytest.fixture(autouse=True)
+def _dumps_are_not_beautified(monkeypatch):
+    """That is most of the time of a short training."""
+    monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+
+
 @pytest.fixture
 def full(street_config):
     """Every key that the project's configs have, and a model that trains at once."""
@@ -34,6 +41,8 @@ def full(street_config):
     cfg.model.auxiliary_head.update(in_channels=64, channels=8)
     cfg.merge_from_dict({'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1})
     cfg.merge_from_dict({'default_hooks.checkpoint.interval': 1, 'tensorboard': False})
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.serialize_data = False  # It would collect garbage at each start.
     return cfg
 
 
@@ -44,28 +53,31 @@ def load(cfg, folder):
     return load_config(Namespace(config=str(path), cfg_options=None, **args))
 
 
-def train(cfg, folder, **options):
+def prepare(cfg, folder, **options):
+    folder.mkdir(exist_ok=True)
     cfg = load(cfg, folder)
     prepare_training(cfg, **options)
-    runner = build_runner(cfg)
     recipe_warnings(cfg, 1)
+    return cfg
+
+
+def train(cfg, folder, **options):
+    runner = build_runner(prepare(cfg, folder, **options))
     runner.train()
     return runner
 
 
 def test_every_key_can_be_left_out(full, tmp_path):
+    """Each alone, and one after the other until none is left."""
     optional = [(key,) for key in full if key not in {*NEEDED, *VAL, *TEST}]
-    cfg = copy.deepcopy(full)
+    fewer = copy.deepcopy(full)
     for number, keys in enumerate([*optional, VAL, TEST]):
         alone = copy.deepcopy(full)
         for key in keys:
-            # Both it alone and it together with all before it.
-            del alone[key], cfg[key]
-        alone_folder, folder = (tmp_path / f'{number}{name}' for name in 'ab')
-        for each, place in (alone, alone_folder), (cfg, folder):
-            place.mkdir()
-            train(each, place)
-    assert set(cfg) == NEEDED
+            alone.pop(key), fewer.pop(key)
+        prepare(alone, tmp_path / f'alone_{number}')
+        train(fewer, tmp_path / f'fewer_{number}')
+    assert set(fewer) == NEEDED
 
 
 @pytest.mark.parametrize(
@@ -85,7 +97,6 @@ def test_each_hook_can_be_turned_off(full, tmp_path):
     for name in full.default_hooks:
         cfg, folder = copy.deepcopy(full), tmp_path / name
         cfg.default_hooks[name] = None
-        folder.mkdir()
         hooks = train(cfg, folder).hooks
         saves = any(isinstance(hook, CrashSafeCheckpointHook) for hook in hooks)
         assert saves == (name != 'checkpoint')
@@ -122,12 +133,12 @@ def test_shorthands_take_the_options_of_a_training(barest, tmp_path, options):
 
 def test_scaling_the_learning_rate_needs_the_batch_it_is_for(barest, tmp_path):
     with pytest.raises(ConfigError, match=r'auto_scale_lr\.base_batch_size'):
-        train(barest, tmp_path, auto_scale_lr=True)
+        prepare(barest, tmp_path, auto_scale_lr=True)
 
 
 @pytest.mark.parametrize('key', ['train_dataloader', 'train_cfg', 'optim_wrapper'])
 def test_what_a_training_needs_is_named(barest, tmp_path, key):
-    del barest[key]
+    barest.pop(key)
     with pytest.raises(ConfigError, match=f'no {key}'):
         train(barest, tmp_path)
 
@@ -147,7 +158,7 @@ def test_a_bare_config_is_tested_with_pictures(full, tmp_path):
 
 
 def test_what_a_test_needs_is_named(full, tmp_path):
-    del full.test_evaluator
+    full.pop('test_evaluator')
     cfg = load(full, tmp_path)
     with pytest.raises(ConfigError, match='no test_evaluator'):
         prepare_testing(cfg, save(cfg, tmp_path))
