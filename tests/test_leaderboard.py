@@ -183,12 +183,18 @@ def no_split(cfg, out):
     cfg.test_dataloader.dataset.data_prefix.img_path = 'leftImg8bit'
 
 
+def several(cfg, out):
+    both = [cfg.test_dataloader.dataset] * 2
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=both)
+
+
 @pytest.mark.parametrize(
     ('change', 'says'),
     [
         (full, '--out .*files is there and no empty folder'),
         (file, '--out .*files is there and no empty folder'),
         (camvid, 'whose 19 classes are not the 11 of CamVidDataset'),
+        (several, 'a single data set of Cityscapes, but .* is a ConcatDataset'),
         (no_split, "ends with one of train, val, test, got 'leftImg8bit'"),
     ],
 )

@@ -305,8 +305,7 @@ def fails(result, *says, work=None):
             ['prepare_cityscapes.py /nowhere'],
         ),
         ('load_from=gone.pth', ['gone.pth', 'does not exist']),
-        # Seen only when the training begins.
-        ('param_scheduler.0.typ=1', ["keyword argument 'typ'", '--cfg-options']),
+        ('model.decode_head.num_classes=5', ['num_classes is 5', '19 classes']),
     ],
 )
 def test_bad_option_to_train(street_config_file, tmp_path, run_tool, option, says):

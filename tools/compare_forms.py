@@ -35,12 +35,14 @@ def main() -> None:
     cfg = launch.load_config(args)
     runner = trained_form(cfg, args.checkpoint, trust=args.trust_checkpoint)
     dataloader = runner.test_dataloader
-    palette = dataloader.dataset.metainfo['palette']
+    palette = dataloader.dataset.metainfo.get('palette', [])
     folder = Path(cfg.work_dir) / 'pictures'
 
     def save(index: int, sample) -> None:
-        if index < args.pictures:
-            name = Path(sample.img_path).stem
+        if index >= args.pictures:
+            return
+        name = Path(sample.img_path).stem
+        try:
             save_triptych(
                 folder / f'{name}.png',
                 mmcv.imread(sample.img_path),
@@ -48,6 +50,9 @@ def main() -> None:
                 sample.pred_sem_seg.data[0].cpu().numpy(),
                 palette,
             )
+        except Exception as error:  # A picture must not end a comparison.
+            args.pictures = 0
+            runner.logger.warning(f'no more pictures: {sample.img_path} gave {error!r}')
 
     result = compare_forms(runner.model, dataloader, save, args.engine)
     ratio = result.trained_seconds / result.fused_seconds

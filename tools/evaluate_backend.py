@@ -4,7 +4,7 @@ import argparse
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine import launch
-from mmseg_repvgg.engine.building import building
+from mmseg_repvgg.engine.config_checks import check_keys
 from mmseg_repvgg.export.evaluate import put_in_place
 
 
@@ -22,9 +22,9 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
+    check_keys(cfg, 'test')
     put_in_place(cfg, args.file, args.device)
-    with building(cfg):
-        launch.build_runner(cfg, verbose=args.verbose).test()
+    launch.build_runner(cfg, verbose=args.verbose).test()
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ import openmp  # noqa: F401, I001  (before torch)
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
-from mmseg_repvgg.engine.building import building
 from mmseg_repvgg.engine.leaderboard import size_warnings
 from mmseg_repvgg.reparam import ENGINES
 
@@ -63,7 +62,7 @@ def main() -> None:
         engine=args.engine,
         trust=args.trust_checkpoint,
     )
-    with naming_checkpoint(cfg.load_from), building(cfg):
+    with naming_checkpoint(cfg.load_from):
         runner = launch.build_runner(cfg, verbose=args.verbose)
         for warning in size_warnings(cfg) if args.format_only else []:
             runner.logger.warning(warning)

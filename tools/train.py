@@ -8,7 +8,6 @@ from mmengine.dist import get_world_size
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
-from mmseg_repvgg.engine.building import building
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def main() -> None:
     runner = launch.build_runner(cfg, verbose=args.verbose)
     for warning in launch.recipe_warnings(cfg, get_world_size()):
         runner.logger.warning(warning)
-    with naming_checkpoint(cfg.load_from), building(cfg):
+    with naming_checkpoint(cfg.load_from):
         runner.train()
 
 

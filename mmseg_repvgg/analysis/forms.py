@@ -17,6 +17,7 @@ from mmseg.evaluation import IoUMetric
 from torch import nn
 
 from ..checkpoints.loading import naming_checkpoint
+from ..engine.comparison import Comparison
 from ..engine.launch import build_runner, prepare_testing
 from ..engine.wrappers import predict
 from ..errors import ConfigError
@@ -88,7 +89,7 @@ def compare_forms(
         engine: What computes the fused form, see :func:`~mmseg_repvgg.deploy`.
 
     Raises:
-        ConfigError: If the model is fused already.
+        ConfigError: If the model is fused already, or predicts no logits.
     """
     if is_deployed(model):
         raise ConfigError(
@@ -98,8 +99,7 @@ def compare_forms(
     forms = (model, deploy(model, engine))
     evaluators = tuple(_evaluator(dataloader.dataset.metainfo) for _ in forms)
     seconds: tuple[list[float], list[float]] = ([], [])
-    scale = difference = 0.0
-    pixels = differing = images = 0
+    comparison, images = Comparison(), 0
     for index, batch in enumerate(dataloader):
         if index == 0:
             predict(model, batch)
@@ -111,13 +111,7 @@ def compare_forms(
                 torch.cuda.synchronize()
             elapsed = time.perf_counter() - start
             seconds[which].append(elapsed / len(outputs[which]))
-        for a, b in zip(outputs[0], outputs[1]):
-            scale = max(scale, float(a.seg_logits.data.abs().max()))
-            gap = (a.seg_logits.data - b.seg_logits.data).abs().max()
-            difference = max(difference, float(gap))
-            labels = a.pred_sem_seg.data
-            differing += int((labels != b.pred_sem_seg.data).sum())
-            pixels += labels.numel()
+        comparison.add(outputs[0], outputs[1])
         for which in (0, 1):
             evaluators[which].process(outputs[which], batch)
         for sample in outputs[1]:
@@ -129,8 +123,8 @@ def compare_forms(
     return FormComparison(
         trained,
         fused,
-        difference / scale if scale else 0.0,
-        differing / pixels,
+        comparison.logit_difference,
+        comparison.label_disagreement,
         statistics.median(seconds[0]),
         statistics.median(seconds[1]),
     )

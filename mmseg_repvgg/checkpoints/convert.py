@@ -284,10 +284,12 @@ def _difference(
     net: _Net, wanted: list[Tensor], again: Native, backbone: Mapping[str, Tensor]
 ) -> float:
     """Compare the outputs of what was read back with those of the source."""
-    difference = max(
+    differences = [
         float((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny))
         for a, b in zip(wanted, net.outputs(again.backbone))
-    )
+    ]
+    # Unlike max(), a tensor's maximum keeps NaN.
+    difference = float(torch.tensor(differences, dtype=torch.float64).max())
     # Half-precision kernels cannot hold the fused numbers any better than this.
     coarsest = max(torch.finfo(v.dtype).eps for v in backbone.values() if v.dim() == 4)
     if not difference <= max(TOLERANCE, 20 * coarsest):

@@ -83,13 +83,8 @@ def _written(path: Path) -> int:
 
 def _require_resumable(path: Path, checkpoint: Any) -> None:
     """Check that all is there that ``Runner.resume`` reads."""
-    parts = dict(
-        meta=dict,
-        state_dict=dict,
-        message_hub=dict,
-        optimizer=dict,
-        param_schedulers=list,
-    )
+    # Nothing is said of param_schedulers: a config without any saves none.
+    parts = dict(meta=dict, state_dict=dict, message_hub=dict, optimizer=dict)
     for name, kind in parts.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
             raise CheckpointError(f'{path} is no checkpoint of a training: no {name}')

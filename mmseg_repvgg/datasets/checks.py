@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..kinds import kind_of
-from .lazily import can_wait, lazily
+from .lazily import can_wait, innermost, lazily
 
 _HINTS = {
     'CityscapesDataset': (
@@ -32,12 +32,30 @@ def check_dataset(cfg: Mapping[str, Any]) -> None:
     :func:`~.checked_loading.check_loading`.
 
     Args:
-        cfg: Config of a data set. For one that is not a ``BaseSegDataset`` on a local
-            disk, or one without labels, no file is looked for.
+        cfg: Config of a data set, or of one around others. For one that is not a
+            ``BaseSegDataset`` on a local disk, or one without labels, no file is looked
+            for.
 
     Raises:
+        ConfigError: If the names of the classes are a string.
         DataError: If a folder is missing or empty, or an image has no label map.
     """
+    for part in innermost(cfg):
+        _require_names(part)
+        _check_files(part)
+
+
+def _require_names(cfg: Mapping[str, Any]) -> None:
+    classes = (cfg.get('metainfo') or {}).get('classes')
+    # mmengine takes the name of a file that lists the classes as well.
+    if isinstance(classes, str) and '://' not in classes and not os.path.exists(classes):
+        raise ConfigError(
+            f'metainfo.classes of {kind_of(cfg)} must be a sequence of names, but got '
+            f'the string {classes!r}: a tuple of one name is ({classes!r},)'
+        )
+
+
+def _check_files(cfg: Mapping[str, Any]) -> None:
     name = kind_of(cfg)
     if not can_wait(cfg) or cfg.get('backend_args'):
         return

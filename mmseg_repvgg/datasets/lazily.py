@@ -9,6 +9,20 @@ from typing import Any
 from mmseg.registry import DATASETS
 
 
+def innermost(cfg: Any) -> list[Any]:
+    """Return the configs of the data sets that read files.
+
+    Args:
+        cfg: Config of a data set, or of one around others, such as ``RepeatDataset``,
+            ``ConcatDataset`` or ``MultiImageMixDataset``.
+    """
+    inner = cfg.get('dataset') or cfg.get('datasets')
+    if not inner:
+        return [cfg]
+    parts = inner if isinstance(inner, (list, tuple)) else [inner]
+    return [each for part in parts for each in innermost(part)]
+
+
 def can_wait(cfg: Mapping[str, Any]) -> bool:
     """Tell whether a data set can be built before it looks for its files.
 

@@ -14,15 +14,16 @@ def paint(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Paint a label map.
 
     Args:
-        labels: Shape (H, W), train ids; what is beyond the palette is painted black.
+        labels: Shape (H, W), train ids; every other label is painted black.
         palette: An RGB colour a class.
 
     Returns:
         Shape (H, W, 3), BGR uint8.
     """
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = np.asarray(palette, np.uint8)[:, ::-1]
-    return table[labels.astype(np.uint8)]
+    colours = np.asarray(palette, np.uint8).reshape(-1, 3)[:, ::-1]
+    table = np.vstack([colours, np.zeros((1, 3), np.uint8)])
+    # The last entry, which -1 names as well, is black.
+    return table[np.clip(labels.astype(np.int64), -1, len(colours))]
 
 
 def side_by_side(
@@ -51,9 +52,8 @@ def side_by_side(
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     panes = [image]
     for labels in label_maps:
-        # Not by cv2 alone, which has no int64.
-        labels = labels.astype(np.uint8)
+        painted = paint(labels, palette)
         if labels.shape != (height, width):
-            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-        panes += [np.full((height, GAP, 3), 255, np.uint8), paint(labels, palette)]
+            painted = cv2.resize(painted, size, interpolation=cv2.INTER_NEAREST)
+        panes += [np.full((height, GAP, 3), 255, np.uint8), painted]
     return np.hstack(panes)

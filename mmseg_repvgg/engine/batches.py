@@ -19,7 +19,7 @@ def scale_learning_rate(cfg: Config) -> None:
     Raises:
         ConfigError: If the config doesn't say what batch its learning rate is for.
     """
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ConfigError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
             'global batch size that its learning rate is meant for'
@@ -39,27 +39,31 @@ def accumulate(cfg: Config, global_batch: int) -> None:
         ConfigError: If the batch cannot be dealt in equal parts, or the config trains by
             another loop than mmengine's by iterations.
     """
-    if not is_a(cfg.train_cfg, 'IterBasedTrainLoop', 'AccumulatingTrainLoop'):
+    loop = cfg.train_cfg
+    # Without a type, by_epoch chooses one of mmengine's own.
+    known = is_a(loop, 'IterBasedTrainLoop', 'AccumulatingTrainLoop')
+    if not known and loop.get('by_epoch') is not False:
         raise ConfigError(
             "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
-            f'got {cfg.train_cfg.get("type")!r}'
+            f'got train_cfg={dict(loop)}'
         )
-    processes, fits = _world_size(cfg), cfg.train_dataloader.batch_size
+    processes, fits = count_processes(cfg), cfg.train_dataloader.get('batch_size', 1)
     share, rest = divmod(global_batch, processes)
     if global_batch < 1 or rest or share % min(share, fits):
         raise ConfigError(
             f'--global-batch {global_batch} cannot be dealt to {processes} processes in '
             f'equal parts of train_dataloader.batch_size={fits} images'
         )
-    cfg.train_cfg.type = 'AccumulatingTrainLoop'
+    loop.type = 'AccumulatingTrainLoop'
+    loop.pop('by_epoch', None)
     cfg.train_dataloader.batch_size = share
     cfg.optim_wrapper.accumulative_counts = share // min(share, fits)
 
 
 def batch_warnings(cfg: Config, world_size: int) -> list[str]:
     """Say where the batch is not what the learning rate is for, without being told to."""
-    recipe = cfg.get('auto_scale_lr', {})
-    batch = cfg.train_dataloader.batch_size * world_size
+    recipe = cfg.get('auto_scale_lr') or {}
+    batch = cfg.train_dataloader.get('batch_size', 1) * world_size
     if not is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
         batch *= cfg.optim_wrapper.get('accumulative_counts', 1)
     base = recipe.get('base_batch_size', batch)
@@ -72,8 +76,16 @@ def batch_warnings(cfg: Config, world_size: int) -> list[str]:
     ]
 
 
-def _world_size(cfg: Config) -> int:
-    """The number of processes, asked before any of them has met the others."""
+def images_at_once(cfg: Config) -> int:
+    """Return how many images a process puts through the model at once."""
+    batch = cfg.train_dataloader.get('batch_size', 1)
+    if is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
+        batch //= cfg.optim_wrapper.get('accumulative_counts', 1)
+    return batch
+
+
+def count_processes(cfg: Config) -> int:
+    """Return the number of processes before any of them has met the others."""
     variable = {
         'pytorch': 'WORLD_SIZE',
         'slurm': 'SLURM_NTASKS',

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import BaseModel
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, get_priority
 from mmseg.registry import HOOKS
 from torch import nn
 
 from ..errors import ConfigError, DeployError
 from ..reparam import ENGINES, WinogradConv2d, deploy, is_deployed
+from .comparison import Comparison
+from .same_buffers_hook import SameBuffersHook
 from .tf32 import tf32
 from .wrappers import predict, unwrap
 
@@ -26,8 +28,8 @@ class DeployHook(Hook):
     """Validate and test a deployed copy; train on with the model as it was.
 
     The copy is in ``runner.model`` from before to after a val or test epoch; then, or
-    after any exception on the way, the original is back. The priority lets EMAHook put
-    its weights in before, and CheckpointHook save the trained form after.
+    after any exception on the way, the original is back. EMAHook puts its weights in
+    before, and CheckpointHook saves the trained form after, whatever their priorities.
 
     Args:
         verify: Whether to run the first batch of each evaluation through both forms, log
@@ -57,10 +59,11 @@ class DeployHook(Hook):
         self._original: nn.Module | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """See to it that an exception within an evaluation undoes the swap.
+        """Have an exception within an evaluation undo the swap, and order the hooks.
 
-        No hook is called then, so the loops' ``run`` is wrapped.
+        No hook is called on an exception, so the loops' ``run`` is wrapped.
         """
+        _order(runner)
         if self.engine == 'winograd' and get_device() != 'cpu':
             raise ConfigError(
                 "DeployHook(engine='winograd') computes on a CPU, but this runs on "
@@ -101,9 +104,13 @@ class DeployHook(Hook):
     def _verify(self, runner: Runner, batch_idx: int, data_batch: Any) -> None:
         if batch_idx or not self.verify or self._original is None:
             return
-        difference, disagreement = compare_logits(
-            self._original, runner.model, data_batch
-        )
+        try:
+            found = compare_logits(self._original, runner.model, data_batch)
+        except ConfigError as error:
+            # A training of such a model must not end at its first validation.
+            runner.logger.warning(f'DeployHook: nothing is verified: {error}')
+            return
+        difference, disagreement = found.logit_difference, found.label_disagreement
         runner.logger.info(
             'DeployHook: on the first batch the fused logits differ from the training '
             f"form's by at most {difference:.1e} of their scale, the label on "
@@ -152,10 +159,33 @@ class DeployHook(Hook):
         self.restore(runner)
 
 
+def _order(runner: Runner) -> None:
+    """Put the hooks that change or save the weights into the order that is right.
+
+    EMAHook after the fusion would change the model that is fused, and CheckpointHook
+    before the end of an evaluation would save the weights that are evaluated.
+    """
+    kinds = (EMAHook, SameBuffersHook, DeployHook, CheckpointHook)
+    found = [
+        (rank, hook)
+        for hook in runner.hooks
+        for rank, kind in enumerate(kinds)
+        if isinstance(hook, kind)
+    ]
+    if found == sorted(found, key=lambda pair: pair[0]):
+        return
+    for rank, hook in found:
+        hook.priority = kinds[rank].priority
+    # A new list: the Runner is walking through the old one.
+    runner._hooks = sorted(runner.hooks, key=lambda hook: get_priority(hook.priority))
+    names = ', '.join(kind.__name__ for kind in kinds)
+    runner.logger.warning(f'DeployHook: the priorities were changed to run {names}')
+
+
 @torch.no_grad()
 def compare_logits(
     original: nn.Module, deployed: nn.Module, data_batch: Any
-) -> tuple[float, float]:
+) -> Comparison:
     """Compare what two forms of a segmentor compute on a batch of a dataloader.
 
     Args:
@@ -163,9 +193,8 @@ def compare_logits(
         deployed: The fused form.
         data_batch: As the dataloader yields it; of a TTA batch the first view is taken.
 
-    Returns:
-        The largest absolute difference of the logits relative to their largest absolute
-        value, and the share of pixels, from 0 to 1, whose label differs.
+    Raises:
+        ConfigError: If the segmentor predicts no logits.
     """
     if isinstance(data_batch['inputs'][0], (list, tuple)):
         data_batch = {key: value[0] for key, value in data_batch.items()}
@@ -174,16 +203,9 @@ def compare_logits(
         with _in_eval_mode(unwrap(original)) as reference:
             expected = predict(reference, data_batch)
         actual = predict(unwrap(deployed), data_batch)
-    scale = difference = 0.0
-    pixels = differing = 0
-    for a, b in zip(expected, actual):
-        scale = max(scale, float(a.seg_logits.data.abs().max()))
-        gap = float((a.seg_logits.data - b.seg_logits.data).abs().max())
-        # max() would pass over NaN.
-        difference = gap if gap != gap else max(difference, gap)
-        differing += int((a.pred_sem_seg.data != b.pred_sem_seg.data).sum())
-        pixels += a.pred_sem_seg.data.numel()
-    return difference / max(scale, 1e-30), differing / pixels
+    comparison = Comparison()
+    comparison.add(expected, actual)
+    return comparison
 
 
 @contextmanager

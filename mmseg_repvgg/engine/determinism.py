@@ -21,6 +21,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import DATA_SAMPLERS, HOOKS, TRANSFORMS
 
+from ..errors import ConfigError
+
 
 def seed_all(*entropy: int) -> None:
     """Seed Python's, numpy's and torch's generators from any number of integers."""
@@ -93,11 +95,11 @@ class SeedSample(BaseTransform):
         """Seed from the index that ``PositionSampler`` gave, and pass ``results`` on.
 
         Raises:
-            TypeError: If another sampler gave the index.
+            ConfigError: If another sampler gave the index.
         """
         index = results.get('sample_idx')
         if not isinstance(index, Position):
-            raise TypeError(
+            raise ConfigError(
                 "SeedSample needs the sampler dict(type='PositionSampler') in the "
                 f'dataloader, and no data set around the data set (RepeatDataset, '
                 f'ConcatDataset); it got the plain index {index!r}'

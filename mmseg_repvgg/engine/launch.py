@@ -25,17 +25,18 @@ from ..checkpoints.loading import find_resumable, naming_checkpoint
 from ..checkpoints.mmengine_patch import make_loading_safe
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
+from ..datasets.lazily import innermost
 from ..errors import ConfigError, WriteError
 from ..kinds import is_a
 from ..models.layouts import unwrap
 from .batches import accumulate, batch_warnings, scale_learning_rate
-from .building import building
+from .config_checks import check_classes, check_keys, check_norms
 from .gloo import start_gloo
 from .leaderboard import write_label_ids
 from .match_form import match_form
 from .precision import use_amp
 from .screen import build_quietly
-from .watching import drop_missing_tensorboard, watch
+from .watching import add_visualizer, drop_missing_tensorboard, watch
 from .work_dir_lock import lock_work_dir
 
 _HOOKS = (
@@ -45,6 +46,15 @@ _HOOKS = (
     'MeanLossHook',
     'SameBuffersHook',
     'TerminationHook',
+)
+# Those that mmengine leaves out where a config says None; another None is an error there.
+_MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
 )
 
 
@@ -74,7 +84,11 @@ def load_config(args: Namespace) -> Config:
         cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError) as error:
         raise ConfigError(f'the config {path} cannot be read: {error}') from error
-    cfg.setdefault('default_hooks', {})
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    cfg.load_from, cfg.resume = cfg.get('load_from'), cfg.get('resume', False)
+    if cfg.get('data_preprocessor'):
+        # A Runner does the same, but not every tool has one.
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     # What is added to a config is named without a scope; lazy ones have none.
     cfg.default_scope = cfg.get('default_scope') or 'mmseg'
     cfg.launcher = getattr(args, 'launcher', 'none')
@@ -120,6 +134,7 @@ def prepare_training(
         DataError: If data is missing.
         TrainingError: If another training is at work in the work dir.
     """
+    check_keys(cfg, 'train')
     if amp is not None:
         use_amp(cfg, amp)
     if auto_scale_lr:
@@ -129,7 +144,9 @@ def prepare_training(
     for kind in _HOOKS:
         set_hook(cfg, kind, True)
     watch(cfg)
-    saving = cfg.default_hooks.get('checkpoint')
+    # mmengine's default.
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    saving = cfg.default_hooks.checkpoint
     if saving and is_a(saving, 'CheckpointHook') and not saving.get('backend_args'):
         saving.type = 'CrashSafeCheckpointHook'
     make_loading_safe(trust)
@@ -157,6 +174,8 @@ def prepare_training(
             if cfg.resume:
                 _keep_seed(cfg, checkpoint)
     _check_data(cfg, 'train_dataloader', 'val_dataloader')
+    check_classes(cfg)
+    check_norms(cfg)
 
 
 def prepare_testing(
@@ -193,6 +212,7 @@ def prepare_testing(
         CheckpointError: If the checkpoint cannot be read.
         DataError: If data is missing.
     """
+    check_keys(cfg, 'test')
     make_loading_safe(trust)
     if not fused and cfg.model.get('backbone', {}).get('deploy'):
         raise ConfigError(
@@ -223,11 +243,13 @@ def prepare_testing(
         cfg.default_hooks.visualization = dict(
             type='SegVisualizationHook', draw=True, interval=1
         )
+        add_visualizer(cfg)
         cfg.visualizer.save_dir = show_dir
     if tta:
         if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
             raise ConfigError('--tta needs tta_pipeline and tta_model in the config')
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        for part in innermost(cfg.test_dataloader.dataset):
+            part.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     if format_only:
         if out is None:
@@ -242,10 +264,13 @@ def prepare_testing(
 
 def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     """Say where a training departs from its recipe without having been told to."""
-    warnings = batch_warnings(cfg, world_size)
+    warnings = batch_warnings(cfg, world_size) + check_classes(cfg)
     backbone = cfg.model.get('backbone', {})
     if (
-        is_a(cfg.train_dataloader.dataset, 'CityscapesDataset')
+        any(
+            is_a(part, 'CityscapesDataset')
+            for part in innermost(cfg.train_dataloader.dataset)
+        )
         and is_a(cfg.optim_wrapper.optimizer, 'SGD')
         and is_a(backbone, 'RepVGG')
         and not (_pretrained(cfg) or cfg.get('load_from') or cfg.resume)
@@ -312,25 +337,27 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
             instead of a progress bar.
 
     Raises:
-        ConfigError: If something in the config cannot be built, or the processes would
-            not all start from the same checkpoint.
+        ConfigError: If the processes would not all start from the same checkpoint.
         WriteError: If nothing can be written to the work dir.
     """
     _require_writable(cfg.work_dir)
     drop_missing_tensorboard(cfg)
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in _MMENGINE_HOOKS:
+            del hooks[name]
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
     if verbose:
         set_hook(cfg, 'ProgressHook', False)
-    with building(cfg):
-        runner_type = RUNNERS.get(cfg.get('runner_type', 'Runner'))
-        build = runner_type.from_cfg if verbose else partial(build_quietly, runner_type)
-        runner = build(cfg)
-        runner.logger.info(f'Log and config: {runner.log_dir}')
-        for name in ('train', 'val', 'test'):
-            loader = getattr(runner, f'_{name}_dataloader')
-            if isinstance(loader, Mapping):
-                check_loading(loader['dataset'])
+    runner_type = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    build = runner_type.from_cfg if verbose else partial(build_quietly, runner_type)
+    runner = build(cfg)
+    runner.logger.info(f'Log and config: {runner.log_dir}')
+    for name in ('train', 'val', 'test'):
+        loader = getattr(runner, f'_{name}_dataloader')
+        if isinstance(loader, Mapping):
+            check_loading(loader['dataset'])
     _require_same_start(cfg)
     return runner
 
@@ -359,7 +386,6 @@ def _require_same_start(cfg: Config) -> None:
 
 
 def _check_data(cfg: Config, *loaders: str) -> None:
-    with building(cfg):
-        for loader in loaders:
-            if cfg.get(loader):
-                check_dataset(cfg[loader].dataset)
+    for loader in loaders:
+        if cfg.get(loader):
+            check_dataset(cfg[loader].dataset)

@@ -22,7 +22,7 @@ from mmseg.registry import METRICS, TRANSFORMS
 
 from ..datasets.cityscapes_labels import IGNORE_INDEX, LABELS
 from ..datasets.files import write_whole
-from ..datasets.lazily import lazily
+from ..datasets.lazily import innermost, lazily
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError
 from ..kinds import kind_of
@@ -90,6 +90,11 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             'it as well. Name a new one'
         )
     dataset = cfg.test_dataloader.dataset
+    if innermost(dataset) != [dataset]:
+        raise ConfigError(
+            '--format-only takes a single data set of Cityscapes, but the test set is a '
+            f'{kind_of(dataset)} around others'
+        )
     classes = lazily(dataset).metainfo['classes']
     if list(classes) != [label.name for label in _CLASSES]:
         raise ConfigError(

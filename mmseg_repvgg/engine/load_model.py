@@ -12,8 +12,7 @@ from mmseg.registry import MODELS
 
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import naming_checkpoint
-from ..datasets.lazily import can_wait, lazily
-from .building import building
+from ..datasets.lazily import can_wait, innermost, lazily
 from .load_hook import LoadHook
 from .match_form import match_form
 
@@ -36,10 +35,9 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit the model.
-        ConfigError: If the model of the config cannot be built.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    with naming_checkpoint(checkpoint), building(cfg):
+    with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)
         match_form(cfg, stored)
         model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
@@ -53,5 +51,6 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
 
 def dataset_meta(cfg: Config) -> dict[str, Any]:
     """What the config's test set says of its classes; reads no data."""
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    loader = cfg.get('test_dataloader') or {}
+    dataset = innermost(loader.get('dataset', {}))[0]
     return dict(lazily(dataset).metainfo) if can_wait(dataset) else {}

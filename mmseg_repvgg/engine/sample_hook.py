@@ -26,7 +26,8 @@ class SampleHook(Hook):
     image's name and the iteration: to TensorBoard, and into ``vis_data/vis_image`` of
     the run. mmseg's SegVisualizationHook draws other images from time to time, no input,
     and counts batches as iterations. In a distributed run the first process draws, from
-    its share of the set.
+    its share of the set. If a picture fails, for example because the image is read by a
+    loader of your own, the hook warns and paints no more.
 
     Args:
         count: How many images; each is the first of its batch. 0 draws none.
@@ -50,6 +51,15 @@ class SampleHook(Hook):
         sample = (outputs or [{}])[0]
         if 'pred_sem_seg' not in sample or 'img_path' not in sample:
             return
+        try:
+            self._paint(runner, sample)
+        except Exception as error:  # A picture must not end a training.
+            self.count = 0
+            runner.logger.warning(
+                f'SampleHook paints no more pictures: {sample.img_path} gave {error!r}'
+            )
+
+    def _paint(self, runner: Runner, sample: Any) -> None:
         kinds = [kind for kind in ('gt_sem_seg', 'pred_sem_seg') if kind in sample]
         picture = side_by_side(
             mmcv.imread(sample.img_path),

@@ -140,8 +140,10 @@ class TerminationHook(Hook):
         self._save_and_exit(runner, runner.iter)
 
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
-        hook = next(h for h in runner.hooks if isinstance(h, CheckpointHook))
-        if not hook.by_epoch:
+        hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        if not hooks:
+            runner.logger.warning('SIGTERM: nothing is saved without a CheckpointHook')
+        elif not (hook := hooks[0]).by_epoch:
             meta = dict(epoch=runner.epoch, iter=iteration)
             hook._save_checkpoint_with_step(runner, iteration, meta)
             runner.logger.info(

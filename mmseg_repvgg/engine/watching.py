@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.visualization import TensorboardVisBackend
+from mmseg.registry import VISBACKENDS
 
 from ..kinds import is_a
 
-_BACKEND = 'TensorboardVisBackend'
+_BACKENDS = ('TensorboardVisBackend', 'OptionalTensorboardVisBackend')
 _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+
+
+def _optional(method: Callable[..., None]) -> Callable[..., None]:
+    @wraps(method)
+    def guarded(self: OptionalTensorboardVisBackend, *args: Any, **kwargs: Any) -> None:
+        if self.failed:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # What only shows a training must not end it.
+            self.failed = True
+            print_log(f'TensorBoard is off: {error!r}', 'current', logging.WARNING)
+
+    return guarded
+
+
+@VISBACKENDS.register_module()
+class OptionalTensorboardVisBackend(TensorboardVisBackend):
+    """A ``TensorboardVisBackend`` that warns and writes no more once it has failed."""
+
+    failed = False
+    add_config = _optional(TensorboardVisBackend.add_config)
+    add_image = _optional(TensorboardVisBackend.add_image)
+    add_scalar = _optional(TensorboardVisBackend.add_scalar)
+    add_scalars = _optional(TensorboardVisBackend.add_scalars)
+    close = _optional(TensorboardVisBackend.close)
 
 
 def watch(cfg: Config) -> None:
     """Have a training write to TensorBoard, if that is installed, and paint samples.
 
     ``tensorboard = False`` in the config turns the one off, and
-    ``default_hooks.samples.count = 0`` the other. What else the config has is kept.
+    ``default_hooks.samples = None`` the other. What else the config has is kept.
 
     Args:
         cfg: Of a training; changed in place.
     """
     samples = cfg.default_hooks.get('samples', {})
+    # mmengine takes None for its own hooks only.
+    samples = dict(count=0) if samples is None else samples
     cfg.default_hooks.samples = {'type': 'SampleHook', **samples}
+    add_visualizer(cfg)
+    backends, others = _backends(cfg)
+    if not cfg.get('tensorboard', True):
+        cfg.visualizer.vis_backends = others
+    elif backends == others:
+        cfg.visualizer.vis_backends = [*others, dict(type=_BACKENDS[1])]
+    drop_missing_tensorboard(cfg)
+
+
+def add_visualizer(cfg: Config) -> None:
+    """Give a config mmseg's visualizer if it has none; mmengine's paints no labels."""
     if not cfg.get('visualizer'):
         cfg.visualizer = dict(
             type='SegLocalVisualizer',
             vis_backends=[dict(type='LocalVisBackend')],
         )
-    backends, others = _backends(cfg)
-    if not cfg.get('tensorboard', True):
-        cfg.visualizer.vis_backends = others
-    elif backends == others:
-        cfg.visualizer.vis_backends = [*others, dict(type=_BACKEND)]
-    drop_missing_tensorboard(cfg)
 
 
 def drop_missing_tensorboard(cfg: Config) -> None:
@@ -64,4 +102,4 @@ def drop_missing_tensorboard(cfg: Config) -> None:
 def _backends(cfg: Config) -> tuple[list[Any], list[Any]]:
     """All backends of the visualizer, and all but TensorBoard's."""
     backends = list((cfg.get('visualizer') or {}).get('vis_backends') or [])
-    return backends, [each for each in backends if not is_a(each, _BACKEND)]
+    return backends, [each for each in backends if not is_a(each, *_BACKENDS)]

@@ -142,6 +142,8 @@ def put_in_place(cfg: Config, file: str, device: str = 'cpu') -> None:
         test_cfg=test_cfg,
     )
     cfg.load_from, cfg.resume = None, False
+    # They are for training: EMAHook would copy the file's session.
+    cfg.custom_hooks = []
 
 
 def _require_same_classes(cfg: Config, file: str, facts: Metadata) -> None:

@@ -188,7 +188,8 @@ def _exported(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> A
 
 def _traced(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any:
     """Convert by the exporter on TorchScript, the only one of torch 2.1."""
-    buffer = io.BytesIO()
+    # torch 2.1 takes a buffer, which newer stubs no longer name.
+    buffer: Any = io.BytesIO()
     torch.onnx.export(
         graph,
         (_example(metadata),),

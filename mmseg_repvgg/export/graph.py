@@ -58,6 +58,8 @@ class SegmentorGraph(nn.Module):
         """
         features = self.network.extract_feat(self.normalize(image))
         logits = self.network.decode_head(features)
+        if isinstance(logits, (tuple, list)):
+            logits = logits[0]  # EncHead gives the classes of the image as well.
         logits = upsample(logits, image, self.network.align_corners)
         if not self.labels:
             return logits

@@ -124,11 +124,11 @@ def describe(
     """
     if output not in OUTPUTS:
         raise ConfigError(f'output must be one of {OUTPUTS}, but got {output!r}')
-    backbone = cfg.model.backbone
+    backbone = cfg.model.get('backbone') or {}
     if backbone.get('in_channels', 3) != 3:
         raise ConfigError(
             f'only models of images of 3 channels are exported, this one takes '
-            f'{backbone.in_channels}'
+            f'{backbone["in_channels"]}'
         )
     preprocessing = Preprocessing.of(cfg)
     if normalize and preprocessing.mean is None:

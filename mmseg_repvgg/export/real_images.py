@@ -22,6 +22,7 @@ from mmseg.registry import DATASETS, MODELS
 
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
+from ..datasets.lazily import innermost
 from ..engine.wrappers import predict
 from ..errors import ConfigError
 from .backends import Array, Backend, open_backend
@@ -60,7 +61,7 @@ class RealImages:
 
     def __init__(self, cfg: Config, file: str, dataset: dict[str, Any]) -> None:
         cfg = copy.deepcopy(cfg)
-        cfg.test_dataloader.dataset = dataset
+        cfg.test_dataloader = dict(dataset=dataset)
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         put_in_place(cfg, file)
         check_loading(cfg.test_dataloader.dataset)
@@ -129,8 +130,9 @@ class CalibrationImages:
         training, validation = (
             _dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader')
         )
-        self._images = RealImages(cfg, file, _with(training, validation.pipeline))
-        scored = set(_paths(DATASETS.build({**validation, 'pipeline': []})))
+        pipeline = innermost(validation)[0].pipeline
+        self._images = RealImages(cfg, file, _bare(training, pipeline))
+        scored = set(_paths(DATASETS.build(_bare(validation, []))))
         paths = _paths(self._images.dataset)
         usable = [index for index, path in enumerate(paths) if path not in scored]
         if not usable:
@@ -244,17 +246,11 @@ def _dataset(cfg: Config, name: str) -> Any:
     return copy.deepcopy(loader.dataset)
 
 
-def _with(dataset: Any, pipeline: list) -> Any:
-    """Give a data set, or those it is made of, another pipeline."""
-    for name in ('dataset', 'datasets'):
-        inner = dataset.get(name)
-        if inner:
-            parts = inner if isinstance(inner, (list, tuple)) else [inner]
-            for part in parts:
-                _with(part, pipeline)
-            return dataset
-    dataset.update(pipeline=pipeline, test_mode=True)
-    return dataset
+def _bare(dataset: Any, pipeline: list) -> Any:
+    """Return a data set with another pipeline, without repeating or mixing images."""
+    changes = dict(pipeline=pipeline, test_mode=True)
+    parts = [{**part, **changes} for part in innermost(dataset)]
+    return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
 
 
 def _paths(dataset: Any) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from mmseg_repvgg.datasets.checked_loading import check_loading
 from mmseg_repvgg.datasets.checks import check_dataset
-from mmseg_repvgg.errors import DataError
+from mmseg_repvgg.errors import ConfigError, DataError
 
 
 def cityscapes(root):
@@ -33,6 +33,25 @@ def test_empty_root(tmp_path):
     (tmp_path / 'leftImg8bit' / 'train').mkdir(parents=True)
     with pytest.raises(DataError, match=r'holds no image \*_leftImg8bit.png'):
         check_dataset(cityscapes(tmp_path))
+
+
+def test_data_sets_inside_of_others_are_looked_at(street_root, tmp_path):
+    both = [cityscapes(street_root), cityscapes(tmp_path / 'nowhere')]
+    mixed = dict(type='MultiImageMixDataset', pipeline=[], dataset=both[1])
+    for cfg in (dict(type='ConcatDataset', datasets=both), mixed):
+        with pytest.raises(DataError, match='nowhere'):
+            check_dataset(dict(type='RepeatDataset', times=2, dataset=cfg))
+
+
+def test_classes_are_no_string(street_root, tmp_path):
+    cfg = dict(cityscapes(street_root), type='BaseSegDataset', img_suffix='.png')
+    with pytest.raises(ConfigError, match=r"string 'water'.* \('water',\)"):
+        check_dataset(dict(cfg, metainfo=dict(classes=('water'))))
+    # The name of a file of names is what mmengine takes.
+    names = tmp_path / 'classes.txt'
+    names.write_text('water\nland\n')
+    with pytest.raises(DataError, match='have no label map'):
+        check_dataset(dict(cfg, metainfo=dict(classes=str(names))))
 
 
 def test_image_without_label_is_named(street_root, tmp_path):

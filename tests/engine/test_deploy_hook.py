@@ -86,6 +86,42 @@ def test_training_is_bit_for_bit_what_it_is_without_the_hook(street_config, tmp_
                     assert torch.equal(ours['optimizer']['state'][index][key], value)
 
 
+@pytest.mark.parametrize('kind', ['CheckpointHook', 'CrashSafeCheckpointHook'])
+def test_checkpoints_do_not_depend_on_priorities(
+    street_config, tmp_path, assert_same, kind
+):
+    """Nor do the metrics: both are of EMA's weights."""
+    orders = {
+        'usual': {},
+        'first': dict(checkpoint='VERY_HIGH', ema='VERY_LOW'),
+        'between': dict(checkpoint='BELOW_NORMAL', ema='ABOVE_NORMAL'),
+        'last': dict(deploy='HIGHEST'),
+    }
+    cfg, found = street_config, {}
+    cfg.train_cfg.update(max_iters=2, val_interval=1)
+    cfg.default_hooks.checkpoint.update(type=kind, interval=1, max_keep_ckpts=-1)
+    for name, order in orders.items():
+        each = copy.deepcopy(cfg)
+        each.custom_hooks = [dict(type='DeployHook'), dict(EMA)]
+        hooks = dict(zip(('deploy', 'ema'), each.custom_hooks))
+        hooks['checkpoint'] = each.default_hooks.checkpoint
+        for key, priority in order.items():
+            hooks[key]['priority'] = priority
+        runner, watch = build(each, work_dir=str(tmp_path / name))
+        runner.train()
+        assert watch.validated == [True] * 6
+        found[name] = {
+            path.name: torch.load(path, weights_only=False)
+            for path in (tmp_path / name).glob('*.pth')
+        }
+    assert any(file.startswith('best_mIoU') for file in found['usual'])
+    for theirs in found.values():
+        assert theirs.keys() == found['usual'].keys()
+        for file, checkpoint in theirs.items():
+            for part in ('state_dict', 'ema_state_dict'):
+                assert_same(checkpoint[part], found['usual'][file][part], file)
+
+
 def test_ema_weights_are_what_is_validated(street_config):
     seen = []
 
@@ -168,6 +204,23 @@ def test_verify_stops_at_nan(street_config):
     runner.model.decode_head.conv_seg.weight.data[0, 0] = float('nan')
     with pytest.raises(DeployError):
         runner.val()
+
+
+def test_a_model_without_logits_is_evaluated_and_not_verified(street_config):
+    runner, watch = build(street_config)
+    predict = runner.model.postprocess_result
+
+    def without(*args):
+        samples = predict(*args)
+        for sample in samples:
+            del sample.seg_logits
+        return samples
+
+    runner.model.postprocess_result = without
+    runner.test()
+    assert watch.validated == [True] * 3
+    (log,) = (path.read_text() for path in Path(runner.log_dir).glob('*.log'))
+    assert 'nothing is verified' in log
 
 
 def test_without_verify_the_model_runs_once(street_config):

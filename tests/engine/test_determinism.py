@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATA_SAMPLERS, TRANSFORMS
 
 from mmseg_repvgg.engine.determinism import IterationSeedHook, Position, seed_all
+from mmseg_repvgg.errors import ConfigError
 
 
 def test_position_is_an_index_that_survives_pickling():
@@ -54,7 +55,7 @@ def test_augmentation_depends_on_neither_workers_nor_where_one_began(street_conf
 
 
 def test_without_the_sampler_it_says_what_is_missing():
-    with pytest.raises(TypeError, match='PositionSampler.*plain index 3'):
+    with pytest.raises(ConfigError, match='PositionSampler.*plain index 3'):
         TRANSFORMS.build(dict(type='SeedSample'))({'sample_idx': 3})
 
 

@@ -116,10 +116,13 @@ class Child(RepVGG):
     pass
 
 
-def test_the_dilation_of_a_child(street_config, monkeypatch):
+@pytest.mark.parametrize('kind', ['Child', 'own.networks.Child'])
+def test_the_dilation_of_a_child(street_config, monkeypatch, kind):
+    """A config of the lazy style names the module as well."""
     monkeypatch.setitem(MODELS.module_dict, 'Child', Child)
     street_config.model.backbone.type = 'Child'
-    meta = {'cfg': street_config.pretty_text}
+    fields = {**street_config.model.backbone, 'type': kind}
+    meta = said_to_be(street_config, **fields)
     path = saved(street_config, lambda state: None, meta)
     with pytest.raises(CheckpointError, match="trained with dilation='full'"):
         run_test(street_config, path, **{'model.backbone.dilation': 'fast'})

@@ -46,6 +46,21 @@ def test_the_handler_of_before_comes_back(street_config, error, before):
         signal.signal(signal.SIGTERM, usual)
 
 
+def test_without_a_checkpoint_hook_it_ends_as_well(street_config):
+    street_config.custom_hooks = [dict(type='TerminationHook')]
+    street_config.default_hooks.checkpoint = None
+
+    class Ends(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+
+    runner = Runner.from_cfg(street_config)
+    runner.register_hook(Ends())
+    with pytest.raises(SystemExit) as caught:
+        runner.train()
+    assert caught.value.code == 143
+
+
 def test_a_handler_that_is_not_pythons(street_config, monkeypatch):
     """Python tells it by None, and cannot put it back."""
     street_config.custom_hooks = [dict(type='TerminationHook')]

@@ -11,6 +11,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.registry import VISBACKENDS
+from mmseg.structures import SegDataSample
 
 from mmseg_repvgg import deploy
 from mmseg_repvgg.datasets.painting import paint, side_by_side
@@ -21,7 +24,8 @@ from mmseg_repvgg.engine.watching import watch
 from mmseg_repvgg.engine.wrappers import predict
 from mmseg_repvgg.reparam import is_deployed
 
-LOCAL, BOARD = dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')
+LOCAL = dict(type='LocalVisBackend')
+BOARD = dict(type='OptionalTensorboardVisBackend')
 
 
 def config(**more):
@@ -101,7 +105,7 @@ def test_samples_are_the_configs_choice():
     cfg = config(tensorboard=False)
     watch(cfg)
     assert cfg.default_hooks.samples == dict(type='SampleHook')
-    cfg.merge_from_dict({'default_hooks.samples.count': 0})
+    cfg.default_hooks.samples = None
     watch(cfg)
     assert cfg.default_hooks.samples == dict(type='SampleHook', count=0)
 
@@ -123,6 +127,44 @@ def test_samples_are_spread(count, length, expected):
 def test_negative_count():
     with pytest.raises(ValueError, match='-1'):
         SampleHook(-1)
+
+
+def test_a_picture_that_fails_is_a_warning_once(street_config, tmp_path, caplog):
+    runner = Runner.from_cfg(street_config)
+    (tmp_path / 'a.npy').write_bytes(b'of a loader of the user')
+    labels = PixelData(data=torch.zeros(1, 4, 4, dtype=torch.int64))
+    sample = SegDataSample(metainfo=dict(img_path=str(tmp_path / 'a.npy')))
+    sample.pred_sem_seg = labels
+    hook = SampleHook(3)
+    with caplog.at_level('WARNING'):
+        runner.logger.propagate = True
+        for index in range(3):
+            hook.after_val_iter(runner, index, outputs=[sample])
+    (record,) = caplog.records
+    assert 'a.npy' in record.getMessage()
+
+
+def test_tensorboard_that_fails_is_a_warning_once(tmp_path, monkeypatch, capsys):
+    tensorboard = pytest.importorskip('torch.utils.tensorboard')
+
+    def fail(*args):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(tensorboard.SummaryWriter, 'add_scalar', fail)
+    backend = VISBACKENDS.build(dict(BOARD, save_dir=str(tmp_path)))
+    for step in range(3):
+        backend.add_scalars(dict(loss=1.0), step)
+        backend.add_image('picture', np.zeros((4, 4, 3), np.uint8), step)
+    backend.close()
+    assert capsys.readouterr().out.count('No space left on device') == 1
+
+
+def test_any_number_of_classes_is_painted():
+    palette = [[i % 256, i // 256, 7] for i in range(300)]
+    labels = np.array([[0, 255, 256, 299, 300, -1, 65535]])
+    expected = [[0, 0, 7], [255, 0, 7], [0, 1, 7], [43, 1, 7], *[[0, 0, 0]] * 3]
+    assert paint(labels, palette)[0, :, ::-1].tolist() == expected
+    assert not paint(labels.astype(np.uint8), []).any()
 
 
 def test_side_by_side_shrinks_without_mixing_labels():

@@ -71,6 +71,14 @@ def test_images_that_are_resized(cfg, checkpoint, exported):
         metrics_of_file(cfg, file)
 
 
+def test_hooks_of_a_training_take_no_part(cfg, checkpoint, exported):
+    """EMAHook would copy the file's session."""
+    expected = metrics_of_checkpoint(cfg, checkpoint)
+    file = exported('x.onnx', 'onnx', size=(64, 128), output='logits')
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+
+
 def test_images_that_fill_no_batch(cfg, checkpoint, exported):
     """3 of them, one at a time or all at once, in a file of two."""
     expected = metrics_of_checkpoint(cfg, checkpoint)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmseg.registry import MODELS
 
 from mmseg_repvgg import __version__, deploy
 from mmseg_repvgg.engine.load_model import load_model
@@ -228,6 +229,34 @@ def test_models_that_are_not_exported(cfg, model, tmp_path):
     cfg.model.data_preprocessor = None
     with pytest.raises(ConfigError, match='does not normalise'):
         export(cfg, model, path, 'torchscript', size=(8, 8), normalize=True)
+
+
+def test_heads_one_after_the_other_are_refused_by_name(cfg, tmp_path):
+    head = cfg.model.decode_head
+    second = dict(head, type='OCRHead', ocr_channels=8)
+    del second['pool_scales']
+    cfg.model.update(type='CascadeEncoderDecoder', num_stages=2)
+    cfg.model.decode_head = [head, second]
+    model = MODELS.build(cfg.model).eval()
+    model.dataset_meta = {}
+    with pytest.raises(ConfigError, match='one decode head .*CascadeEncoderDecoder'):
+        export(cfg, model, tmp_path / 'x.pt', 'torchscript', size=(8, 8))
+
+
+def test_a_head_that_gives_a_tuple(cfg, tmp_path, randomize_norms):
+    cfg.model.decode_head = dict(
+        type='EncHead',
+        in_channels=[64, 128],
+        in_index=[2, 3],
+        channels=16,
+        num_codes=4,
+        num_classes=19,
+        norm_cfg=dict(type='BN'),
+    )
+    model = randomize_norms(MODELS.build(cfg.model)).eval()
+    model.dataset_meta = {}
+    # Exporting compares the file with the model.
+    export(cfg, model, tmp_path / 'x.pt', 'torchscript', size=(33, 65))
 
 
 def test_a_checkpoint_of_another_arch(cfg, checkpoint):

@@ -216,6 +216,28 @@ def test_images_are_of_training_as_validation_sees_them(whole, street_root):
     assert not all(map(np.array_equal, given, other))
 
 
+def test_images_of_a_mixed_training_set_are_those_inside(whole):
+    """Each once, as it is, whatever is around it; a test set is not asked for."""
+    cfg, _, done = whole
+    expected = list(CalibrationImages(cfg, str(done.path), 8))
+    cfg = copy.deepcopy(cfg)
+    del cfg.test_dataloader
+    inner = cfg.train_dataloader.dataset
+    mosaic = dict(type='RandomMosaic', prob=1.0, img_scale=SIZE)
+    mixed = dict(
+        type='MultiImageMixDataset',
+        dataset=inner,
+        pipeline=[mosaic, dict(type='PackSegInputs')],
+    )
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=mixed)
+    validation = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[validation] * 2)
+    images = CalibrationImages(cfg, str(done.path), 9)
+    assert len(images) == 8
+    assert all(map(np.array_equal, images, expected))
+    assert len(Validation(cfg, str(done.path))) == 6
+
+
 def test_more_images_than_there_are(whole, caplog, monkeypatch):
     cfg, _, done = whole
     logger = MMLogger.get_current_instance()
