@@ -24,7 +24,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@
 
-DEMO := configs/pspnet_repvgg_a0_street.py
+DEMO := configs/pspnet_repvgg_a0_fast_street.py
 
 demo: $(VENV)/.ready  ## Draw street scenes, train on them, evaluate the fused model
 	@$(BIN)/python tools/make_street_scenes.py data/street

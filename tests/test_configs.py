@@ -29,6 +29,7 @@ SMALL = [
     'pspnet_repvgg_a0_camvid',
     'pspnet_repvgg_a0_fast_camvid',
     'pspnet_r18_camvid',
+    'pspnet_repvgg_a0_fast_street',
     'pspnet_repvgg_a0_street',
 ]
 ALL = CITYSCAPES + PEERS + SMALL

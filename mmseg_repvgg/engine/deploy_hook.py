@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import BaseModel
-from mmengine.runner import BaseLoop, Runner, get_priority
+from mmengine.runner import Runner, get_priority
 from mmseg.registry import HOOKS
 from torch import nn
 
 from ..errors import ConfigError, DeployError
 from ..reparam import ENGINES, WinogradConv2d, deploy, is_deployed
 from .comparison import Comparison
+from .loop_end import on_loop_end
 from .same_buffers_hook import SameBuffersHook
 from .tf32 import tf32
 from .wrappers import predict, unwrap
@@ -59,10 +60,7 @@ class DeployHook(Hook):
         self._original: nn.Module | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Have an exception within an evaluation undo the swap, and order the hooks.
-
-        No hook is called on an exception, so the loops' ``run`` is wrapped.
-        """
+        """Order the hooks, and undo the swap after an exception in an evaluation too."""
         _order(runner)
         if self.engine == 'winograd' and get_device() != 'cpu':
             raise ConfigError(
@@ -70,18 +68,7 @@ class DeployHook(Hook):
                 f'{get_device()}: take the engine torch there'
             )
         for loop in (runner._val_loop, runner._test_loop):
-            if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
-                loop.run = self._restoring(runner, loop.run)
-
-    def _restoring(self, runner: Runner, run: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(run)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return run(*args, **kwargs)
-            finally:
-                self.restore(runner)
-
-        return guarded
+            on_loop_end(loop, partial(self.restore, runner))
 
     def _swap_in(self, runner: Runner) -> None:
         if is_deployed(runner.model) and self.engine == 'torch':

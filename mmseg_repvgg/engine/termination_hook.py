@@ -6,8 +6,6 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
-from functools import wraps
 from types import FrameType
 from typing import Any
 
@@ -16,10 +14,11 @@ import torch
 from mmengine.dist import all_reduce, barrier, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import FUNCTIONS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from .deploy_hook import DeployHook
+from .loop_end import on_loop_end
 
 
 @FUNCTIONS.register_module()
@@ -65,23 +64,8 @@ class TerminationHook(Hook):
         self._previous: Any = None
 
     def before_run(self, runner: Runner) -> None:
-        """See to it that listening ends with the training, whatever ends it.
-
-        No hook is called on an exception, so the loop's ``run`` is wrapped.
-        """
-        loop = runner._train_loop
-        if isinstance(loop, BaseLoop) and 'run' not in vars(loop):
-            loop.run = self._restoring(loop.run)
-
-    def _restoring(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(run)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return run(*args, **kwargs)
-            finally:
-                self._stop_listening()
-
-        return guarded
+        """Stop listening when the training ends, by an exception or without one."""
+        on_loop_end(runner._train_loop, self._stop_listening)
 
     def before_train(self, runner: Runner) -> None:
         """Start to listen."""

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from mmseg_repvgg.engine import DeployHook
-from mmseg_repvgg.errors import DeployError
+from mmseg_repvgg.errors import DeployError, ImageError
 from mmseg_repvgg.reparam import RepConv, WinogradConv2d, is_deployed
 
 
@@ -161,7 +161,7 @@ def test_failing_dataloader_puts_the_original_back(street_config):
     )
     runner, _ = build(street_config)
     original = runner.model
-    with pytest.raises(ValueError, match='no such backend'):
+    with pytest.raises(ImageError, match='no such backend'):
         runner.val()
     assert runner.model is original
 

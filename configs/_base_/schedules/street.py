@@ -1,8 +1,8 @@
 # A few minutes on two CPU cores, in mixed precision where the machine gains by it.
-max_iters = 400
+max_iters = 260
 optim_wrapper = dict(
     type='AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=20, by_epoch=False),
@@ -15,7 +15,7 @@ param_scheduler = [
         by_epoch=False,
     ),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=130)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
@@ -23,7 +23,7 @@ default_hooks = dict(
     checkpoint=dict(
         type='CrashSafeCheckpointHook',
         by_epoch=False,
-        interval=100,
+        interval=65,
         save_best='mIoU',
         max_keep_ckpts=2,
     ),

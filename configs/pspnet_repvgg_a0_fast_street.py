@@ -1,0 +1,2 @@
+_base_ = './pspnet_repvgg_a0_street.py'
+model = dict(backbone=dict(dilation='fast'))
