@@ -25,6 +25,7 @@ def test_trains_in_bfloat16_with_float32_weights(street_config):
 
 def test_accumulates_gradients(street_config):
     street_config.optim_wrapper.update(type='BFloat16OptimWrapper', accumulative_counts=2)
+    street_config.train_cfg.max_iters = 2
     Runner.from_cfg(street_config).train()
 
 
