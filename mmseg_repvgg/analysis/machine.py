@@ -30,7 +30,10 @@ _PACKAGES = (
     'openvino',
     'nncf',
 )
-_SETTINGS = ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'OMP_PROC_BIND', 'KMP_AFFINITY')
+_SETTINGS = (
+    *('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'OMP_PROC_BIND', 'KMP_AFFINITY'),
+    *('ONEDNN_MAX_CPU_ISA', 'ATEN_CPU_CAPABILITY', 'WINOGRAD_CXXFLAGS'),
+)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _compiler() -> list[str]:
 
 def _flags() -> list[str]:
     """Return the compiler's flags; of two that disagree, the later counts."""
-    # Not CXXFLAGS: conda's ask for a processor of 2004 there.
+    # Not CXXFLAGS: conda's compilers set it to -march=nocona, which has no AVX.
     return [*FLAGS, *shlex.split(os.environ.get('WINOGRAD_CXXFLAGS', ''))]
 
 
