@@ -1,8 +1,8 @@
 """The patch that makes mmengine read checkpoints by :func:`read_checkpoint`.
 
 mmengine unpickles what a checkpoint holds: upstream at once, onedl-mmengine when
-``weights_only`` refuses the file. The Runner, ``init_cfg``, mmseg's API and its models all
-load by mmengine's ``CheckpointLoader``, so one function of that is replaced.
+``weights_only`` refuses the file. The Runner, ``init_cfg``, mmseg's API and its models
+all load by mmengine's ``CheckpointLoader``, so one function of that is replaced.
 
 Written for mmengine 0.10.7 and onedl-mmengine 0.10.12. ``import mmseg_repvgg`` does not
 apply it; ``import mmseg_repvgg.safe_loading`` does, which all our configs name in
