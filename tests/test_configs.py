@@ -16,7 +16,6 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmseg_repvgg import deploy
-from mmseg_repvgg.checkpoints.mmengine_patch import make_loading_safe
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 GROUPS = ('', 'g2', 'g4')
@@ -132,7 +131,6 @@ def street_net(randomize_norms, tmp_path):
 @pytest.mark.parametrize('engine', ['torch', 'winograd'])
 def test_inference_model_of_mmseg_runs_a_config(street_net, engine):
     config, checkpoint, picture = street_net
-    make_loading_safe()
     model = init_model(config, checkpoint, device='cpu')
     expected = inference_model(model, picture).pred_sem_seg.data[0]
     assert expected.shape == (50, 83)

@@ -9,6 +9,7 @@ from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 
 from mmseg_repvgg import RepVGG
+from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import CheckpointError
 from mmseg_repvgg.models.layouts import from_native
 
@@ -49,11 +50,32 @@ def test_what_fits_is_loaded(street_config):
             r'conv_seg.bias is \(11,\) where the model has \(19,\)',
         ),
         (lambda s: s.pop('backbone.stem.conv.branch_1x1.conv.weight'), 'does not fit'),
+        (
+            lambda s: s['decode_head.conv_seg.bias'].fill_(float('nan')),
+            'conv_seg.bias holds NaN',
+        ),
+        (
+            lambda s: s.update({'decode_head.conv_seg.bias': torch.ones(19).int()}),
+            r'conv_seg.bias is torch.int32 where the model has torch.float32',
+        ),
     ],
 )
 def test_what_does_not_is_an_error(street_config, change, says):
     path = saved(street_config, change)
     with pytest.raises(CheckpointError, match=says):
+        run_test(street_config, path)
+
+
+def test_trusted_head_that_cannot_be_copied_is_an_error(street_config, monkeypatch):
+    """mmengine logs that it was not copied, and scores the head's random weights."""
+    key = 'decode_head.conv_seg.weight'
+    path = saved(street_config, lambda s: s.update({key: s[key].to_sparse()}))
+    with pytest.raises(CheckpointError, match='_rebuild_sparse_tensor'):
+        load_model(street_config, path)
+    monkeypatch.setenv('MMSEG_REPVGG_TRUST_CHECKPOINT', '1')
+    with pytest.raises(CheckpointError, match=f'{key} is not a dense tensor'):
+        load_model(street_config, path)
+    with pytest.raises(CheckpointError, match=f'{key} is not a dense tensor'):
         run_test(street_config, path)
 
 
