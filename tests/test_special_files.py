@@ -104,9 +104,10 @@ def test_reading_a_dangling_link_is_an_error_that_names_it(tmp_path, name):
 
 
 def test_weights_that_are_a_pipe_are_refused(tmp_path):
+    pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
     (tmp_path / 'a.xml').write_text('<net/>')
     os.mkfifo(tmp_path / 'a.bin')
-    with pytest.raises(UserError, match='a.bin .*not a regular file'):
+    with pytest.raises(UserError, match=r'not a regular file: .*a\.bin'):
         open_backend(tmp_path / 'a.xml')
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from ..errors import ConfigError
+from ..special_files import refuse_special_file
 from .extras import require
 from .metadata import Metadata
 
@@ -112,6 +113,7 @@ class OpenVINOBackend(Backend):
     def _open(self, device: str, threads: int) -> dict[str, str]:
         openvino = require('openvino')
         core = openvino.Core()
+        refuse_special_file(self.path.with_suffix('.bin'))
         model = core.read_model(self.path)
         settings: dict[str, Any] = {
             'INFERENCE_PRECISION_HINT': 'f32',
@@ -199,16 +201,10 @@ def open_backend(
             f'{path} must be a file of one of {", ".join(BACKENDS)}, by which its '
             'backend is chosen'
         )
-    for file in (path, path.with_suffix('.bin')) if path.suffix == '.xml' else (path,):
-        if not file.exists():
-            raise ConfigError(
-                f'the file {file} does not exist. Make it with tools/export.py'
-            )
-        if not file.is_file():
-            raise ConfigError(
-                f'{file} is not a regular file. Give one that tools/export.py has made'
-            )
+    if not path.exists():
+        raise ConfigError(f'the file {path} does not exist. Make it with tools/export.py')
     try:
+        refuse_special_file(path)
         return BACKENDS[path.suffix](path, device, threads or torch.get_num_threads())
     except (ConfigError, ImportError):
         raise
