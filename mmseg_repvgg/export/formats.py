@@ -197,6 +197,8 @@ def _traced(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any
         input_names=['image'],
         output_names=[metadata.output],
         dynamic_axes={'image': _open_sides(metadata)},
+        # Otherwise norms are folded into convs, whose weights then lose their names.
+        training=torch.onnx.TrainingMode.PRESERVE,
     )
     return require('onnx').load_from_string(buffer.getvalue())
 
