@@ -193,11 +193,13 @@ def _traced(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any
     torch.onnx.export(
         graph,
         (_example(metadata),),
-        buffer,
+        buffer,  # type: ignore[arg-type]  # which newer releases no longer allow
         opset_version=opset or MIN_OPSET,
         input_names=['image'],
         output_names=[metadata.output],
         dynamic_axes={'image': _open_sides(metadata)},
+        # Otherwise norms are folded into convs, whose weights then lose their names.
+        training=torch.onnx.TrainingMode.PRESERVE,
     )
     return require('onnx').load_from_string(buffer.getvalue())
 

@@ -57,7 +57,7 @@ class Arch:
         )
 
 
-# Tables 2 and 3: depths, a and b. Section 3.4 pairs each with 1, 2 or 4 groups.
+# Depths, a and b of Tables 2 and 3, which go with 1, 2 or 4 groups (section 3.4).
 _TABLE = {
     'A0': (DEPTHS_A, 0.75, 2.5),
     'A1': (DEPTHS_A, 1, 2.5),

@@ -25,8 +25,8 @@ from mmseg_repvgg.models.archs import ARCHS, plan
 from mmseg_repvgg.reparam.winograd import WinogradConv2d
 
 # Parameters (M), MACs (B) and Winograd MULs (B) of the fused 1000-class classifier at
-# 224x224: Table 4 of the paper. It has none for A and B0 with groups, B2g2 and B3 with
-# its groups: these are counted by hand.
+# 224x224: Table 4 of the paper. A and B0 with groups, B2g2 and B3 with any groups are not
+# in it, and counted by hand.
 PAPER = {
     'A0': (8.30, 1.4, 0.7),
     'A0g2': (7.05, 1.0, 0.6),

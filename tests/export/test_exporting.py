@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmengine.utils import digit_version
 from mmseg.registry import MODELS
 
 from mmseg_repvgg import __version__, deploy
@@ -117,7 +118,7 @@ def test_preprocessing_in_the_graph_is_the_models_own(cfg, model):
         if flip:
             preprocessor[flip] = True
         facts = describe(cfg, model, output='logits', shape=(1, 3, 8, 8), normalize=True)
-        model.data_preprocessor._channel_conversion = bool(flip)
+        model.data_preprocessor = MODELS.build(preprocessor)
         images = street_images(2, (16, 24))
         expected, _ = reference(model, images)
         assert torch.equal(graph.Normalize(facts)(torch.from_numpy(images)), expected)
@@ -212,7 +213,11 @@ def test_a_head_whose_size_cannot_be_left_open(cfg, model, tmp_path, monkeypatch
         return torch.nn.functional.interpolate(x, (height, width), mode='bilinear')
 
     monkeypatch.setattr(graph, 'upsample', fixed)
-    with pytest.raises(ConfigError, match='cannot leave the .*width of this model open'):
+    error, says = ConfigError, 'cannot leave the .*width of this model open'
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        # Its exporter takes the size for a constant, which the comparison finds.
+        error, says = ExportError, 'of shape .1, 19, 97, 65., where the model gives'
+    with pytest.raises(error, match=says):
         export(cfg, model, tmp_path / 'x.onnx', 'onnx', dynamic=True)
     assert not list(tmp_path.glob('*x*'))
 
