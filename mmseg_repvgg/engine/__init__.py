@@ -12,6 +12,7 @@ from .mean_loss_hook import MeanLossHook
 from .same_buffers_hook import SameBuffersHook
 from .sample_hook import SampleHook
 from .termination_hook import TerminationHook
+from .watching import OptionalTensorboardVisBackend
 
 __all__ = [
     'AccumulatingTrainLoop',
@@ -21,6 +22,7 @@ __all__ = [
     'FiniteHook',
     'IterationSeedHook',
     'LabelIdFiles',
+    'OptionalTensorboardVisBackend',
     'PositionSampler',
     'SeedSample',
     'LoadHook',
