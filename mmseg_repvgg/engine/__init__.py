@@ -13,6 +13,7 @@ from .progress_hook import ProgressHook
 from .same_buffers_hook import SameBuffersHook
 from .sample_hook import SampleHook
 from .termination_hook import TerminationHook
+from .watching import OptionalTensorboardVisBackend
 
 __all__ = [
     'AccumulatingTrainLoop',
@@ -22,6 +23,7 @@ __all__ = [
     'FiniteHook',
     'IterationSeedHook',
     'LabelIdFiles',
+    'OptionalTensorboardVisBackend',
     'PositionSampler',
     'SeedSample',
     'LoadHook',

@@ -98,7 +98,8 @@ def check_norms(cfg: Config) -> None:
     synced = count_processes(cfg) > 1 and get_device() != 'cpu'
     try:
         with torch.device('meta'):
-            model = _watched(MODELS.build(cfg.model).train(), synced)
+            model = _watched(MODELS.build(cfg.model), synced)
+            model.train()
             image = torch.empty(1, channels, *size)
             model(image, mode='tensor')
             if model.with_auxiliary_head:

@@ -47,15 +47,8 @@ _HOOKS = (
     'SameBuffersHook',
     'TerminationHook',
 )
-# Those that mmengine leaves out where a config says None; another None is an error there.
-_MMENGINE_HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-)
+# mmengine takes None for these, to leave them out, and for no others.
+_MMENGINE_HOOKS = 'runtime_info timer sampler_seed logger param_scheduler checkpoint'
 
 
 def load_config(args: Namespace) -> Config:
@@ -344,7 +337,7 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     drop_missing_tensorboard(cfg)
     hooks = cfg.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None]:
-        if name not in _MMENGINE_HOOKS:
+        if name not in _MMENGINE_HOOKS.split():
             del hooks[name]
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)

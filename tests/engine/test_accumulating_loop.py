@@ -5,6 +5,7 @@ import torch
 
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.accumulating_loop import split_batch
+from mmseg_repvgg.engine.batches import accumulate
 from mmseg_repvgg.errors import ConfigError
 
 
@@ -85,7 +86,7 @@ def test_shares(street_config, monkeypatch, fits, global_batch, processes, batch
     street_config.launcher = 'pytorch'
     street_config.train_dataloader.batch_size = fits
     monkeypatch.setenv('WORLD_SIZE', str(processes))
-    launch.prepare_training(street_config, global_batch=global_batch)
+    accumulate(street_config, global_batch)
     assert street_config.train_dataloader.batch_size == batch
     assert street_config.optim_wrapper.accumulative_counts == parts
     # What mmengine scales the learning rate by, and what the warning is about.
