@@ -193,7 +193,7 @@ def _traced(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any
     torch.onnx.export(
         graph,
         (_example(metadata),),
-        buffer,  # type: ignore[arg-type]  # which newer releases no longer allow
+        buffer,
         opset_version=opset or MIN_OPSET,
         input_names=['image'],
         output_names=[metadata.output],
