@@ -29,6 +29,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 # The first pickle and the second of a file of torch before 1.6.
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
@@ -346,18 +347,18 @@ _CALLS: dict[str, Callable[..., Any]] = {
     'numpy._core.multiarray._reconstruct': _array,
     'mmengine.logging.history_buffer.HistoryBuffer': lambda: HistoryBuffer(),
 }
-# Names that are arguments of a call.
-_ONE_CYCLE = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
-_OWNERS = {'numpy.ndarray', _ONE_CYCLE}
 # A HistoryBuffer names its statistics, and a OneCycle scheduler how it anneals.
-_ATTRIBUTES = {
-    **{
-        f'mmengine.logging.history_buffer.HistoryBuffer.{name}': name
-        for name in ('min', 'max', 'current', 'mean')
-    },
-    f'{_ONE_CYCLE}._annealing_cos': OneCycleParamScheduler._annealing_cos,
-    f'{_ONE_CYCLE}._annealing_linear': OneCycleParamScheduler._annealing_linear,
+_ATTRIBUTES: dict[str, Any] = {
+    f'{kind.__module__}.{kind.__name__}.{name}': getattr(kind, name)
+    for kind, names in {
+        HistoryBuffer: ('min', 'max', 'current', 'mean'),
+        OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+        OneCycleLR: ('_annealing_cos', '_annealing_linear'),
+    }.items()
+    for name in names
 }
+# Names that are arguments of a call.
+_OWNERS = {'numpy.ndarray', *(name.rpartition('.')[0] for name in _ATTRIBUTES)}
 _STATES: dict[type, Callable[..., None]] = {
     OrderedDict: _fill_ordered,
     HistoryBuffer: _fill_history,
