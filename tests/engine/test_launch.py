@@ -91,6 +91,8 @@ def test_types_in_testing(config, checkpoint):
 
 
 def test_types_in_training(config):
+    # The recipe of the paper, which starts from ImageNet weights, is the one with SGD.
+    config.optim_wrapper.optimizer.type = 'SGD'
     assert 'the backbone starts from random weights' in ' '.join(
         recipe_warnings(config, 1)
     )
