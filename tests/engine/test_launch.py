@@ -277,6 +277,7 @@ def test_views_of_a_test_set_made_of_others(street_config, tmp_path):
 
 
 def test_a_recipe_is_known_by_the_data_inside(street_config):
+    street_config.optim_wrapper.optimizer.type = 'SGD'
     loader = street_config.train_dataloader
     loader.dataset = dict(type='RepeatDataset', times=2, dataset=loader.dataset)
     warnings = ' '.join(recipe_warnings(street_config, 1))

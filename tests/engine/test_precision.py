@@ -69,8 +69,14 @@ def test_only_the_forward_passes_of_training_run_in_the_chosen_precision(
     street_config.train_cfg.max_iters = 1
     runner = Runner.from_cfg(street_config)
     dtypes = set()
+
+    def look(module, inputs, output):
+        # deploy calls it with a map of ones, of one pixel.
+        if output[0, 0].numel() > 1:
+            dtypes.add((module.training, output.dtype))
+
     conv = runner.model.backbone.stage_1[0].conv.branch_3x3.conv
-    conv.register_forward_hook(lambda m, i, out: dtypes.add((m.training, out.dtype)))
+    conv.register_forward_hook(look)
     runner.train()
     # DeployHook compares the training form with the fused one, in float32.
     assert dtypes == {(True, getattr(torch, dtype)), (False, torch.float32)}
