@@ -45,6 +45,8 @@ ALLOWED = {
     'mmseg_repvgg/reparam/deploy.py': {'RepConv', '_deployed', 'fuse'},
     # Builds the training form.
     'mmseg_repvgg/models/repvgg.py': {'RepConv'},
+    # Trains a block of it, to time bfloat16.
+    'mmseg_repvgg/engine/precision.py': {'RepConv'},
     # Tensors of a file, where there is no model to deploy: the same arithmetic, and
     # tests/models/test_layouts.py asks for the same bits as deploy gives.
     'mmseg_repvgg/models/layouts.py': {
@@ -81,6 +83,7 @@ RUN_NO_MODEL = {
     # It converts tensors, and runs both files' nets only to compare them.
     'convert_checkpoint.py',
     'make_street_scenes.py',
+    'openmp.py',
     'plot_log.py',
     'prepare_camvid.py',
     'prepare_cityscapes.py',
