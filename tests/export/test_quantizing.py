@@ -226,7 +226,7 @@ def test_images_of_a_mixed_training_set_are_those_inside(whole):
     cfg, _, done = whole
     expected = list(CalibrationImages(cfg, str(done.path), 8))
     cfg = copy.deepcopy(cfg)
-    del cfg.test_dataloader
+    cfg.pop('test_dataloader')
     inner = cfg.train_dataloader.dataset
     mosaic = dict(type='RandomMosaic', prob=1.0, img_scale=SIZE)
     mixed = dict(
