@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-# Removes them, then goes on as a user would. Linux's own os, subprocess and tempfile need
-# posix and the constants of os.open, which therefore stay.
+# What other packages need on Linux is imported before.
 WITHOUT_UNIX = """
 import ctypes, os, signal, sys
+import mmengine.runner, mmseg.datasets, mmseg.models
 
 MODULES = 'fcntl grp pty pwd readline resource syslog termios tty'.split()
 for name in MODULES:

@@ -61,8 +61,9 @@ def _load_zip(data: bytes) -> Any:
             raise ForbiddenError('code, being a TorchScript archive')
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ForbiddenError('compressed members, which torch.save does not write')
-        (main,) = (name for name in members if name.endswith('/data.pkl'))
-        folder = main.removesuffix('data.pkl')
+        pickles = [name for name in members if name.endswith('/data.pkl')]
+        _require(len(pickles) == 1)
+        folder = pickles[0].removesuffix('data.pkl')
         if f'{folder}byteorder' in members:
             _require(archive.read(f'{folder}byteorder').decode() == sys.byteorder)
         storages: dict[str, Tensor] = {}
@@ -73,7 +74,7 @@ def _load_zip(data: bytes) -> Any:
             _require(storages[key].dtype == dtype and len(storages[key]) == numel)
             return storages[key]
 
-        return _run(io.BytesIO(archive.read(main)), storage)
+        return _run(io.BytesIO(archive.read(pickles[0])), storage)
 
 
 def _load_legacy(data: bytes) -> Any:

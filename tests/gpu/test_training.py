@@ -22,6 +22,8 @@ def config(street_config, tmp_path):
     cfg = street_config
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=ITERATIONS)
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=-1)
+    # What a worker draws is not drawn from the generator that dropout draws from.
+    cfg.train_dataloader.num_workers = 1
     cfg.model.data_preprocessor.size = (48, 48)
     for step in cfg.train_dataloader.dataset.pipeline:
         if step.type == 'RandomCrop':
