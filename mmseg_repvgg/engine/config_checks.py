@@ -82,7 +82,8 @@ def check_norms(cfg: Config) -> None:
 
     With one image at once it sees a single one where a map is pooled to 1x1, as PSPNet
     does. The model is built and run on the meta device, where nothing is computed. A
-    model that does not run there is not checked.
+    model that does not run there is not checked, nor is a config that imports code of
+    others, such as a hook that freezes norms.
 
     Args:
         cfg: Of a training.
@@ -90,7 +91,7 @@ def check_norms(cfg: Config) -> None:
     Raises:
         ConfigError: If a batch norm would see a single value.
     """
-    if images_at_once(cfg) > 1:
+    if images_at_once(cfg) > 1 or _imports_foreign_code(cfg):
         return
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     size = (cfg.model.get('data_preprocessor') or {}).get('size') or (512, 512)
@@ -111,6 +112,12 @@ def check_norms(cfg: Config) -> None:
         raise
     except Exception:  # What is wrong with the model shows when the Runner builds it.
         return
+
+
+def _imports_foreign_code(cfg: Config) -> bool:
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    names = [imports] if isinstance(imports, str) else imports
+    return not all(name.startswith('mmseg_repvgg') for name in names)
 
 
 def _watched(model: nn.Module, synced: bool) -> Any:

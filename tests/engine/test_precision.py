@@ -204,6 +204,8 @@ rank, meeting = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group('gloo', f'file://{meeting}', rank=rank, world_size=2)
 precision.measure_bfloat16_slowdown = lambda: [0.5, 12.0][rank]
 assert precision.choose_dtype()[0] == 'bfloat16'
+distributed.barrier()
+distributed.destroy_process_group()
 """
 
 
