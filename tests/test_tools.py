@@ -425,6 +425,8 @@ def test_what_no_benchmark_can_measure(monkeypatch, options, says):
 def main_of(tool, monkeypatch, *args):
     path = str(REPO / 'tools' / tool)
     monkeypatch.setattr(sys, 'argv', [path, *args])
+    # As Python does for a script; run_path does it for a folder only.
+    monkeypatch.syspath_prepend(str(REPO / 'tools'))
     return runpy.run_path(path)['main']
 
 
