@@ -46,7 +46,7 @@ lint: $(VENV)/.ready-dev  ## Check style and types
 
 # Two processes: after OpenVINO and int8 on AMX a signal, such as that of a DataLoader's worker
 # that ends, has killed the process that trained next.
-RUNTIMES := tests/analysis tests/export
+RUNTIMES := tests/benchmarks tests/export
 
 test: lint  ## Check style and types and run every test
 	$(BIN)/pytest $(RUNTIMES)

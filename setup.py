@@ -27,7 +27,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*']),
-    package_data={'mmseg_repvgg': ['py.typed', 'reparam/*.cpp']},
+    package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp']},
     install_requires=[
         'torch>=2.1',
         'numpy>=1.24',

@@ -1,14 +1,8 @@
 """RepVGG as a backbone for MMSegmentation; importing registers everything."""
 
-import io
-from contextlib import redirect_stdout
-
-with redirect_stdout(io.StringIO()):
-    # It prints that it lacks an optional package; what our tools print may be JSON.
-    import mmseg.datasets  # noqa: F401
-
+from . import engine  # noqa: F401  (registers)
 from .datasets import CamVidDataset
-from .engine import DeployHook
+from .hooks import DeployHook
 from .models import RepVGG
 from .reparam import deploy
 

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mmseg_repvgg  # noqa: F401  (registers)
-from mmseg_repvgg.datasets.street import write_street_scenes
+from demo.street import write_street_scenes
 
 REPO = Path(__file__).parents[1]
 

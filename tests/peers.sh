@@ -3,7 +3,7 @@
 # environment of its own: both need torchvision, and that one torch. It brings its CUDA
 # libraries, 5.5 GB in all; the largest net takes 4 GB of memory.
 #
-# --record writes tests/models/recorded anew: the keys, shapes and a few outputs
+# --record writes tests/checkpoints/recorded anew: the keys, shapes and a few outputs
 # that the ordinary tests check against.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -10,7 +10,7 @@ import torch
 from mmengine.runner import Runner
 from torch.distributed import TCPStore
 
-from mmseg_repvgg.datasets.street import write_street_scenes
+from demo.street import write_street_scenes
 
 pytestmark = pytest.mark.slow
 

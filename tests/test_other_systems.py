@@ -44,11 +44,11 @@ from mmseg_repvgg import RepVGG, deploy
 for module in pkgutil.walk_packages(mmseg_repvgg.__path__, 'mmseg_repvgg.'):
     importlib.import_module(module.name)
 
-from mmseg_repvgg.analysis.machine import describe_machine
-from mmseg_repvgg.analysis.memory import give_back
+from benchmarks.machine import describe_machine
+from benchmarks.memory import give_back
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_checkpoint
 from mmseg_repvgg.datasets.preparing import alone_in, in_parallel
-from mmseg_repvgg.engine.termination_hook import init_worker
+from mmseg_repvgg.hooks.termination_hook import init_worker
 
 net, x = RepVGG('A0'), torch.randn(2, 3, 64, 64)
 net(x)[-1].mean().backward()

@@ -21,7 +21,7 @@ from torch import nn
 
 from mmseg_repvgg import deploy
 from mmseg_repvgg.engine import launch
-from mmseg_repvgg.engine.determinism import Position, seed_all
+from mmseg_repvgg.hooks.iteration_seed_hook import Position, seed_all
 
 TRAIN_IMAGES = 2975
 GPUS = 8

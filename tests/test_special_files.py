@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseg_repvgg.analysis.benchmark_report import Report
+from benchmarks.report import Report
 from mmseg_repvgg.analysis.logs import read_log
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
 from mmseg_repvgg.checkpoints.loading import find_resumable

@@ -5,17 +5,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import repository  # noqa: F401, I001  (before benchmarks and demo)
 import torch
 
+from benchmarks.benchmark import PROTOCOLS, benchmark
+from benchmarks.paper import PAPER, R50
+from benchmarks.report import Report
+from benchmarks.runtimes import FORMS
+from benchmarks.subjects import Source
+from benchmarks.table import table
+from benchmarks.tradeoff import draw_tradeoff
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.benchmark_report import Report
-from mmseg_repvgg.analysis.benchmark_table import table
-from mmseg_repvgg.analysis.benchmarking import PROTOCOLS, benchmark
 from mmseg_repvgg.analysis.curves import FORMATS, save_figure
-from mmseg_repvgg.analysis.paper import PAPER, R50
-from mmseg_repvgg.analysis.runtimes import FORMS
-from mmseg_repvgg.analysis.subjects import Source
-from mmseg_repvgg.analysis.tradeoff import draw_tradeoff
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.special_files import refuse_special_file
 

@@ -4,14 +4,13 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 
+import repository  # noqa: F401, I001  (before benchmarks and demo)
 import torch
 
-from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.forms import compare_forms, trained_form
-from mmseg_repvgg.analysis.machine import using_threads
-from mmseg_repvgg.analysis.subjects import Setup, Source
-from mmseg_repvgg.analysis.timing import Spread
-from mmseg_repvgg.analysis.winograd_figures import (
+from benchmarks.machine import using_threads
+from benchmarks.subjects import Setup, Source
+from benchmarks.timing import Spread
+from benchmarks.winograd_figures import (
     OUR_HEAD,
     STOCK,
     Speed,
@@ -20,6 +19,8 @@ from mmseg_repvgg.analysis.winograd_figures import (
     measure_memory,
     measure_speed,
 )
+from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.forms import compare_forms, trained_form
 from mmseg_repvgg.engine import launch
 
 

@@ -10,7 +10,7 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms, trained_form
 from mmseg_repvgg.analysis.pictures import save_triptych
 from mmseg_repvgg.engine import launch
-from mmseg_repvgg.reparam import ENGINES
+from mmseg_repvgg.winograd import ENGINES
 
 
 def main() -> None:

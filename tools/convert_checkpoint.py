@@ -8,10 +8,10 @@ import sys
 from mmengine.logging import MMLogger
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.checkpoints.convert import convert
+from mmseg_repvgg.checkpoints.key_names import LAYOUTS
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.models.archs import ARCHS
-from mmseg_repvgg.models.layouts import LAYOUTS
+from mmseg_repvgg.models.convert import convert
 
 
 def main() -> None:

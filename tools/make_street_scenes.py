@@ -3,11 +3,9 @@
 import argparse
 import sys
 
-from mmseg_repvgg.datasets.street import (
-    DEFAULT_COUNTS,
-    DEFAULT_SIZE,
-    write_street_scenes,
-)
+import repository  # noqa: F401, I001  (before benchmarks and demo)
+
+from demo.street import DEFAULT_COUNTS, DEFAULT_SIZE, write_street_scenes
 
 
 def main() -> int:

@@ -5,11 +5,12 @@ import os
 from functools import partial
 from pathlib import Path
 
+import repository  # noqa: F401, I001  (before benchmarks and demo)
 import torch
 
+from benchmarks.machine import missing_for_int8
+from benchmarks.timing import time_alternating
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.machine import missing_for_int8
-from mmseg_repvgg.analysis.timing import time_alternating
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.metadata import OUTPUTS

@@ -8,7 +8,7 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.leaderboard import size_warnings
-from mmseg_repvgg.reparam import ENGINES
+from mmseg_repvgg.winograd import ENGINES
 
 
 def main() -> None:

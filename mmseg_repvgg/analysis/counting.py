@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from ..reparam.winograd import WinogradConv2d
+from ..winograd.conv import WinogradConv2d
 
 _aten = torch.ops.aten
 # All that convolutions, linear layers and matrix products come down to.

@@ -17,10 +17,10 @@ from mmseg.evaluation import IoUMetric
 from torch import nn
 
 from ..checkpoints.loading import naming_checkpoint
-from ..engine.comparison import Comparison
 from ..engine.launch import build_runner, prepare_testing
-from ..engine.wrappers import predict
 from ..errors import ConfigError
+from ..models.comparison import Comparison
+from ..models.wrappers import predict
 from ..reparam import deploy, is_deployed
 
 

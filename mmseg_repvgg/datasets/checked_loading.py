@@ -9,7 +9,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from .lazily import can_wait, lazily
+from .nested import can_wait, lazily
 from .transforms import LoadCheckedAnnotations
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..kinds import kind_of
-from .lazily import can_wait, innermost, lazily
+from ..registry_types import kind_of
+from .nested import can_wait, innermost, lazily
 
 _HINTS = {
     'CityscapesDataset': (

@@ -7,7 +7,7 @@ import os
 from mmengine.config import Config
 
 from ..errors import ConfigError
-from ..kinds import is_a
+from ..registry_types import is_a
 
 
 def scale_learning_rate(cfg: Config) -> None:

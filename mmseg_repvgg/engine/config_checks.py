@@ -15,9 +15,9 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..datasets.lazily import can_wait, innermost, lazily
+from ..datasets.nested import can_wait, innermost, lazily
 from ..errors import ConfigError
-from ..kinds import is_a, kind_of
+from ..registry_types import is_a, kind_of
 from .batches import count_processes, images_at_once
 
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from torch import distributed
 
-from ..kinds import is_a
+from ..registry_types import is_a
 
 
 def start_gloo(cfg: Config) -> None:

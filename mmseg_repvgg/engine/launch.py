@@ -21,22 +21,22 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS, RUNNERS
 
 from ..checkpoints.files import read_checkpoint
+from ..checkpoints.key_names import unwrap
 from ..checkpoints.loading import find_resumable, naming_checkpoint
 from ..checkpoints.mmengine_patch import make_loading_safe
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
-from ..datasets.lazily import innermost
+from ..datasets.nested import innermost
 from ..errors import ConfigError, WriteError
-from ..kinds import is_a
-from ..models.layouts import unwrap
+from ..hooks.screen import build_quietly
+from ..registry_types import is_a
 from .batches import accumulate, batch_warnings, scale_learning_rate
 from .config_checks import check_classes, check_keys, check_norms
 from .gloo import start_gloo
 from .leaderboard import write_label_ids
 from .match_form import match_form
 from .precision import use_amp
-from .screen import build_quietly
-from .watching import add_visualizer, drop_missing_tensorboard, watch
+from .visualization import add_visualizer, drop_missing_tensorboard, watch
 from .work_dir_lock import lock_work_dir
 
 _HOOKS = (

@@ -22,10 +22,10 @@ from mmseg.registry import METRICS, TRANSFORMS
 
 from ..datasets.cityscapes_labels import IGNORE_INDEX, LABELS
 from ..datasets.files import write_whole
-from ..datasets.lazily import innermost, lazily
+from ..datasets.nested import innermost, lazily
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError
-from ..kinds import kind_of
+from ..registry_types import kind_of
 
 _CLASSES: Final = sorted(
     (label for label in LABELS if label.train_id != IGNORE_INDEX),

@@ -12,8 +12,8 @@ from mmseg.registry import MODELS
 
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.loading import naming_checkpoint
-from ..datasets.lazily import can_wait, innermost, lazily
-from .load_hook import LoadHook
+from ..datasets.nested import can_wait, innermost, lazily
+from ..hooks.load_hook import LoadHook
 from .match_form import match_form
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..kinds import is_a
-from ..models.layouts import recognise, unwrap
+from ..checkpoints.key_names import recognise, unwrap
+from ..registry_types import is_a
 
 
 def match_form(cfg: Config, checkpoint: Any) -> None:

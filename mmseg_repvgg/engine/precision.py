@@ -18,7 +18,7 @@ from mmseg.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from ..errors import ConfigError
-from ..kinds import kind_of
+from ..registry_types import kind_of
 from ..reparam import RepConv, RepVGGBlock
 
 DTYPES = ('auto', 'bfloat16', 'float32')

@@ -13,8 +13,8 @@ from mmengine.model import BaseModel
 
 from .. import __version__
 from ..errors import ConfigError
-from ..kinds import is_a, kind_of
 from ..models import RepVGG
+from ..registry_types import is_a, kind_of
 
 OUTPUTS = ('labels', 'logits')
 

@@ -22,9 +22,9 @@ from mmseg.registry import DATASETS, MODELS
 
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
-from ..datasets.lazily import innermost
-from ..engine.wrappers import predict
+from ..datasets.nested import innermost
 from ..errors import ConfigError
+from ..models.wrappers import predict
 from .backends import Array, Backend, open_backend
 from .evaluate import put_in_place
 

@@ -13,7 +13,8 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from ..datasets.street import MIN_SIDE, draw_scene
+from demo.street import MIN_SIDE, draw_scene
+
 from ..errors import ExportError, UserError
 from .backends import Backend, said_last
 

@@ -19,11 +19,11 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoints.matching import adapt
 from ..checkpoints.mmengine_patch import loading_safely
 from ..errors import CheckpointError, ConfigError
 from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
 from .archs import Arch, Layer, get_arch, is_count, plan
-from .state_dict import adapt
 
 NUM_STAGES = 4
 
@@ -183,7 +183,7 @@ class RepVGG(BaseModule):
         """Turn a state dict of any layout into one that fills this backbone exactly.
 
         Args:
-            state_dict: See :func:`~mmseg_repvgg.models.state_dict.adapt`.
+            state_dict: See :func:`~mmseg_repvgg.checkpoints.matching.adapt`.
 
         Returns:
             The backbone's tensors, and what was done, in a line.

@@ -2,15 +2,5 @@
 
 from .blocks import RepConv, RepVGGBlock, SqueezeExcite
 from .deploy import deploy, is_deployed
-from .engines import ENGINES
-from .winograd import WinogradConv2d
 
-__all__ = [
-    'ENGINES',
-    'RepConv',
-    'RepVGGBlock',
-    'SqueezeExcite',
-    'WinogradConv2d',
-    'deploy',
-    'is_deployed',
-]
+__all__ = ['RepConv', 'RepVGGBlock', 'SqueezeExcite', 'deploy', 'is_deployed']

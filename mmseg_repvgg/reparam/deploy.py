@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..errors import ConfigError
+from ..winograd.conv import WinogradConv2d
+from ..winograd.engines import ENGINES, Engine
 from .blocks import RepConv, RepVGGBlock, hidden_methods
-from .engines import ENGINES, Engine
-from .winograd import WinogradConv2d
 
 
 # Parameters made in inference mode could never be loaded into or take part in autograd.
@@ -49,7 +49,7 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     Args:
         model: A backbone, a segmentor, or a wrapper of one (TTA, DDP).
         engine: What computes the convs: ``'torch'``, as ``nn.Conv2d``; ``'winograd'``,
-            where the rule of :func:`~mmseg_repvgg.reparam.engines.pays` says so;
+            where the rule of :func:`~mmseg_repvgg.winograd.engines.pays` says so;
             ``'auto'``, where a trial on this machine, of some seconds, finds it faster.
 
     Returns:

@@ -11,18 +11,13 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from mmseg_repvgg import RepVGG, deploy
-from mmseg_repvgg.analysis.complexity import (
-    FORMATS,
-    Classifier,
-    count_network,
-    show,
-)
+from mmseg_repvgg.analysis.complexity import FORMATS, Classifier, count_network, show
 from mmseg_repvgg.analysis.counting import Counts, count
 from mmseg_repvgg.analysis.networks import network_config
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.pooling import make_pooling_exact
 from mmseg_repvgg.models.archs import ARCHS, plan
-from mmseg_repvgg.reparam.winograd import WinogradConv2d
+from mmseg_repvgg.winograd.conv import WinogradConv2d
 
 # Parameters (M), MACs (B) and Winograd MULs (B) of the fused 1000-class classifier at
 # 224x224: Table 4 of the paper. A and B0 with groups, B2g2 and B3 with any groups are not

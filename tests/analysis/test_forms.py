@@ -12,8 +12,8 @@ from mmseg.structures import SegDataSample
 
 from mmseg_repvgg.analysis.forms import compare_forms
 from mmseg_repvgg.analysis.pictures import paint, save_triptych
-from mmseg_repvgg.engine.comparison import Comparison
 from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.models.comparison import Comparison
 from mmseg_repvgg.reparam import RepConv
 
 

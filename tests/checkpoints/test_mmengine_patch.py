@@ -12,7 +12,6 @@ from mmseg.apis import MMSegInferencer, init_model
 from mmseg.registry import MODELS
 
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.checkpoints.convert import convert
 from mmseg_repvgg.checkpoints.files import TRUST
 from mmseg_repvgg.checkpoints.mmengine_patch import (
     loading_safely,
@@ -20,6 +19,7 @@ from mmseg_repvgg.checkpoints.mmengine_patch import (
     undo,
 )
 from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.models.convert import convert
 
 TINY = dict(depths=(1, 1, 1, 1), a=0.125, b=0.125)
 

@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS, MODELS
 
 from mmseg_repvgg.datasets.checked_loading import check_loading
 from mmseg_repvgg.datasets.checks import check_dataset
-from mmseg_repvgg.datasets.lazily import lazily
+from mmseg_repvgg.datasets.nested import lazily
 from mmseg_repvgg.engine.launch import build_runner, prepare_testing, prepare_training
 from mmseg_repvgg.errors import ImageError
 

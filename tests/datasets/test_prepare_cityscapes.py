@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
+from demo.street import write_street_scenes
 from mmseg_repvgg.datasets.checks import check_dataset
 from mmseg_repvgg.datasets.cityscapes_labels import train_id_table
 from mmseg_repvgg.datasets.prepare_cityscapes import ARCHIVES, prepare_cityscapes
-from mmseg_repvgg.datasets.street import write_street_scenes
 from mmseg_repvgg.errors import ConfigError, DataError, ExtraError, WriteError
 
 pytest.importorskip('cityscapesscripts')

@@ -10,7 +10,6 @@ from mmengine.hooks import Hook
 from mmseg.registry import HOOKS, MODELS
 
 from mmseg_repvgg import deploy
-from mmseg_repvgg.engine import CrashSafeCheckpointHook, DeployHook
 from mmseg_repvgg.engine.batches import accumulate
 from mmseg_repvgg.engine.launch import (
     build_runner,
@@ -23,6 +22,7 @@ from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.engine.precision import use_amp
 from mmseg_repvgg.errors import ConfigError, WriteError
 from mmseg_repvgg.export.metadata import describe
+from mmseg_repvgg.hooks import CrashSafeCheckpointHook, DeployHook
 from mmseg_repvgg.reparam import RepConv, is_deployed
 
 SCOPES = {

@@ -9,7 +9,6 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 from yapf.yapflib import yapf_api
 
-from mmseg_repvgg.engine import CrashSafeCheckpointHook, SampleHook
 from mmseg_repvgg.engine.launch import (
     build_runner,
     load_config,
@@ -19,6 +18,7 @@ from mmseg_repvgg.engine.launch import (
 )
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.hooks import CrashSafeCheckpointHook, SampleHook
 
 NEEDED = {'model', 'train_dataloader', 'train_cfg', 'optim_wrapper'}
 VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')

@@ -10,8 +10,8 @@ from mmseg.registry import MODELS
 from PIL import Image
 from torch import nn
 
+from demo.street import write_street_scenes
 from mmseg_repvgg import deploy
-from mmseg_repvgg.datasets.street import write_street_scenes
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import ConfigError, DataError, ExportError, WriteError

@@ -7,7 +7,7 @@ from mmseg_repvgg import deploy
 from mmseg_repvgg.export.backends import open_backend
 from mmseg_repvgg.export.exporting import export
 from mmseg_repvgg.export.verify import reference, street_images
-from mmseg_repvgg.reparam import WinogradConv2d
+from mmseg_repvgg.winograd import WinogradConv2d
 
 onnx = pytest.importorskip('onnx', reason="needs pip install -e '.[export]'")
 pytest.importorskip('onnxruntime', reason="needs pip install -e '.[export]'")

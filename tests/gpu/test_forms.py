@@ -7,17 +7,17 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from benchmarks.benchmark import benchmark, build
+from benchmarks.memory import run_on_gpu
+from benchmarks.report import Protocol
+from benchmarks.runtimes import FORMS
+from benchmarks.subjects import Setup, Source
 from mmseg_repvgg import RepVGG, deploy
-from mmseg_repvgg.analysis.benchmark_report import Protocol
-from mmseg_repvgg.analysis.benchmarking import benchmark, build
-from mmseg_repvgg.analysis.memory import run_on_gpu
-from mmseg_repvgg.analysis.runtimes import FORMS
-from mmseg_repvgg.analysis.subjects import Setup, Source
-from mmseg_repvgg.engine.deploy_hook import compare_logits
-from mmseg_repvgg.engine.tf32 import tf32
 from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.hooks.deploy_hook import compare_logits
+from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.archs import ARCHS
-from mmseg_repvgg.reparam import WinogradConv2d
+from mmseg_repvgg.winograd import WinogradConv2d
 
 # Of the largest number. On a CPU, with TF32 imitated by rounding what enters each conv,
 # the worst of all architectures were 1.2e-6, 1.8e-3, 1.9e-3 and 1.4e-2.

@@ -10,9 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmseg_repvgg import RepVGG, deploy
+from mmseg_repvgg.checkpoints.key_names import LAYOUTS, from_native
 from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.models.archs import ARCHS
-from mmseg_repvgg.models.layouts import LAYOUTS, from_native
 
 TINY = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25)
 STRIDES = {'full': (4, 8, 8, 8), 'fast': (4, 8, 8, 8), None: (4, 8, 16, 32)}

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.checkpoints.convert import convert
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.checkpoints.infer_arch import infer_name
+from mmseg_repvgg.checkpoints.key_names import fuse_state_dict, to_native, unwrap
 from mmseg_repvgg.models.archs import ARCHS
-from mmseg_repvgg.models.layouts import fuse_state_dict, to_native, unwrap
+from mmseg_repvgg.models.convert import convert
+from mmseg_repvgg.models.infer_arch import infer_name
 
 REASON = 'needs the real classes: make test-peers'
 timm = pytest.importorskip('timm', reason=REASON)

@@ -14,15 +14,9 @@ from torch.testing import assert_close
 
 import mmseg_repvgg
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.reparam import (
-    ENGINES,
-    RepConv,
-    RepVGGBlock,
-    WinogradConv2d,
-    deploy,
-    is_deployed,
-)
+from mmseg_repvgg.reparam import RepConv, RepVGGBlock, deploy, is_deployed
 from mmseg_repvgg.reparam.blocks import ConvBN, conv3x3
+from mmseg_repvgg.winograd import ENGINES, WinogradConv2d
 
 TINY = dict(depths=(1, 1, 2, 1), a=0.25, b=0.25)
 

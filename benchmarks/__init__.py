@@ -1,0 +1,1 @@
+"""Measure this project's networks: speed, memory and exactness."""

@@ -1,0 +1,119 @@
+"""What a measurement was made on: without it, a number of seconds says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmseg_repvgg.cores import usable_cores
+from mmseg_repvgg.errors import ConfigError
+
+_PACKAGES = (
+    'mmseg_repvgg',
+    'torch',
+    'numpy',
+    'onedl-mmsegmentation',
+    'onedl-mmcv',
+    'onedl-mmengine',
+    'mmsegmentation',
+    'mmcv',
+    'mmengine',
+    'onnxruntime',
+    'openvino',
+    'nncf',
+)
+_SETTINGS = (
+    *('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'OMP_PROC_BIND', 'KMP_AFFINITY'),
+    *('ONEDNN_MAX_CPU_ISA', 'ATEN_CPU_CAPABILITY', 'WINOGRAD_CXXFLAGS'),
+)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, memory, versions, settings of threads and the commit; no names or paths.
+
+    What cannot be found out is None or left out.
+    """
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        'processor': _line('/proc/cpuinfo', 'model name') or platform.processor(),
+        'vector_instructions': torch.backends.cpu.get_cpu_capability(),
+        'cores': usable_cores(),
+        'memory_gb': _gigabytes(_line('/proc/meminfo', 'MemTotal')),
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'cudnn': torch.backends.cudnn.version(),
+        'cudnn_benchmark': torch.backends.cudnn.benchmark,
+        'system': f'{platform.system()} {platform.machine()}',
+        'python': platform.python_version(),
+        'versions': versions,
+        'settings': {name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        'load': round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None,
+        'commit': _commit(),
+    }
+
+
+def missing_for_int8() -> str | None:
+    """Return what an x86 processor lacks for fast int8; None if nothing or unknown."""
+    flags = _line('/proc/cpuinfo', 'flags')
+    if flags is None or 'vnni' in flags:
+        return None
+    return 'this processor has neither VNNI nor AMX, with which int8 is faster'
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """Have torch compute with so many threads, and then with as many as before.
+
+    Raises:
+        ConfigError: If there are not so many cores, of which each runtime would make
+            something else.
+    """
+    cores = usable_cores()
+    if not 1 <= threads <= cores:
+        raise ConfigError(
+            f'--threads must be from 1 to {cores}, the cores that may be used here, '
+            f'but got {threads}'
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _line(path: str, key: str) -> str | None:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.split(':', 1)[1].strip() for line in lines if line.startswith(key))
+    return next(found, None)
+
+
+def _gigabytes(said: str | None) -> float | None:
+    return round(int(said.split()[0]) * 1024 / 1e9, 1) if said else None
+
+
+def _commit() -> str | None:
+    """The commit of a checkout of this package, marked if it was changed since."""
+    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty']
+    try:
+        said = subprocess.run(
+            [*command, '--abbrev=12'], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip() or None if said.returncode == 0 else None

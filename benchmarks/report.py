@@ -1,0 +1,253 @@
+"""What a benchmark found, as far as it got, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory import PeakMemory
+from benchmarks.paper import counterparts
+from benchmarks.subjects import Setup
+from benchmarks.timing import Spread, Timings
+from mmseg_repvgg.datasets.files import replace_file
+from mmseg_repvgg.errors import ConfigError, WriteError
+from mmseg_repvgg.special_files import refuse_special_file
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How it is measured.
+
+    Attributes:
+        batch: Images at once.
+        size: Height and width of the images.
+        warmup: Rounds that do not count.
+        rounds: Rounds that are timed.
+        budget: Seconds for all of it, None for no limit. No round begins after them, and
+            nothing that is slow to get ready once half of them have passed; see
+            :func:`~benchmarks.timing.time_alternating`.
+    """
+
+    batch: int
+    size: tuple[int, int]
+    warmup: int
+    rounds: int
+    budget: float | None = None
+
+
+@dataclass
+class Variant:
+    """A network in a form: what was found out of it.
+
+    Attributes:
+        name: Of the network.
+        backbone: Type of its backbone.
+        form: One of :data:`~benchmarks.runtimes.FORMS`.
+        precision: Of the form.
+        weights: Name of the file they are from, or ``random``.
+        note: What a reader of its numbers must know besides.
+        failure: Why it could not be run; None if it could.
+        output_error: Largest difference from the output of the fused form in torch,
+            relative to the largest number of that.
+        memory: What it takes, if that was measured.
+        seconds: Of each round.
+    """
+
+    name: str
+    backbone: str
+    form: str
+    precision: str
+    weights: str
+    note: str | None = None
+    failure: str | None = None
+    output_error: float | None = None
+    memory: PeakMemory | None = None
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """Name and form in one."""
+        return f'{self.name}:{self.form}'
+
+
+@dataclass
+class Report:
+    """What was measured, as far as it got.
+
+    Attributes:
+        setup: What all had in common.
+        protocol: How it was measured.
+        machine: On what; see :func:`~benchmarks.machine.describe_machine`.
+        variants: In the order of the networks, and of the forms within one.
+        baseline: Name of a network, or ``NAME:FORM``.
+        warmup: Rounds that were run first.
+        complete: Whether it came to its end.
+    """
+
+    setup: Setup
+    protocol: Protocol
+    machine: dict[str, Any]
+    variants: list[Variant]
+    baseline: str
+    warmup: int = 0
+    complete: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of the networks."""
+        return list(dict.fromkeys(variant.name for variant in self.variants))
+
+    @property
+    def timed(self) -> dict[str, Variant]:
+        """What has been timed, by key."""
+        return {variant.key: variant for variant in self.variants if variant.seconds}
+
+    @property
+    def timings(self) -> Timings:
+        """Of all that has been timed."""
+        seconds = {key: variant.seconds for key, variant in self.timed.items()}
+        return Timings(seconds, self.warmup)
+
+    def best(self, name: str) -> Variant | None:
+        """The fastest float32 form of a network; None if there is none."""
+        keys = [
+            key
+            for key, variant in self.timed.items()
+            if variant.name == name and variant.precision == 'float32'
+        ]
+        return self.timed[self.timings.fastest(keys)] if keys else None
+
+    @property
+    def reference(self) -> Variant | None:
+        """The variant that all are compared with: the baseline, at its best."""
+        if ':' in self.baseline:
+            return self.timed.get(self.baseline)
+        return self.best(self.baseline)
+
+    def speedup(self, variant: Variant) -> Spread | None:
+        """How many times as fast as the reference; None where it cannot be said."""
+        reference = self.reference
+        if reference is None or not variant.seconds:
+            return None
+        return self.timings.speedup(variant.key, reference.key)
+
+    def paper_speedups(self) -> dict[str, dict[str, Spread]]:
+        """How many times as fast as its counterparts of the paper each variant is.
+
+        Returns:
+            By what it is compared with, and then by key; what was not timed is left out.
+        """
+        found: dict[str, dict[str, Spread]] = {}
+        for key, variant in self.timed.items():
+            for title, other in counterparts(variant.name, variant.form).items():
+                if other in self.timed:
+                    speedup = self.timings.speedup(key, other)
+                    found.setdefault(title, {})[key] = speedup
+        return found
+
+    def images_per_second(self, variant: Variant) -> float:
+        """By the median."""
+        return self.protocol.batch / self.timings.spread(variant.key).median
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, and what follows from it, in plain numbers and names."""
+        reference = self.reference
+        rows = []
+        for variant in self.variants:
+            row = asdict(variant)
+            if variant.memory is not None:
+                parts = {part: getattr(variant.memory, part) for part in _MEMORY}
+                row['memory'] = parts
+            if variant.seconds:
+                speedup = self.speedup(variant)
+                row.update(
+                    spread=asdict(self.timings.spread(variant.key)),
+                    images_per_second=self.images_per_second(variant),
+                    speedup=speedup and asdict(speedup),
+                )
+            rows.append(row)
+        setup = asdict(self.setup)
+        del setup['folder']
+        best = {name: found.form for name in self.names if (found := self.best(name))}
+        return {
+            'complete': self.complete,
+            'setup': setup,
+            'protocol': {**asdict(self.protocol), 'warmup': self.warmup},
+            'rounds': self.timings.rounds if self.timed else 0,
+            'machine': self.machine,
+            'baseline': reference.key if reference else self.baseline,
+            'best': best,
+            'variants': rows,
+            'paper_speedups': {
+                title: {key: asdict(spread) for key, spread in speedups.items()}
+                for title, speedups in self.paper_speedups().items()
+            },
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read back what :meth:`save` wrote.
+
+        Raises:
+            ConfigError: If the file is none.
+        """
+        try:
+            refuse_special_file(path)
+            stored = json.loads(Path(path).read_text())
+            setup, protocol = stored['setup'], stored['protocol']
+            variants = []
+            for row in stored['variants']:
+                given = {each.name: row[each.name] for each in fields(Variant)}
+                if given['memory'] is not None:
+                    parts = {each.name: row['memory'][each.name] for each in _PEAK}
+                    given['memory'] = PeakMemory(**parts)
+                variants.append(Variant(**given))
+            return cls(
+                Setup(**{**setup, 'shape': tuple(setup['shape']), 'folder': ''}),
+                Protocol(**{**protocol, 'size': tuple(protocol['size'])}),
+                stored['machine'],
+                variants,
+                stored['baseline'],
+                protocol['warmup'],
+                stored['complete'],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f'{path} is no report of tools/benchmark.py ({error!r}): measure anew'
+            ) from error
+
+    def compared_with(self, baseline: str) -> Report:
+        """The same measurement beside another baseline.
+
+        Raises:
+            ConfigError: If it was not timed.
+        """
+        report = replace(self, baseline=baseline)
+        if report.reference is None:
+            raise ConfigError(
+                f'--baseline {baseline} is not among what was timed: '
+                f'{", ".join(self.timed)}'
+            )
+        return report
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, so that the file is there whole or not at all.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        path = Path(path)
+        text = json.dumps(self.as_json(), indent=2) + '\n'
+        try:
+            replace_file(path, text.encode())
+        except OSError as error:
+            raise WriteError(
+                f'{path} cannot be written: {error.strerror}. Choose another place with '
+                '--out'
+            ) from error
+
+
+_PEAK = fields(PeakMemory)
+_MEMORY = ('start', 'built', 'peak', 'model', 'run', 'total')

@@ -1,0 +1,217 @@
+"""The forms in which a network can be run, each a function that is ready to be called."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import missing_for_int8
+from benchmarks.subjects import Subject
+from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.export.extras import require
+from mmseg_repvgg.hooks.tf32 import tf32
+from mmseg_repvgg.reparam import deploy
+from mmseg_repvgg.reparam.deploy import ENGINES
+from mmseg_repvgg.winograd.build import library
+
+Run = Callable[[], Any]
+"""Computes the output once and returns it: a tensor or an array."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way of running a network.
+
+    Attributes:
+        make: Gets a network ready.
+        precision: Of its numbers; what is float32 is compared with what is float32.
+        on_gpu: Whether it can be run on a CUDA device.
+        on_cpu: Whether it can be run on a CPU.
+        slow: Whether getting it ready may take minutes.
+    """
+
+    make: Callable[[Subject], Run]
+    precision: str = 'float32'
+    on_gpu: bool = False
+    on_cpu: bool = True
+    slow: bool = False
+
+
+def _training(subject: Subject) -> Run:
+    return _torch(subject.trained, subject.input)
+
+
+def _fused(subject: Subject) -> Run:
+    return _torch(subject.fused, subject.input)
+
+
+def _channels_last(
+    subject: Subject,
+    dtype: torch.dtype = torch.float32,
+    engine: str = 'torch',
+    allow_tf32: bool = False,
+) -> Run:
+    if engine != 'torch' and library() is None:
+        raise ConfigError(
+            'winograd.cpp could not be compiled here, so there is nothing of it to time: '
+            'install g++, or name a compiler by CXX'
+        )
+    layout: dict[str, Any] = dict(dtype=dtype, memory_format=torch.channels_last)
+    # A copy, whose parameters are objects of its own; an engine packs its weights last.
+    network = deploy(deploy(subject.fused).to(**layout), engine=engine)
+    return _torch(network, subject.input.to(**layout), allow_tf32)
+
+
+def _compile(subject: Subject) -> Run:
+    # Whole, or the error tells; with its weights as constants, to be laid out anew.
+    network = torch.compile(subject.graph, fullgraph=True, options={'freezing': True})
+    return _torch(network, subject.input)
+
+
+def _cuda_graphs(subject: Subject) -> Run:
+    """Capture the fused form at the first call, whose memory is then the graph's too."""
+    run, graph = _fused(subject), torch.cuda.CUDAGraph()
+    output: list[Tensor] = []
+
+    def replay() -> Tensor:
+        if not output:
+            # cuDNN and cuBLAS have to be ready before, and on another stream.
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    run()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, pool=_first_graph().pool()):
+                output.append(run())
+        graph.replay()
+        return output[0]
+
+    return replay
+
+
+@functools.cache
+def _first_graph() -> Any:
+    """Return a graph whose memory all later ones share, since no two run at once.
+
+    A replay may overwrite the output of another graph.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.zeros(1, device='cuda')
+    return graph
+
+
+def _torch(
+    network: nn.Module | Callable[[Tensor], Tensor], x: Tensor, allow_tf32: bool = False
+) -> Run:
+    def run() -> Tensor:
+        # By default PyTorch computes float32 convolutions in TF32 on a GPU.
+        with torch.inference_mode(), tf32(allow_tf32):
+            return network(x)
+
+    return run
+
+
+def _onnxruntime(subject: Subject) -> Run:
+    runtime = require('onnxruntime')
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = subject.setup.threads
+    # Its threads may spin while it computes, but not into the turn of the next.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = runtime.InferenceSession(
+        str(subject.onnx), options, providers=['CPUExecutionProvider']
+    )
+    (name,) = (value.name for value in session.get_inputs())
+    x = subject.input.numpy()
+    return lambda: session.run(None, {name: x})[0]
+
+
+def _openvino(subject: Subject, precision: str = 'f32') -> Run:
+    return _run_openvino(subject, subject.onnx, precision)
+
+
+def _int8(subject: Subject) -> Run:
+    return _run_openvino(subject, subject.int8, 'f32')
+
+
+def _run_openvino(subject: Subject, file: Path, precision: str) -> Run:
+    openvino = require('openvino')
+    threads = subject.setup.threads
+    settings = {
+        'INFERENCE_PRECISION_HINT': precision,
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_NUM_THREADS': threads,
+    }
+    compiled = openvino.Core().compile_model(file, 'CPU', settings)
+    used = compiled.get_property('INFERENCE_NUM_THREADS')
+    if used != threads:
+        raise ConfigError(f'OpenVINO takes {used} threads, not {threads}')
+    taken = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
+    if taken != precision:
+        raise ConfigError(
+            f'OpenVINO computes in {taken} here: this processor has no instructions for '
+            f'{precision}'
+        )
+    x = subject.input.numpy()
+    return lambda: compiled(x)[0]
+
+
+FORMS: dict[str, Form] = {
+    'training': Form(_training, on_gpu=True),
+    'fused': Form(_fused, on_gpu=True),
+    'channels-last': Form(_channels_last, on_gpu=True),
+    **{
+        engine: Form(partial(_channels_last, engine=engine))
+        for engine in ENGINES
+        if engine != 'torch'
+    },
+    'compile': Form(_compile, on_gpu=True, slow=True),
+    'cuda-graphs': Form(_cuda_graphs, on_gpu=True, on_cpu=False),
+    'onnxruntime': Form(_onnxruntime),
+    'openvino': Form(_openvino),
+    'tf32': Form(
+        partial(_channels_last, allow_tf32=True), 'tf32', on_gpu=True, on_cpu=False
+    ),
+    'fp16': Form(
+        partial(_channels_last, dtype=torch.float16), 'float16', on_gpu=True, on_cpu=False
+    ),
+    'bf16': Form(partial(_channels_last, dtype=torch.bfloat16), 'bfloat16', True),
+    'openvino-bf16': Form(partial(_openvino, precision='bf16'), 'bfloat16'),
+    'int8': Form(_int8, 'int8', slow=True),
+}
+"""By name, in the order in which they are reported."""
+
+
+def note(subject: Subject, form: str) -> str | None:
+    """Return what a reader of the numbers must know besides; None if nothing."""
+    if form != 'int8':
+        return None
+    random = None
+    if subject.source.int8 is None:
+        random = 'calibrated on random numbers: of use for its speed only'
+    return '; '.join(filter(None, (random, missing_for_int8()))) or None
+
+
+def difference(output: Any, reference: Any) -> float:
+    """How far outputs are apart at most, relative to the largest number."""
+    ours, theirs = _tensor(output), _tensor(reference)
+    if ours.shape != theirs.shape:
+        raise ConfigError(
+            f'its output has the shape {tuple(ours.shape)}, that of the fused form is '
+            f'{tuple(theirs.shape)}'
+        )
+    scale = max(float(theirs.abs().max()), 1e-30)
+    return float((ours - theirs).abs().max()) / scale
+
+
+def _tensor(output: Any) -> Tensor:
+    """Return an output as float32, on the device that it is on."""
+    return (output if isinstance(output, Tensor) else torch.tensor(output)).float()

@@ -1,0 +1,279 @@
+"""What the Winograd engine gains and costs, each figure from one run of its own parts.
+
+Speed is that of a network at full and at fast dilation against a peer at the best that
+stock runtimes make of it, all taking turns; see ``docs/winograd.md``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.benchmark import build
+from benchmarks.machine import using_threads
+from benchmarks.memory import PeakMemory, peak_memory
+from benchmarks.runtimes import FORMS, Run
+from benchmarks.subjects import Setup, Source, Subject
+from benchmarks.timing import Spread, Timings, time_alternating
+from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.reparam import deploy
+from mmseg_repvgg.winograd import WinogradConv2d
+
+STOCK = ('channels-last', 'onnxruntime', 'openvino')
+"""Forms of the peer that know nothing of this package."""
+
+OUR_HEAD = tuple(f'{form}, winograd head' for form in STOCK)
+"""The same for its backbone, with a head by Winograd."""
+
+# The points of F(4x4, 3x3), in two dimensions.
+FREQUENCIES = 36
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times at one size.
+
+    Attributes:
+        size: Height and width of the image.
+        timings: Of ``peer FORM``, ``full FORM``, ``fast winograd`` and ``products``, and
+            of a segmentor ``peer FORM, winograd head``.
+    """
+
+    size: tuple[int, int]
+    timings: Timings
+
+    def best_of_peer(self, *forms: str) -> str:
+        """The fastest of the peer's forms, by name."""
+        return self.timings.fastest([f'peer {form}' for form in forms])
+
+    def over_peer(self, *forms: str) -> Spread:
+        """How many times as fast as the best of the peer's forms."""
+        return self.timings.speedup('full winograd', self.best_of_peer(*forms))
+
+
+def measure_speed(
+    ours: Source,
+    peer: Source,
+    setup: Setup,
+    *,
+    warmup: int = 1,
+    rounds: int = 9,
+) -> Speed:
+    """Time a network with Winograd against a peer, itself, and its matrix products.
+
+    The peer with our engine is timed too: in all of it (``peer winograd``), and of a
+    segmentor in the head alone, with the backbone in every stock runtime (``peer FORM,
+    winograd head``).
+
+    Args:
+        ours: A RepVGG network, or a segmentor with one, of whatever dilation.
+        peer: A network of the same input.
+        setup: Size, threads, and whether without heads.
+        warmup: Rounds that do not count.
+        rounds: Rounds that count.
+
+    Raises:
+        ConfigError: If there are not enough rounds or pixels.
+    """
+    if rounds < 1 or min(setup.shape) < 1:
+        raise ConfigError(
+            f'--rounds and --size must be at least 1, but got {rounds} and '
+            f'{"x".join(map(str, setup.shape[2:]))}'
+        )
+    with (
+        using_threads(setup.threads),
+        tempfile.TemporaryDirectory(prefix='mmseg_repvgg_') as folder,
+    ):
+        setup = replace(setup, folder=folder)
+        full, fast = (Subject(dilated(ours, how), setup) for how in ('full', 'fast'))
+        other = Subject(peer, setup)
+        winograd = FORMS['winograd'].make
+        runs: dict[str, Run] = {
+            'full channels-last': FORMS['channels-last'].make(full),
+            'full winograd': winograd(full),
+            'fast winograd': winograd(fast),
+            'peer winograd': winograd(other),
+            'products': products(deploy(full.fused, 'winograd'), full.input),
+        }
+        subjects = [full, fast, other]
+        for form in STOCK:
+            runs[f'peer {form}'] = FORMS[form].make(other)
+        if not setup.backbone_only:
+            subjects.append(other.backbone())
+            head = _head_by_winograd(other)
+            for form, name in zip(STOCK, OUR_HEAD):
+                runs[f'peer {name}'] = _joined(FORMS[form].make(subjects[-1]), head)
+        for subject in subjects:
+            # What the forms were made from.
+            subject.__dict__.clear()
+        timings = time_alternating(runs, warmup=warmup, rounds=rounds)
+    height, width = setup.shape[2:]
+    return Speed((height, width), timings)
+
+
+def _head_by_winograd(subject: Subject) -> Callable[[Tensor], Tensor]:
+    """From the backbone's last map to the logits of the segmentor."""
+    whole: Any = deploy(subject.fused)
+    model = whole.to(memory_format=torch.channels_last).model
+    head: Any = deploy(model.decode_head, 'winograd')
+    size = subject.setup.shape[2:]
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
+
+    def run(y: Tensor) -> Tensor:
+        y = y.contiguous(memory_format=torch.channels_last)
+        # It picks its map by index: those of PSPNet and its like take the last.
+        maps = [y] * len(model.backbone.out_indices)
+        return head.predict(maps, [meta] * len(y), model.test_cfg)
+
+    return run
+
+
+def _joined(body: Run, head: Callable[[Tensor], Tensor]) -> Run:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return head(torch.as_tensor(body()))
+
+    return run
+
+
+def dilated(source: Source, how: str) -> Source:
+    """The same RepVGG network with another dilation."""
+    return replace(source, options={**source.options, 'model.backbone.dilation': how})
+
+
+@torch.inference_mode()
+def products(network: nn.Module, x: Tensor) -> Run:
+    """The matrix products within a network's Winograd convs, and nothing else.
+
+    They are ``torch.bmm`` of (36 * groups, tiles, in) and (36 * groups, in, out), all
+    operands in memory before; the numbers are random, the shapes are the network's.
+
+    Args:
+        network: With :class:`~mmseg_repvgg.reparam.WinogradConv2d` in it.
+        x: Its input.
+    """
+    shapes: list[tuple[int, int, int, int]] = []
+
+    def note(conv: nn.Module, _: Any, y: Tensor) -> None:
+        assert isinstance(conv, WinogradConv2d)
+        n, _, *size = y.shape
+        rows, columns = (_tiles(side, conv.dilation[0]) for side in size)
+        channels = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+        shapes.append((FREQUENCIES * conv.groups, n * rows * columns, *channels))
+
+    hooks = [
+        module.register_forward_hook(note)
+        for module in network.modules()
+        if isinstance(module, WinogradConv2d)
+    ]
+    network(x)
+    for hook in hooks:
+        hook.remove()
+    operands = []
+    tiles = torch.randn(max(b * rows * depth for b, rows, depth, _ in shapes))
+    out = torch.empty(max(b * rows * columns for b, rows, _, columns in shapes))
+    for b, rows, depth, columns in shapes:
+        # Each conv has kernels of its own, as in the network.
+        kernels = torch.randn(b, depth, columns)
+        operands.append(
+            (
+                tiles[: b * rows * depth].view(b, rows, depth),
+                kernels,
+                out[: b * rows * columns].view(b, rows, columns),
+            )
+        )
+
+    def run() -> None:
+        with torch.inference_mode():
+            for left, right, result in operands:
+                torch.bmm(left, right, out=result)
+
+    return run
+
+
+def _tiles(side: int, dilation: int) -> int:
+    """Of 4 pixels in a side: each phase for itself, or all with padding between."""
+    phases = [-(-(side - first) // dilation) for first in range(min(dilation, side))]
+    joined = sum(phases) + len(phases) - 1
+    return min(sum(-(-phase // 4) for phase in phases), -(-joined // 4))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Largest errors against float64, relative to the largest number.
+
+    Attributes:
+        direct: Of the fused float32 network by PyTorch.
+        channels_last: Of the same with channels last, which takes other code.
+        winograd: Of the same with Winograd.
+    """
+
+    direct: float
+    channels_last: float
+    winograd: float
+
+
+def measure_errors(source: Source, setup: Setup) -> Errors:
+    """Compare the engines with the training form in float64."""
+    with using_threads(setup.threads):
+        subject = Subject(dilated(source, 'full'), setup)
+        expected = _output(subject.trained.double(), subject.input.double())
+        subject = Subject(dilated(source, 'full'), setup)
+        found = [
+            torch.as_tensor(FORMS[form].make(subject)()).double()
+            for form in ('fused', 'channels-last', 'winograd')
+        ]
+    scale = expected.abs().max()
+    return Errors(*(float((y - expected).abs().max() / scale) for y in found))
+
+
+@torch.inference_mode()
+def _output(network: nn.Module, x: Tensor) -> Tensor:
+    return network(x)
+
+
+def measure_memory(source: Source, setup: Setup) -> dict[str, PeakMemory]:
+    """Peak memory of both engines, each in a process of its own."""
+    return {
+        form: peak_memory(build, dilated(source, 'full'), form, setup)
+        for form in ('channels-last', 'winograd')
+    }
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How time grows with the image.
+
+    Attributes:
+        seconds: Median by height and width.
+        slope: Of the logarithm of time over that of the number of pixels; 1 is linear.
+    """
+
+    seconds: dict[tuple[int, int], float]
+    slope: float
+
+
+def measure_growth(
+    source: Source,
+    setup: Setup,
+    sizes: Sequence[tuple[int, int]] = ((256, 512), (512, 1024), (1024, 2048)),
+    rounds: int = 5,
+) -> Growth:
+    """Time the Winograd engine at several sizes, by turns."""
+    with using_threads(setup.threads):
+        subject = Subject(dilated(source, 'full'), setup)
+        network = deploy(subject.fused, 'winograd')
+        inputs = [torch.randn(*setup.shape[:2], *size) for size in sizes]
+        runs = {str(size): partial(_output, network, x) for size, x in zip(sizes, inputs)}
+        timings = time_alternating(runs, warmup=1, rounds=rounds)
+    seconds = {size: timings.spread(str(size)).median for size in sizes}
+    pixels = [height * width for height, width in sizes]
+    slope = np.polyfit(np.log(pixels), np.log(list(seconds.values())), 1)[0]
+    return Growth(seconds, float(slope))

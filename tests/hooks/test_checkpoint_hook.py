@@ -1,0 +1,64 @@
+"""Checkpoints in a real Runner: whole, checked, and the old ones kept till then."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.runner import Runner
+
+from mmseg_repvgg.checkpoints.files import read_checkpoint
+from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.hooks import checkpoint_hook
+
+
+@pytest.fixture
+def runner(street_config):
+    street_config.train_cfg.update(max_iters=4, val_interval=4)
+    street_config.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2)
+    return Runner.from_cfg(street_config)
+
+
+def names(runner):
+    return sorted(path.name for path in Path(runner.work_dir).iterdir() if path.is_file())
+
+
+def test_keeps_the_newest_with_their_checksums(runner):
+    runner.train()
+    files = [name for name in names(runner) if name.startswith('iter')]
+    assert files == ['iter_3.pth', 'iter_3.pth.sha256', 'iter_4.pth', 'iter_4.pth.sha256']
+    assert Path(runner.work_dir, 'last_checkpoint').read_text().endswith('iter_4.pth')
+    (best,) = Path(runner.work_dir).glob('best_mIoU_*.pth')
+    for path in [best, *Path(runner.work_dir).glob('iter_*.pth')]:
+        assert read_checkpoint(path)['state_dict']
+
+
+def test_a_failed_write_leaves_the_old_ones(runner, monkeypatch):
+    write = checkpoint_hook.write_bytes
+
+    def full_disk(data, path, **kwargs):
+        if Path(path).name == 'iter_3.pth':
+            raise CheckpointError(f'{path} cannot be written: No space left on device')
+        write(data, path, **kwargs)
+
+    monkeypatch.setattr(checkpoint_hook, 'write_bytes', full_disk)
+    with pytest.raises(CheckpointError, match='No space left'):
+        runner.train()
+    assert [n for n in names(runner) if n.endswith('.pth')] == [
+        'iter_1.pth',
+        'iter_2.pth',
+    ]
+    assert Path(runner.work_dir, 'last_checkpoint').read_text().endswith('iter_2.pth')
+    for name in ('iter_1.pth', 'iter_2.pth'):
+        read_checkpoint(Path(runner.work_dir, name))
+
+
+def test_a_validation_by_itself_saves_nothing(street_config):
+    """Before a training or after it."""
+    street_config.train_cfg.update(max_iters=1, val_interval=1)
+    runner = Runner.from_cfg(street_config)
+    assert 'mIoU' in runner.val()
+    assert not list(Path(runner.work_dir).rglob('*.pth'))
+    runner.train()
+    saved = names(runner)
+    runner.test()
+    assert 'mIoU' in runner.val()
+    assert names(runner) == saved

@@ -1,0 +1,217 @@
+"""A checkpoint fills the whole model or is refused."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS
+
+from mmseg_repvgg import RepVGG
+from mmseg_repvgg.checkpoints.key_names import from_native
+from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.errors import CheckpointError
+
+
+def saved(cfg, change, meta=None):
+    runner = Runner.from_cfg(cfg)
+    state = runner.model.state_dict()
+    change(state)
+    path = f'{cfg.work_dir}/changed.pth'
+    torch.save({'state_dict': state, 'meta': meta or {}}, path)
+    return path
+
+
+def run_test(cfg, path, **changes):
+    cfg.custom_hooks = [dict(type='LoadHook'), dict(type='DeployHook')]
+    cfg.load_from = path
+    cfg.merge_from_dict(changes)
+    runner = Runner.from_cfg(cfg)
+    runner.test()
+    return runner
+
+
+def test_what_fits_is_loaded(street_config):
+    path = saved(street_config, lambda state: None)
+    runner = run_test(street_config, path)
+    state = torch.load(path)['state_dict']
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize(
+    ('change', 'says'),
+    [
+        (lambda s: s.pop('decode_head.conv_seg.bias'), 'conv_seg.bias is missing'),
+        (lambda s: s.update(extra=torch.ones(1)), 'extra is not in the model'),
+        (
+            lambda s: s.update({'decode_head.conv_seg.bias': torch.ones(11)}),
+            r'conv_seg.bias is \(11,\) where the model has \(19,\)',
+        ),
+        (lambda s: s.pop('backbone.stem.conv.branch_1x1.conv.weight'), 'does not fit'),
+        (
+            lambda s: s['decode_head.conv_seg.bias'].fill_(float('nan')),
+            'conv_seg.bias holds NaN',
+        ),
+        (
+            lambda s: s.update({'decode_head.conv_seg.bias': torch.ones(19).int()}),
+            r'conv_seg.bias is torch.int32 where the model has torch.float32',
+        ),
+    ],
+)
+def test_what_does_not_is_an_error(street_config, change, says):
+    path = saved(street_config, change)
+    with pytest.raises(CheckpointError, match=says):
+        run_test(street_config, path)
+
+
+def test_trusted_head_that_cannot_be_copied_is_an_error(street_config, monkeypatch):
+    """mmengine logs that it was not copied, and scores the head's random weights."""
+    key = 'decode_head.conv_seg.weight'
+    path = saved(street_config, lambda s: s.update({key: s[key].to_sparse()}))
+    with pytest.raises(CheckpointError, match='_rebuild_sparse_tensor'):
+        load_model(street_config, path)
+    monkeypatch.setenv('MMSEG_REPVGG_TRUST_CHECKPOINT', '1')
+    with pytest.raises(CheckpointError, match=f'{key} is not a dense tensor'):
+        load_model(street_config, path)
+    with pytest.raises(CheckpointError, match=f'{key} is not a dense tensor'):
+        run_test(street_config, path)
+
+
+def test_a_backbone_alone_is_an_error(street_config):
+    path = f'{street_config.work_dir}.pth'
+    torch.save(from_native(RepVGG('A0').state_dict(), 'official'), path)
+    with pytest.raises(CheckpointError, match='a backbone alone: auxiliary_head and dec'):
+        run_test(street_config, path)
+
+
+def test_another_dilation_is_an_error(street_config):
+    """Its weights fit, and the mIoU would be a little lower than it is."""
+    path = saved(
+        street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
+    )
+    run_test(street_config, path)
+    with pytest.raises(CheckpointError) as caught:
+        run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+    assert "was trained with dilation='full', and the config builds 'fast'" in str(
+        caught.value
+    )
+    assert '--cfg-options model.backbone.dilation=full' in str(caught.value)
+
+
+def test_a_dilation_that_is_left_out_is_the_default(street_config):
+    street_config.model.backbone.pop('dilation', None)
+    path = saved(
+        street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
+    )
+    run_test(street_config, path, **{'model.backbone.dilation': 'full'})
+    with pytest.raises(CheckpointError, match="trained with dilation='full'"):
+        run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+
+
+def said_to_be(cfg, **fields):
+    """What mmengine writes of a config whose backbone has other fields."""
+    trained = copy.deepcopy(cfg)
+    trained.model.backbone = fields
+    return {'cfg': trained.pretty_text}
+
+
+@pytest.mark.parametrize('kind', ['mmpretrain.RepVGG', 'ResNet'])
+def test_the_dilation_of_another_class_is_no_ones_business(street_config, kind):
+    """mmpretrain's RepVGG knows no such argument."""
+    meta = said_to_be(street_config, type=kind, dilation='fast')
+    run_test(street_config, saved(street_config, lambda state: None, meta))
+
+
+def test_dilation_where_no_layer_has_any(street_config):
+    """The last two stages are not built."""
+    cfg = street_config
+    cfg.model.backbone.out_indices = (0, 1)
+    cfg.model.decode_head.update(in_channels=96, in_index=1)
+    cfg.model.auxiliary_head.update(in_channels=48, in_index=0)
+    meta = said_to_be(cfg, **{**cfg.model.backbone, 'dilation': 'fast'})
+    run_test(cfg, saved(cfg, lambda state: None, meta))
+
+
+class Child(RepVGG):
+    pass
+
+
+@pytest.mark.parametrize('kind', ['Child', 'own.networks.Child'])
+def test_the_dilation_of_a_child(street_config, monkeypatch, kind):
+    """A config of the lazy style names the module as well."""
+    monkeypatch.setitem(MODELS.module_dict, 'Child', Child)
+    street_config.model.backbone.type = 'Child'
+    fields = {**street_config.model.backbone, 'type': kind}
+    meta = said_to_be(street_config, **fields)
+    path = saved(street_config, lambda state: None, meta)
+    with pytest.raises(CheckpointError, match="trained with dilation='full'"):
+        run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
+
+
+class WithTeacher(EncoderDecoder):
+    def __init__(self, teacher, **arguments):
+        super().__init__(**arguments)
+        self.teacher = MODELS.build(teacher)
+
+
+def test_a_second_backbone_may_have_its_own(street_config, monkeypatch):
+    # By name: upstream's mmengine cannot print a config with a class in it.
+    monkeypatch.setitem(MODELS.module_dict, 'WithTeacher', WithTeacher)
+    teacher = dict(type='RepVGG', arch='A0', dilation=None, out_indices=(3,))
+    street_config.model.update(type='WithTeacher', teacher=teacher)
+    meta = {'cfg': said_to_be(street_config, **street_config.model.backbone)['cfg']}
+    run_test(street_config, saved(street_config, lambda state: None, meta))
+
+
+def test_another_dilation_may_be_trained_on(street_config, capsys):
+    path = saved(
+        street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
+    )
+    street_config.load_from = path
+    street_config.custom_hooks = [dict(type='LoadHook', strict=False)]
+    street_config.model.backbone.dilation = 'fast'
+    capsys.readouterr()
+    Runner.from_cfg(street_config).load_or_resume()
+    assert "was trained with dilation='full'" in capsys.readouterr().out
+
+
+def test_wrapped_in_test_time_augmentation(street_config):
+    path = saved(street_config, lambda state: None)
+    street_config.test_dataloader.dataset.pipeline = street_config.tta_pipeline
+    street_config.model = dict(type='SegTTAModel', module=street_config.model)
+    run_test(street_config, path)
+
+
+@pytest.mark.parametrize('layout', ['official', 'timm', 'mmpretrain'])
+@pytest.mark.parametrize('ema', [False, True])
+def test_load_from_takes_another_projects_backbone(
+    street_config, randomize_norms, layout, ema
+):
+    source = randomize_norms(RepVGG('A0'))
+    classifier = {'weight': torch.ones(10, 1280), 'bias': torch.ones(10)}
+    path = f'{street_config.work_dir}.pth'
+    torch.save({'model': from_native(source.state_dict(), layout, classifier)}, path)
+    street_config.load_from = path
+    hooks = [dict(type='LoadHook', strict=False)]
+    street_config.custom_hooks = hooks + [dict(type='EMAHook')] * ema
+    runner = Runner.from_cfg(street_config)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    models = [runner.model]
+    models += [h.ema_model.module for h in runner.hooks if type(h).__name__ == 'EMAHook']
+    assert len(models) == 1 + ema
+    for model in models:
+        for key, value in source.state_dict().items():
+            assert torch.equal(model.backbone.state_dict()[key], value), key
+
+
+def test_load_from_another_projects_other_arch_is_an_error(street_config):
+    path = f'{street_config.work_dir}.pth'
+    torch.save(from_native(RepVGG('A1').state_dict(), 'official'), path)
+    street_config.load_from = path
+    street_config.custom_hooks = [dict(type='LoadHook', strict=False)]
+    runner = Runner.from_cfg(street_config)
+    with pytest.raises(CheckpointError, match='another arch'):
+        runner.load_or_resume()

@@ -1,0 +1,133 @@
+"""What a training shows on a terminal, and where there is none."""
+
+import os
+import pty
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from mmengine.runner import Runner
+
+from mmseg_repvgg.hooks import progress_hook
+from mmseg_repvgg.hooks.progress_hook import ProgressHook
+from mmseg_repvgg.hooks.screen import build_quietly, screen_handlers
+
+
+def on_a_terminal(command, folder):
+    """Run a command on a terminal of its own; returns its status and what was drawn."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(folder)
+        os.environ.update(TERM='xterm', COLUMNS='120')
+        os.execv(command[0], command)
+    drawn = b''
+    try:
+        while part := os.read(terminal, 65536):
+            drawn += part
+    except OSError:  # The other side has closed it.
+        pass
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), drawn.decode()
+
+
+def train(street_config_file, repo, folder, *options):
+    tool = str(repo / 'tools' / 'train.py')
+    return on_a_terminal(
+        [sys.executable, tool, str(street_config_file), *options], folder
+    )
+
+
+def test_a_terminal_shows_a_bar_and_the_validations(street_config_file, repo, tmp_path):
+    status, drawn = train(street_config_file, repo, tmp_path)
+    assert status == 0, drawn
+    text = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', drawn)
+    assert re.search(r'training \S+ 4/4 [\d.]+ (it/s|s/it) 0:00:00 left  loss \d', text)
+    assert 'mIoU' in drawn
+    # The log file has the lines that the bar takes the place of.
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert 'Iter(train) [4/4]' in log.read_text()
+    assert 'Iter(train)' not in drawn
+    # The cursor, which a bar hides, is back.
+    assert drawn.rindex('\x1b[?25h') > drawn.rindex('\x1b[?25l')
+
+
+def test_a_training_that_fails_gives_the_terminal_back(
+    street_config_file, repo, tmp_path
+):
+    status, drawn = train(
+        street_config_file,
+        repo,
+        tmp_path,
+        '--cfg-options',
+        'optim_wrapper.optimizer.lr=1e30',
+    )
+    assert status == 2
+    assert 'error: ' in drawn
+    assert drawn.rindex('\x1b[?25h') > drawn.rindex('\x1b[?25l')
+
+
+@pytest.mark.parametrize('verbose', [False, True])
+def test_config_and_hooks_go_to_the_log_file_alone(
+    street_config_file, run_tool, tmp_path, verbose
+):
+    options = ['--verbose'] if verbose else []
+    result = run_tool('train.py', street_config_file, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    for words in ('System environment', 'Config:', 'Hooks will be executed'):
+        assert words in log.read_text()
+        assert (words in result.stdout) == verbose
+    # Elsewhere than on a terminal there are plain lines.
+    assert 'Iter(train) [4/4]' in result.stdout
+    assert ('Iteration 1 of 4, ' in result.stdout) != verbose
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(
+            progress_hook, 'time', SimpleNamespace(monotonic=lambda: self.now)
+        )
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Let a training of 1,000 iterations of 7 s pass; returns its lines."""
+    clock, said = Clock(monkeypatch), []
+    runner = SimpleNamespace(
+        iter=0, max_iters=1000, logger=SimpleNamespace(info=said.append)
+    )
+    hook = ProgressHook()
+    hook.before_train(runner)
+    for runner.iter in range(1000):
+        clock.now += 7
+        hook.after_train_iter(runner, runner.iter)
+    return said
+
+
+def test_plain_lines_begin_with_the_first_iteration(lines):
+    assert lines[0] == 'Iteration 1 of 1000, 7.00 s each, 1:56:33 left'
+
+
+def test_plain_lines_come_at_growing_distances(lines):
+    at = [int(line.split()[1]) for line in lines]
+    assert at == [1, 6, 12, 24, 48, 96, 192, 384, 768]
+
+
+def test_time_left_of_a_resumed_run_counts_its_own_iterations(monkeypatch):
+    clock, said = Clock(monkeypatch), []
+    runner = SimpleNamespace(
+        iter=600, max_iters=1000, logger=SimpleNamespace(info=said.append)
+    )
+    hook = ProgressHook()
+    hook.before_train(runner)
+    clock.now = 2
+    hook.after_train_iter(runner, 0)
+    assert said == ['Iteration 601 of 1000, 2.00 s each, 0:13:18 left']
+
+
+def test_the_screen_has_its_level_back_after_building(street_config):
+    runner = build_quietly(Runner, street_config)
+    (handler,) = screen_handlers(runner.logger)
+    assert handler.level == 20

@@ -1,0 +1,45 @@
+"""winograd.cpp by a program of its own, without Python: here, and on an emulated Arm."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mmseg_repvgg.winograd import build as native
+
+DRIVER = Path(__file__).with_name('driver.cpp')
+ARM_COMPILER, EMULATOR = 'aarch64-linux-gnu-g++', 'qemu-aarch64'
+
+
+def build(compiler, flags, path):
+    sources = (str(native.SOURCE), str(DRIVER))
+    command = [*compiler, *flags, '-fopenmp', *sources, '-o', str(path)]
+    subprocess.run(command, check=True)
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith('136 cases, ')
+
+
+@pytest.mark.isa
+@pytest.mark.skipif(
+    shutil.which(native._compiler()[0]) is None,
+    reason='there is no C++ compiler (g++, or what CXX names)',
+)
+def test_here_it_computes_a_convolution(tmp_path):
+    build(native._compiler(), native._flags(), tmp_path / 'driver')
+    run(tmp_path / 'driver')
+
+
+@pytest.mark.skipif(
+    not (shutil.which(ARM_COMPILER) and shutil.which(EMULATOR)),
+    reason='needs the packages g++-aarch64-linux-gnu and qemu-user',
+)
+def test_on_64_bit_arm_it_computes_a_convolution(tmp_path):
+    flags = [flag for flag in native.FLAGS if flag != '-march=native']
+    # Static, or the emulator would have to be told where Arm's libraries are.
+    build([ARM_COMPILER], [*flags, '-static'], tmp_path / 'driver')
+    run(EMULATOR, tmp_path / 'driver')

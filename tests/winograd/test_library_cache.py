@@ -1,0 +1,99 @@
+"""Only what the user has built, and nobody else may change, is found in the cache."""
+
+import os
+import socket
+import stat
+
+import pytest
+
+from mmseg_repvgg.winograd import library_cache
+from mmseg_repvgg.winograd.library_cache import cache_folder, find_library, store_library
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'getuid'), reason='needs POSIX')
+
+
+@pytest.fixture(autouse=True)
+def _root(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+def build(folder, content=b'code'):
+    path = folder / 'built'
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def stored():
+    folder = cache_folder()
+    return store_library(build(folder), 'x.so', folder)
+
+
+@pytest.fixture
+def open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_what_is_stored_is_found_and_private(open_umask, stored):
+    assert find_library('x.so') == stored
+    assert find_library('y.so') is None
+    assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+    for path in (stored, stored.parent):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize('content', [b'', b'cod', b'other'])
+def test_other_content_is_not_found(stored, content, caplog):
+    stored.write_bytes(content)
+    assert find_library('x.so') is None
+    assert f'{stored} is not what was built' in caplog.text
+    assert store_library(build(stored.parent), 'x.so', stored.parent) == stored
+    assert find_library('x.so') == stored
+
+
+@pytest.mark.parametrize('mode', [0o720, 0o702])
+def test_a_file_that_others_may_write_is_not_found(stored, mode, caplog):
+    stored.chmod(mode)
+    assert find_library('x.so') is None
+    assert f'{stored} is not loaded' in caplog.text
+
+
+@pytest.mark.parametrize('mode', [0o770, 0o707])
+def test_a_folder_that_others_may_write_is_not_used(stored, mode):
+    stored.parent.chmod(mode)
+    assert find_library('x.so') is None
+    with pytest.raises(PermissionError, match='others own .* or may write to it'):
+        cache_folder()
+
+
+def test_what_another_user_owns_is_not_used(stored, monkeypatch, caplog):
+    owner = stored.stat().st_uid
+    monkeypatch.setattr(os, 'getuid', lambda: owner + 1)
+    assert find_library('x.so') is None
+    with pytest.raises(PermissionError):
+        cache_folder()
+    # The folder is the user's, and only the file another's.
+    monkeypatch.setattr(library_cache, 'cache_folder', lambda: stored.parent)
+    assert find_library('x.so') is None
+    assert f'{stored} is not loaded' in caplog.text
+
+
+def test_links_and_sockets_are_not_opened(stored, monkeypatch):
+    stored.rename(stored.with_name('y.so'))
+    stored.symlink_to('y.so')
+    assert find_library('x.so') is None
+    stored.unlink()
+    monkeypatch.chdir(stored.parent)  # The path of a socket is short.
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(stored.name)
+    stored.chmod(0o700)
+    assert find_library('x.so') is None
+
+
+def test_without_owners_of_files_all_are_the_users(stored, monkeypatch):
+    """As on Windows, where Python shows every file as one that all may write."""
+    stored.chmod(0o777)
+    monkeypatch.delattr(os, 'getuid')
+    assert find_library('x.so') == stored
