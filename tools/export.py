@@ -4,8 +4,6 @@ import argparse
 import os
 from pathlib import Path
 
-import repository  # noqa: F401, I001
-
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model

@@ -19,7 +19,7 @@ from .backends import open_backend
 from .formats import FORMATS, MIN_OPSET, Writer
 from .graph import SegmentorGraph
 from .metadata import Metadata, describe
-from .verify import Agreement, verify
+from .verify import Agreement, smooth_noise, verify
 
 # Where sizes are left open: those that bins, strides and batches of 1 fit and do not
 # fit, and the smallest there is.
@@ -89,9 +89,9 @@ def export(
     write = writer_for(path, to)
     _check_numbers(size, batch, dynamic, opset)
     shapes = [] if size is None else [(batch, *size)]
-    shape = (None, 3, None, None) if dynamic else (batch, 3, *(size or ()))
+    sides = (None, 3, None, None) if dynamic else (batch, 3, *(size or ()))
     shapes += DYNAMIC_SHAPES if dynamic else ()
-    metadata = describe(cfg, model, output=output, shape=shape, normalize=normalize)
+    metadata = describe(cfg, model, output=output, shape=sides, normalize=normalize)
     fused = deploy(model)
     agreements = {}
     with staged(path) as stage:
@@ -99,7 +99,9 @@ def export(
             facts = dataclasses.replace(metadata, output=kind)
             graph = SegmentorGraph(fused, facts).eval()
             write(graph, stage, facts, opset)
-            agreements[kind] = verify(open_backend(stage), fused, shapes)
+            agreements[kind] = verify(
+                open_backend(stage), fused, (smooth_noise(*shape) for shape in shapes)
+            )
         megabytes = sum(file.stat().st_size for file in stage.parent.iterdir()) / 1e6
     return Exported(
         path,

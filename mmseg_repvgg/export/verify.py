@@ -1,24 +1,25 @@
-"""Does a file compute what the fused model computes? Asked of each before it is there."""
+"""Comparison of an exported file with the fused model, made before the file is saved."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor
-
-from demo.street import MIN_SIDE, draw_scene
 
 from ..errors import ExportError, UserError
 from .backends import Backend, said_last
 
 TOLERANCE = 1e-4
+# Pixels between independent values of the noise.
+_CELL = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +37,24 @@ class Agreement:
 
 
 def verify(
-    backend: Backend, model: BaseModel, shapes: Sequence[tuple[int, int, int]]
+    backend: Backend, model: BaseModel, batches: Iterable[npt.NDArray[np.uint8]]
 ) -> Agreement:
-    """Compare a file with the model on drawn street scenes.
+    """Compare a file with the model on images.
 
     Args:
         backend: The file.
         model: The fused segmentor, by whose own code the reference is computed.
-        shapes: (B, H, W) of the images to try.
+        batches: Images as they are read, each batch (B, 3, H, W), such as
+            :func:`smooth_noise`.
 
     Raises:
         ExportError: If logits differ by more than :data:`TOLERANCE`, labels on more than
             that share of the pixels, or the output has another shape.
     """
     facts = backend.metadata
-    errors, differing, pixels = [], 0, 0
-    for batch, *size in shapes:
-        images = street_images(batch, (size[0], size[1]))
+    errors, differing, pixels, shapes = [], 0, 0, []
+    for images in batches:
+        shapes.append((len(images), *images.shape[2:]))
         inputs, expected = reference(model, images)
         found = _run(backend, images if facts.normalize else inputs.numpy())
         labels = expected.argmax(1)
@@ -90,7 +92,7 @@ def _run(backend: Backend, images: npt.NDArray[Any]) -> Tensor:
 
 
 def _require(
-    agreement: Agreement, backend: Backend, shapes: Sequence[tuple[int, int, int]]
+    agreement: Agreement, backend: Backend, shapes: list[tuple[int, ...]]
 ) -> None:
     # Written so that NaN fails as well.
     fits = agreement.logit_error is None or agreement.logit_error <= TOLERANCE
@@ -130,19 +132,20 @@ def reference(model: BaseModel, images: npt.NDArray[np.uint8]) -> tuple[Tensor, 
     return inputs, model.whole_inference(inputs, [meta] * len(inputs))
 
 
-def street_images(batch: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Draw street scenes, always the same ones.
+def smooth_noise(batch: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Draw noise that is smooth enough for labels to form regions, always the same.
 
     Args:
-        batch: How many.
-        size: Height and width; of a smaller one than can be drawn, a part.
+        batch: Number of images.
+        height: Height of the images.
+        width: Width of the images.
 
     Returns:
-        BGR, (B, 3, H, W).
+        Shape (B, 3, H, W), 0 to 255.
     """
-    drawn = (max(size[0], MIN_SIDE), max(size[1], MIN_SIDE))
-    scenes = [draw_scene(np.random.default_rng(seed), drawn) for seed in range(batch)]
-    images = np.stack([scene.image for scene in scenes]).transpose(0, 3, 1, 2)
-    # From the middle, where the most happens.
-    top, left = ((whole - part) // 2 for whole, part in zip(drawn, size))
-    return images[:, :, top : top + size[0], left : left + size[1]].copy()
+    cells = (-(-height // _CELL), -(-width // _CELL))
+    coarse = np.random.default_rng(0).uniform(0, 255, (batch, 3, *cells))
+    smooth = F.interpolate(
+        torch.from_numpy(coarse), (height, width), mode='bilinear', align_corners=False
+    )
+    return smooth.round().to(torch.uint8).numpy()

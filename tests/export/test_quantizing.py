@@ -19,7 +19,7 @@ from mmseg_repvgg.export.backends import OpenVINOBackend, open_backend
 from mmseg_repvgg.export.evaluate import put_in_place
 from mmseg_repvgg.export.quantizing import quantize
 from mmseg_repvgg.export.real_images import CalibrationImages, Validation
-from mmseg_repvgg.export.verify import reference, street_images
+from mmseg_repvgg.export.verify import reference, smooth_noise
 
 *_, nncf = (
     pytest.importorskip(package, reason="needs pip install -e '.[export,quantize]'")
@@ -40,7 +40,7 @@ def whole(street_root, small_street_config, make_small, tmp_path_factory):
     cfg.model.backbone.arch.update(groups=2)
     model = MODELS.build(cfg.model).train()
     # Norms that know what comes, as after training.
-    images, _ = reference(model, street_images(4, SIZE))
+    images, _ = reference(model, smooth_noise(4, *SIZE))
     with torch.no_grad():
         for _ in range(20):
             model.decode_head(model.extract_feat(images))
@@ -124,7 +124,7 @@ def test_sizes_left_open(cfg, model, tmp_path):
     done = quantize(cfg, model, path, dynamic=True, normalize=True, images=2)
     assert done.running == len(convolutions(model))
     assert done.sample.dtype == np.uint8
-    assert open_backend(path)(street_images(2, (50, 70))).shape == (2, 19, 50, 70)
+    assert open_backend(path)(smooth_noise(2, 50, 70)).shape == (2, 19, 50, 70)
 
 
 # The drop that is allowed --------------------------------------------------------------
