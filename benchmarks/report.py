@@ -11,8 +11,8 @@ from benchmarks.memory import PeakMemory
 from benchmarks.paper import counterparts
 from benchmarks.subjects import Setup
 from benchmarks.timing import Spread, Timings
-from mmseg_repvgg.datasets.files import replace_file
-from mmseg_repvgg.errors import ConfigError, WriteError
+from mmseg_repvgg.atomic_write import write_atomically
+from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.special_files import refuse_special_file
 
 
@@ -238,15 +238,8 @@ class Report:
         Raises:
             WriteError: If it cannot be written.
         """
-        path = Path(path)
         text = json.dumps(self.as_json(), indent=2) + '\n'
-        try:
-            replace_file(path, text.encode())
-        except OSError as error:
-            raise WriteError(
-                f'{path} cannot be written: {error.strerror}. Choose another place with '
-                '--out'
-            ) from error
+        write_atomically(path, text.encode())
 
 
 _PEAK = fields(PeakMemory)

@@ -17,6 +17,7 @@ from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.extras import require
 from mmseg_repvgg.hooks.tf32 import tf32
+from mmseg_repvgg.models.comparison import relative_difference
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.deploy import ENGINES
 from mmseg_repvgg.winograd.build import library
@@ -201,17 +202,19 @@ def note(subject: Subject, form: str) -> str | None:
 
 
 def difference(output: Any, reference: Any) -> float:
-    """How far outputs are apart at most, relative to the largest number."""
-    ours, theirs = _tensor(output), _tensor(reference)
+    """Return how far an output is from the reference, relative to its largest number.
+
+    Args:
+        output: A tensor or an array.
+        reference: The same.
+
+    Raises:
+        ConfigError: If the shapes differ.
+    """
+    ours, theirs = torch.as_tensor(output), torch.as_tensor(reference)
     if ours.shape != theirs.shape:
         raise ConfigError(
             f'its output has the shape {tuple(ours.shape)}, that of the fused form is '
             f'{tuple(theirs.shape)}'
         )
-    scale = max(float(theirs.abs().max()), 1e-30)
-    return float((ours - theirs).abs().max()) / scale
-
-
-def _tensor(output: Any) -> Tensor:
-    """Return an output as float32, on the device that it is on."""
-    return (output if isinstance(output, Tensor) else torch.tensor(output)).float()
+    return relative_difference(ours, theirs)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from ..datasets.files import replace_file
+from ..atomic_write import write_atomically
 from ..errors import LogError, WriteError
 from .logs import Point, TrainingLog
 
@@ -111,12 +111,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         )
     drawn = io.BytesIO()
     figure.savefig(drawn, format=kind, dpi=200)
-    try:
-        replace_file(path, drawn.getvalue())
-    except OSError as error:
-        raise WriteError(
-            f'{path} cannot be written: {error.strerror}. Choose another place'
-        ) from error
+    write_atomically(path, drawn.getvalue())
 
 
 def smooth(values: Sequence[float], window: int) -> np.ndarray:

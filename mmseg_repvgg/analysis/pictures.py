@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..datasets.files import replace_file
+from ..atomic_write import write_atomically
 from ..datasets.painting import paint, side_by_side
 
 __all__ = ['paint', 'save_triptych']
@@ -31,7 +31,7 @@ def save_triptych(
         palette: An RGB colour a class.
 
     Raises:
-        OSError: If the file cannot be written.
+        WriteError: If the file cannot be written.
     """
     encoded = cv2.imencode('.png', side_by_side(image, [truth, prediction], palette))[1]
-    replace_file(path, encoded.tobytes())
+    write_atomically(path, encoded.tobytes())

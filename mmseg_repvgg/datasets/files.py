@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic_write import write_atomically
 from ..errors import ImageError, WriteError
 from ..special_files import refuse_special_file
 
@@ -157,7 +158,7 @@ def put_labels(path: Path, labels: npt.NDArray[np.uint8], check: bool) -> State:
         if np.array_equal(read_labels(path), labels):
             return State.KEPT
     if not check:
-        write_whole(path, cv2.imencode('.png', labels)[1].tobytes())
+        write_atomically(path, cv2.imencode('.png', labels)[1].tobytes())
     return State.DUE if check else State.MADE
 
 
@@ -177,45 +178,8 @@ def put_bytes(path: Path, data: bytes, check: bool) -> State:
         if path.stat().st_size == len(data) and path.read_bytes() == data:
             return State.KEPT
     if not check:
-        write_whole(path, data)
+        write_atomically(path, data)
     return State.DUE if check else State.MADE
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file of a data set, as :func:`replace_file` does.
-
-    Raises:
-        WriteError: If it cannot be written; what was there before is as it was.
-    """
-    make_folder(path.parent)
-    try:
-        replace_file(path, data)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name whole or not at all.
-
-    Folders are made where they are missing. The temporary name is always the same, so
-    that what a killed run left there is overwritten by the next.
-
-    Raises:
-        OSError: If it cannot be written; what was there before is as it was.
-    """
-    refuse_special_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        partial.unlink(missing_ok=True)
-        # An exclusive open does not follow a link that another user left there.
-        with open(partial, 'xb') as file:
-            file.write(data)
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def make_folder(path: Path) -> None:

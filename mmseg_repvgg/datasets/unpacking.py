@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..atomic_write import write_atomically
 from ..errors import DataError, UserError
 from ..special_files import refuse_special_file
-from .files import write_whole
 from .preparing import in_parallel
 
 # A name that leads out of the folder does not fit, nor does one of a hidden file.
@@ -66,7 +66,7 @@ def unpack(
         def bring(member: zipfile.ZipInfo) -> None:
             with _naming(archive):
                 data = opened.read(member)
-            write_whole(root / member.filename, data)
+            write_atomically(root / member.filename, data)
 
         found = in_parallel(lacks, members.values(), f'compare {archive.name}', jobs)
         lacking = [member for member, lack in zip(members.values(), found) if lack]

@@ -20,8 +20,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.registry import METRICS, TRANSFORMS
 
+from ..atomic_write import write_atomically
 from ..datasets.cityscapes_labels import IGNORE_INDEX, LABELS
-from ..datasets.files import write_whole
 from ..datasets.nested import innermost, lazily
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError
@@ -63,7 +63,7 @@ class LabelIdFiles(BaseMetric):
             train_ids = sample['pred_sem_seg']['data'].cpu().numpy()
             labels = self._label_ids[train_ids.reshape(train_ids.shape[-2:])]
             path = self.folder / f'{Path(sample["img_path"]).stem}.png'
-            write_whole(path, cv2.imencode('.png', labels)[1].tobytes())
+            write_atomically(path, cv2.imencode('.png', labels)[1].tobytes())
             self.results.append(path.name)
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How far the predictions of two forms of a segmentor differ."""
+"""Measure how far the outputs of two forms of a network differ."""
 
 from __future__ import annotations
 
@@ -6,22 +6,49 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import ConfigError
 
 
+def relative_difference(output: Tensor, reference: Tensor) -> float:
+    """Return the largest absolute difference, relative to the largest reference value.
+
+    Compare the result with ``not difference <= tolerance``: it is NaN if a value is NaN,
+    or infinite in both.
+
+    Args:
+        output: Of any shape.
+        reference: Of the same shape.
+    """
+    return _ratio(*_difference_and_scale(output, reference))
+
+
+def _difference_and_scale(output: Tensor, reference: Tensor) -> tuple[float, float]:
+    dtype = torch.promote_types(reference.dtype, torch.float32)
+    output, reference = output.detach().to(dtype), reference.detach().to(dtype)
+    # The maximum of a tensor is NaN if an element is.
+    return float((output - reference).abs().max()), float(reference.abs().max())
+
+
+def _ratio(difference: float, scale: float) -> float:
+    # np.maximum keeps NaN, max() does not.
+    return float(difference / np.maximum(scale, 1e-30))
+
+
 class Comparison:
-    """Collects the differences over the batches of a data set."""
+    """Differences between the predictions of two forms, collected over batches."""
 
     def __init__(self) -> None:
-        self._scale = self._difference = 0.0
+        self._difference = self._scale = 0.0
         self._pixels = self._differing = 0
 
     def add(self, expected: Sequence[Any], actual: Sequence[Any]) -> None:
         """Compare the predictions of a batch.
 
         Args:
-            expected: A data sample for each image, of the form compared with.
+            expected: A data sample for each image, of the reference form.
             actual: Those of the other form.
 
         Raises:
@@ -30,14 +57,13 @@ class Comparison:
         for a, b in zip(expected, actual):
             if 'seg_logits' not in a:
                 raise ConfigError(
-                    'two forms are compared by their seg_logits, which this segmentor '
-                    'does not predict'
+                    'the segmentor predicts no seg_logits, which a comparison needs'
                 )
-            logits, others = a.seg_logits.data, b.seg_logits.data
-            # np.maximum keeps NaN, max() does not.
-            self._scale = np.maximum(self._scale, float(logits.abs().max()))
-            gap = float((logits - others).abs().max())
-            self._difference = np.maximum(self._difference, gap)
+            difference, scale = _difference_and_scale(
+                b.seg_logits.data, a.seg_logits.data
+            )
+            self._difference = np.maximum(self._difference, difference)
+            self._scale = np.maximum(self._scale, scale)
             labels = a.pred_sem_seg.data
             self._differing += int((labels != b.pred_sem_seg.data).sum())
             self._pixels += labels.numel()
@@ -45,7 +71,7 @@ class Comparison:
     @property
     def logit_difference(self) -> float:
         """Largest absolute difference of a logit, relative to the largest logit."""
-        return float(self._difference / np.maximum(self._scale, 1e-30))
+        return _ratio(self._difference, self._scale)
 
     @property
     def label_disagreement(self) -> float:

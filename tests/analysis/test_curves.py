@@ -140,7 +140,7 @@ def test_not_saved(tmp_path):
     with pytest.raises(WriteError, match=r'one of \.png, \.svg, \.pdf'):
         save_figure(figure, tmp_path / 'a.jpeg')
     (tmp_path / 'file').touch()
-    with pytest.raises(WriteError, match=r'a\.png cannot be written: .*another place'):
+    with pytest.raises(WriteError, match=r'a\.png cannot be written: .*another folder'):
         save_figure(figure, tmp_path / 'file' / 'a.png')
     (tmp_path / 'taken.png').mkdir()
     with pytest.raises(WriteError, match=r'taken\.png cannot be written'):

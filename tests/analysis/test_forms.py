@@ -1,19 +1,12 @@
 """Both forms side by side, and the pictures of it."""
 
-import math
-
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.runner import Runner
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 
 from mmseg_repvgg.analysis.forms import compare_forms
 from mmseg_repvgg.analysis.pictures import paint, save_triptych
-from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.models.comparison import Comparison
 from mmseg_repvgg.reparam import RepConv
 
 
@@ -51,26 +44,6 @@ def test_a_wrong_fusion_shows(runner, monkeypatch, randomize_norms):
     randomize_norms(runner.model)
     loader = runner.build_dataloader(runner.cfg.test_dataloader)
     assert compare_forms(runner.model, loader).logit_difference > 0.01
-
-
-def test_nan_in_a_later_batch_shows():
-    def sample(value):
-        logits = torch.full((2, 1, 1), value)
-        labels = PixelData(data=torch.zeros(1, 1, 1))
-        return SegDataSample(seg_logits=PixelData(data=logits), pred_sem_seg=labels)
-
-    found = Comparison()
-    found.add([sample(2.0)], [sample(1.0)])
-    assert found.logit_difference == 0.5
-    for value in (math.nan, 2.0):
-        found.add([sample(2.0)], [sample(value)])
-        assert math.isnan(found.logit_difference)
-
-
-def test_a_model_without_logits_is_refused():
-    samples = [SegDataSample(pred_sem_seg=PixelData(data=torch.zeros(1, 1, 1)))]
-    with pytest.raises(ConfigError, match='seg_logits'):
-        Comparison().add(samples, samples)
 
 
 PALETTE = [[255, 0, 0], [0, 255, 0]]

@@ -623,7 +623,7 @@ def test_speed_against_accuracy(tmp_path):
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(WriteError, match='--out'):
+    with pytest.raises(WriteError, match='cannot be written'):
         report_of(MEASURED).save(tmp_path / 'file' / 'x.json')
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 

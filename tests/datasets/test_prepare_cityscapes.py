@@ -193,13 +193,6 @@ def test_wrong_training_ids_are_made_again(root, made, wrong):
     assert_as_made(root, made)
 
 
-def test_what_a_killed_run_left_is_cleared(root, made):
-    path = first(made, '_labelTrainIds.png').relative_to(made)
-    (root / path).with_name(f'.{path.name}.partial').write_bytes(b'half')
-    assert prepare_cityscapes(root).ready
-    assert_as_made(root, made)
-
-
 def test_broken_sources_are_named_and_the_others_are_done(root, made, damage):
     broken = [
         first(root, '_leftImg8bit.png'),
