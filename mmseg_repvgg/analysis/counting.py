@@ -13,15 +13,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
-
-from ..winograd.conv import WinogradConv2d
 
 _aten = torch.ops.aten
 # All that convolutions, linear layers and matrix products come down to.
@@ -61,10 +58,6 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
     shadow = copy.deepcopy(model).to('meta')
     # Not in one line: mmseg's ResNet.eval() returns nothing.
     shadow.eval()
-    for module in shadow.modules():
-        if isinstance(module, WinogradConv2d):
-            # Of its own code the counter sees nothing.
-            module.forward = partial(nn.Conv2d.forward, module)  # type: ignore[method-assign]
     macs = FlopCounterMode(display=False)
     winograd = FlopCounterMode(
         display=False, custom_mapping={_aten.convolution: _winograd_flops}

@@ -1,8 +1,7 @@
-"""``deploy``: a fused copy of any model."""
+"""Deploy a model: the only walk over a module tree that fuses."""
 
 from __future__ import annotations
 
-from collections import Counter
 from copy import copy
 from functools import partial
 from types import MethodType
@@ -12,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..errors import ConfigError
-from ..winograd.conv import WinogradConv2d
+from ..winograd.conv import WinogradConv2d, WinogradConvReLU2d
 from ..winograd.engines import ENGINES, Engine
 from .blocks import RepConv, RepVGGBlock, hidden_methods
 
@@ -62,10 +60,10 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
             if ``'winograd'`` is asked of a model that is not on a CPU.
     """
     if engine not in ENGINES:
-        raise ConfigError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
+        raise ValueError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
     model = _unwrap(model)
     copied: nn.Module = _Copier(model, ENGINES[engine])(model)
-    _place_relus(copied, ENGINES[engine])
+    _fuse_relus(copied, ENGINES[engine])
     return copied
 
 
@@ -130,7 +128,7 @@ class _Copier:
         successor = module
         if isinstance(successor, RepConv):
             successor = _keep_hooks(successor.fuse(), successor)
-        if isinstance(successor, nn.Conv2d):
+        if isinstance(successor, (nn.Conv2d, WinogradConv2d)):
             successor = _keep_hooks(self.engine(successor), successor)
         self.alive.append(successor)
         twin = self.copies[id(module)] = object.__new__(type(successor))
@@ -164,27 +162,22 @@ def _keep_hooks(successor: nn.Module, module: nn.Module) -> nn.Module:
     return successor
 
 
-def _place_relus(model: nn.Module, engine: Engine) -> None:
-    """Let the Winograd convs of blocks compute the ReLU too, where that is the same."""
-    parents = Counter(
-        id(child) for module in model.modules() for child in module._modules.values()
-    )
+def _fuse_relus(model: nn.Module, engine: Engine) -> None:
+    """Let the Winograd convs of blocks compute the ReLU too."""
     for block in model.modules():
-        if not isinstance(block, RepVGGBlock):
+        # A subclass or a replaced forward may use the conv in another way.
+        if type(block) is not RepVGGBlock or 'forward' in vars(block):
             continue
-        if isinstance(block.conv, WinogradConv2d) and block.conv.relu:
-            # An earlier deploy did this.
-            block.conv.relu = False
-            block.conv, block.act = engine(block.conv), nn.ReLU(inplace=True)
+        if type(block.conv) is WinogradConvReLU2d:
+            # Undo what an earlier deploy did.
+            block.conv, block.act = engine(WinogradConv2d(block.conv)), nn.ReLU(True)
         if (
-            isinstance(block.conv, WinogradConv2d)
-            and parents[id(block.conv)] == 1
-            and type(block).forward is RepVGGBlock.forward
-            and 'forward' not in vars(block)
+            type(block.conv) is WinogradConv2d
             and type(block.se) is nn.Identity
             and type(block.act) is nn.ReLU
             and not any(
-                m._forward_hooks or m._forward_pre_hooks for m in block.children()
+                child._forward_hooks or child._forward_pre_hooks
+                for child in block.children()
             )
         ):
-            block.conv.relu, block.act = True, nn.Identity()
+            block.conv, block.act = WinogradConvReLU2d(block.conv), nn.Identity()

@@ -1,6 +1,7 @@
-"""Engines: what computes a plain convolution. Each maps a conv to one that computes it.
+"""Engines: what computes the convolutions of a deployed model.
 
-A conv that an engine leaves alone is returned as it is.
+An engine is a function that maps a convolution to one that computes the same. It returns
+a convolution that it does not support unchanged.
 """
 
 from __future__ import annotations
@@ -13,66 +14,73 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..errors import ConfigError
 from .build import library
 from .conv import WinogradConv2d, fits
 
-Engine = Callable[[nn.Conv2d], nn.Conv2d]
+Conv = nn.Conv2d | WinogradConv2d
+Engine = Callable[[Conv], Conv]
 
 MIN_CHANNELS = 32
-"""Of input and of output, in a group: with fewer the transforms cost what they save."""
+"""Channels in and out of a group below which the transforms cost what they save."""
 
 TRIAL_SIDE = 64
 """Height and width of the map of a trial: that of a 512x512 image at output stride 8."""
 
 
-def pays(conv: nn.Conv2d) -> bool:
-    """Tell by rule whether Winograd's algorithm is the faster one for a conv.
+def pays(conv: nn.Module) -> bool:
+    """Return whether Winograd's algorithm is the faster one for a conv, by rule.
 
-    Yes for a 3x3 conv of stride 1 that keeps the size, in float32, of 32 channels or more
-    in and out of a group. On maps below 8x8 it is slower; measured in docs/winograd.md.
+    The rule is a 3x3 conv of stride 1 that keeps the size, in float32, of 32 channels or
+    more in and out of a group. On maps below 8x8 it is slower. docs/winograd.md has the
+    measurements.
     """
-    narrow = min(conv.in_channels, conv.out_channels) // conv.groups < MIN_CHANNELS
-    return fits(conv) and conv.weight.dtype == torch.float32 and not narrow
+    return (
+        isinstance(conv, nn.Conv2d)
+        and fits(conv)
+        and conv.weight.dtype == torch.float32
+        and min(conv.in_channels, conv.out_channels) // conv.groups >= MIN_CHANNELS
+    )
 
 
-def by_torch(conv: nn.Conv2d) -> nn.Conv2d:
-    """Have PyTorch compute it. A conv that does a ReLU too is left to who knows why."""
-    return conv.plain() if isinstance(conv, WinogradConv2d) and not conv.relu else conv
+def by_torch(conv: Conv) -> Conv:
+    """Return an ``nn.Conv2d``."""
+    return conv.plain() if type(conv) is WinogradConv2d else conv
 
 
-def by_rule(conv: nn.Conv2d) -> nn.Conv2d:
-    """Have Winograd's algorithm compute it where that pays by rule.
+def by_rule(conv: Conv) -> Conv:
+    """Return a :class:`WinogradConv2d` if that pays by rule.
 
     Raises:
         ValueError: If the conv is one for it, but not on a CPU.
     """
     if fits(conv) and conv.weight.device.type != 'cpu':
-        raise ConfigError(
+        raise ValueError(
             "engine='winograd' computes on a CPU, but the model is on "
             f'{conv.weight.device}, where cuDNN chooses Winograd by itself: use '
             "engine='torch' there, or move the model by .cpu() first"
         )
-    # Where it cannot be compiled there is nothing to gain.
+    # Without a compiler there is nothing to gain.
     return WinogradConv2d(conv) if pays(conv) and library() else conv
 
 
-def by_trial(conv: nn.Conv2d) -> nn.Conv2d:
-    """Have the faster of both compute it; what is not float32 on a CPU, PyTorch."""
+def by_trial(conv: Conv) -> Conv:
+    """Return what a trial finds faster for float32 on a CPU, else an ``nn.Conv2d``."""
     conv = by_torch(conv)
-    weight = conv.weight
-    if not fits(conv) or weight.device.type != 'cpu' or weight.dtype != torch.float32:
+    if (
+        not fits(conv)
+        or conv.weight.device.type != 'cpu'
+        or conv.weight.dtype != torch.float32
+        or not library()
+    ):
         return conv
-    if not library():
-        return conv
-    fast = _winograd_is_faster(
+    is_faster = _winograd_is_faster(
         conv.in_channels,
         conv.out_channels,
         conv.groups,
         conv.dilation[0],
         torch.get_num_threads(),
     )
-    return WinogradConv2d(conv) if fast else conv
+    return WinogradConv2d(conv) if is_faster else conv
 
 
 @functools.cache
@@ -83,7 +91,7 @@ def _winograd_is_faster(
     dilation: int,
     threads: int,
 ) -> bool:
-    """Time both, in turn; the number of threads is only what the answer holds for."""
+    """Time both by turns. The number of threads is part of what the answer holds for."""
     direct = nn.Conv2d(
         in_channels,
         out_channels,
@@ -94,7 +102,7 @@ def _winograd_is_faster(
         bias=False,
         device='meta',
     )
-    # Zeros: no number is drawn from the random generator of a training.
+    # Zeros, so that nothing is drawn from the random generator of a training.
     weight = torch.zeros(direct.weight.shape)
     x = torch.zeros(1, in_channels, TRIAL_SIDE, TRIAL_SIDE)
     weight, x = (t.contiguous(memory_format=torch.channels_last) for t in (weight, x))
@@ -104,7 +112,7 @@ def _winograd_is_faster(
         for conv, seconds in times.items():
             start = time.perf_counter()
             conv(x)
-            # The first is for warming up.
+            # The first run is a warm-up.
             if repeat:
                 seconds.append(time.perf_counter() - start)
     by_direct, by_winograd = map(statistics.median, times.values())
@@ -112,4 +120,4 @@ def _winograd_is_faster(
 
 
 ENGINES: dict[str, Engine] = {'torch': by_torch, 'winograd': by_rule, 'auto': by_trial}
-"""By the name that ``deploy`` knows them by."""
+"""The engines by the names that ``deploy`` takes."""

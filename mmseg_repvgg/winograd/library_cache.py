@@ -1,8 +1,8 @@
 """The user's cache of compiled libraries, which loads only what this user has built.
 
 A library is code that runs when it is loaded. So the folder and the file must be the
-user's own, nobody else may write to them, and the content must have the SHA-256 that is
-in the file's name: a torn library would end the process with SIGBUS.
+user's own, nobody else may write to them, and the content must have the SHA-256 in the
+file's name: a torn library would end the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def cache_folder() -> Path:
 
 
 def find_library(name: str) -> Path | None:
-    """Find a library by the name it was stored under; None if no sound one is there."""
+    """Return the library that was stored under a name, or None if no sound one exists."""
     try:
         folder = cache_folder()
     except OSError:
@@ -43,31 +45,36 @@ def find_library(name: str) -> Path | None:
     for path in folder.glob(f'*-{name}'):
         # A link or a named pipe is not opened.
         info = path.lstat()
-        if stat.S_ISREG(info.st_mode) and _is_private(info):
-            if path.name == _stored_name(path, name):
-                return path
+        if not stat.S_ISREG(info.st_mode) or not _is_private(info):
+            _log.warning('%s is not loaded: others own it or may write to it', path)
+        elif path.name != _stored_name(path, name):
             _log.warning('%s is not what was built, and is built anew', path)
         else:
-            _log.warning('%s is not loaded: others own it or may write to it', path)
+            return path
     return None
 
 
-def store_library(built: Path, name: str, folder: Path) -> Path:
-    """Move a library into the cache, where it appears whole or not at all.
+def store_library(built: Path, name: str) -> Path:
+    """Copy a library into the cache, where it appears whole or not at all.
 
     Args:
-        built: The library, on the file system of the cache.
-        name: What to find it by.
-        folder: From :func:`cache_folder`.
+        built: The library.
+        name: The name to find it by.
 
     Returns:
-        Where it is now.
+        Its path in the cache.
+
+    Raises:
+        OSError: If the cache cannot be written.
     """
-    built.chmod(0o700)
-    with open(built, 'rb') as file:
-        os.fsync(file.fileno())
+    folder = cache_folder()
     path = folder / _stored_name(built, name)
-    os.replace(built, path)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        copy = shutil.copyfile(built, Path(temporary, name))
+        copy.chmod(0o700)
+        with open(copy, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(copy, path)
     return path
 
 
@@ -76,8 +83,8 @@ def _stored_name(path: Path, name: str) -> str:
 
 
 def _is_private(info: os.stat_result) -> bool:
-    """Tell whether the user owns a file or folder and nobody else may write to it."""
-    # Windows has no such owners; a profile's folder is its user's.
+    """Return whether the user owns a file or folder and nobody else may write to it."""
+    # On Windows files have no such owner.
     if not hasattr(os, 'getuid'):
         return True
     return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

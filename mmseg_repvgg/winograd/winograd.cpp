@@ -14,7 +14,7 @@
 // are transformed anew in every call: keeping them would take 4 times the memory of the
 // kernels, and reading them as long as making them.
 //
-// Built by native.py as a library of its own; nothing here knows of Python or torch.
+// build.py compiles it to a library of its own, without Python or torch.
 
 #include <omp.h>
 #ifdef __linux__

@@ -1,6 +1,6 @@
 // Compares winograd.cpp with a direct convolution in float64. Prints the number of cases and the
 // largest error, relative to the largest output of its case; exits with status 1 if that is
-// more than 5e-6. test_winograd_driver.py builds it with winograd.cpp.
+// more than 5e-6. test_driver.py builds it with winograd.cpp.
 
 #include <algorithm>
 #include <cmath>
@@ -26,7 +26,7 @@ std::vector<float> random_numbers(std::mt19937& generator, int64_t size) {
   return numbers;
 }
 
-// Lays kernels out as `pack` in winograd.py does, from (out, in / groups, 3, 3).
+// Lays kernels out as `pack` in conv.py does, from (out, in / groups, 3, 3).
 std::vector<float> packed(const Case& c, const std::vector<float>& weight) {
   const int64_t group_in = c.in_channels / c.groups, group_out = c.out_channels / c.groups, piece = 16;
   std::vector<float> result;

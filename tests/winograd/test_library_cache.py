@@ -24,9 +24,8 @@ def build(folder, content=b'code'):
 
 
 @pytest.fixture
-def stored():
-    folder = cache_folder()
-    return store_library(build(folder), 'x.so', folder)
+def stored(tmp_path):
+    return store_library(build(tmp_path), 'x.so')
 
 
 @pytest.fixture
@@ -45,11 +44,11 @@ def test_what_is_stored_is_found_and_private(open_umask, stored):
 
 
 @pytest.mark.parametrize('content', [b'', b'cod', b'other'])
-def test_other_content_is_not_found(stored, content, caplog):
+def test_other_content_is_not_found(stored, content, caplog, tmp_path):
     stored.write_bytes(content)
     assert find_library('x.so') is None
     assert f'{stored} is not what was built' in caplog.text
-    assert store_library(build(stored.parent), 'x.so', stored.parent) == stored
+    assert store_library(build(tmp_path), 'x.so') == stored
     assert find_library('x.so') == stored
 
 
