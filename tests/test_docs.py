@@ -1,0 +1,88 @@
+"""The documentation names only files, modules, headings and versions that exist.
+
+Links between the pages of docs/ are checked by ``make docs``.
+"""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mmseg_repvgg
+
+REPO = Path(__file__).parents[1]
+PAGES = sorted([*REPO.glob('*.md'), *REPO.glob('docs/*.md')])
+ids = [str(page.relative_to(REPO)) for page in PAGES]
+
+
+def prose(page):
+    """Return a page without its blocks of code."""
+    return re.sub(r'```.*?```', '', page.read_text(), flags=re.S)
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub and MkDocs form them."""
+    titles = re.findall(r'^#+ (.*)$', prose(page), flags=re.M)
+    return {re.sub(r'[^\w\- ]', '', title).strip().lower().replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r'\]\((?!https?:)([^)\s]+)\)', prose(page)):
+        path, _, anchor = target.partition('#')
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f'{page.name} links to {target}'
+        assert not anchor or anchor in anchors(file), f'{page.name} links to {target}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_paths_in_text_and_commands_exist(page):
+    folders = 'mmseg_repvgg|benchmarks|demo|tools|configs|tests|requirements|docs'
+    path = rf'(?<![\w/.-])((?:{folders})/[\w./*{{}},-]+)'
+    for found in re.findall(path, page.read_text()):
+        # Of `{a,b}`, as a shell expands it, any will do.
+        pattern = re.sub(r'\{.*?\}', '*', found).rstrip('.,')
+        assert any(REPO.glob(pattern)), f'{page.name} names {found}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_modules_in_text_and_code_exist(page):
+    text = page.read_text()
+    names = set(re.findall(r'\b(?:mmseg_repvgg|benchmarks)(?:\.[a-zA-Z_]\w*)+', text))
+    for block in re.findall(r'```python\n(.*?)```', text, flags=re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                names |= {f'{node.module}.{alias.name}' for alias in node.names}
+    for name in names:
+        if name.startswith(('mmseg_repvgg', 'benchmarks')):
+            assert resolves(name), f'{page.name} names {name}'
+
+
+def resolves(name):
+    """Return whether a dotted name is a module or an attribute of one."""
+    parts = name.split('.')
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module('.'.join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+def test_design_lists_every_room():
+    listed = re.findall(r'^  (\w+)/', (REPO / 'docs/design.md').read_text(), flags=re.M)
+    rooms = [path.parent.name for path in (REPO / 'mmseg_repvgg').glob('*/__init__.py')]
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_versions_agree():
+    version = mmseg_repvgg.__version__
+    assert yaml.safe_load((REPO / 'CITATION.cff').read_text())['version'] == version
+    headings = re.findall(r'^## (\d[\w.]*)', (REPO / 'CHANGELOG.md').read_text(), flags=re.M)
+    assert headings[0] == version
