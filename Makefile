@@ -3,17 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORK_DIR ?= work_dirs/demo
+CONSTRAINTS ?= requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 test-quick test-gpu test-upstream test-peers lint format clean
+.PHONY: help demo docs test test-unit test-avx2 test-quick test-gpu test-upstream test-peers lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-# Of pip's lines only errors: it has warnings that are nothing to act on.
-INSTALL := $(BIN)/python -m pip install -qq --constraint requirements/constraints.txt
+# -qq hides pip's warnings, which need no action.
+INSTALL := $(BIN)/python -m pip install -qq --constraint $(CONSTRAINTS)
 
-$(VENV)/.ready: setup.py requirements/constraints.txt
+$(VENV)/.ready: setup.py $(CONSTRAINTS)
 	@echo 'Installing into $(VENV), which takes about a minute'
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --editable .
@@ -39,23 +40,29 @@ demo: $(VENV)/.ready  ## Draw street scenes, train on them, evaluate the fused m
 		'  draw the curves of the training:' \
 		"    $(BIN)/python tools/plot_log.py $(WORK_DIR) -o curves.png"
 
-lint: $(VENV)/.ready-dev  ## Check style and types
+lint: $(VENV)/.ready-dev  ## Check style, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
-# Two processes: after OpenVINO and int8 on AMX a signal, such as that of a DataLoader's worker
-# that ends, has killed the process that trained next.
+docs: $(VENV)/.ready-dev  ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# pytest runs twice because a signal, such as that of a DataLoader worker that ends, has killed a
+# process that trained after OpenVINO and int8 had used AMX in it.
 RUNTIMES := tests/benchmarks tests/export
+OTHERS := $(addprefix --ignore=,$(RUNTIMES))
 
-test: lint  ## Check style and types and run every test
-	$(BIN)/pytest $(RUNTIMES)
-	$(BIN)/pytest $(addprefix --ignore=,$(RUNTIMES))
-	$(MAKE) test-avx2
+test: lint docs test-unit test-avx2  ## Check style, types and documentation and run every test
 
-test-quick: lint  ## The same without the slow tests
+test-unit: $(VENV)/.ready-dev  ## Run every test once and print the coverage
+	$(BIN)/pytest --cov --cov-report= $(RUNTIMES)
+	$(BIN)/pytest --cov --cov-append $(OTHERS)
+
+test-quick: lint  ## Check style and types and run the tests that are not slow
 	$(BIN)/pytest -m 'not slow' $(RUNTIMES)
-	$(BIN)/pytest -m 'not slow' $(addprefix --ignore=,$(RUNTIMES))
+	$(BIN)/pytest -m 'not slow' $(OTHERS)
 
 # GCC for other processors does not know the flag.
 NO_AVX512 := $(if $(filter x86_64,$(shell uname -m)),-mno-avx512f)
@@ -68,7 +75,7 @@ test-gpu: $(VENV)/.ready-dev  ## Run the tests that need a CUDA device
 
 test-upstream:  ## Run the tests on upstream mmsegmentation 1.2.2 (builds mmcv: 10 to 15 minutes)
 	bash tests/upstream.sh $(RUNTIMES)
-	bash tests/upstream.sh $(addprefix --ignore=,$(RUNTIMES))
+	bash tests/upstream.sh $(OTHERS)
 
 test-peers:  ## Load and save the checkpoints of timm and mmpretrain (torch with CUDA: 5 GB)
 	bash tests/peers.sh
@@ -79,5 +86,5 @@ format: $(VENV)/.ready-dev  ## Format the code
 
 clean:  ## Remove the environments, caches and the demo's data and results
 	rm -rf $(VENV) $(VENV)-upstream $(VENV)-peers data/street $(WORK_DIR)
-	rm -rf .pytest_cache .ruff_cache .mypy_cache *.egg-info build
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .coverage *.egg-info build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

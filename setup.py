@@ -10,10 +10,11 @@ VERSION = next(
 )
 
 SAFETENSORS = ['safetensors>=0.4']
-EXPORT = ['onnx>=1.16', 'onnxruntime>=1.18', 'onnxscript>=0.5', 'openvino>=2024.4']
+EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2024.4']
 QUANTIZE = ['nncf>=2.14']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
+DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 # The maintained stack (onedl-*) is the default: it installs in seconds on current Python,
 # torch and numpy. Its packages import under the same names (mmseg, mmengine, mmcv) as the
@@ -26,6 +27,15 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
     packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*']),
     package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp']},
     install_requires=[
@@ -51,17 +61,23 @@ setup(
         'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
         'tensorboard': TENSORBOARD,
-        # All of it, and what the tests take.
+        # The site of docs/.
+        'docs': DOCS,
+        # All of these, the tests and the linters.
         'dev': [
             'pytest>=8',
+            'pytest-cov>=6',
             'ruff>=0.9',
-            'mypy>=1.10',
+            'mypy>=1.13',
+            'codespell>=2.3',
             'pre-commit>=3',
+            'pre-commit-hooks>=5',
             *SAFETENSORS,
             *EXPORT,
             *QUANTIZE,
             *CITYSCAPES,
             *TENSORBOARD,
+            *DOCS,
         ],
     },
 )

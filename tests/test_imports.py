@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-# A room imports from itself and from the rooms before it. What the package itself holds
-# outside of any room is at the bottom, except the command line's helpers.
+# A room imports from itself and from the rooms before it. Modules that belong to no room
+# are listed as rooms of their own.
 ROOMS = [
     *['errors', 'special_files', 'cores', 'registry_types'],
     *['winograd', 'reparam', 'checkpoints', 'safe_loading', 'models', 'datasets'],
@@ -28,7 +28,10 @@ def imported_modules(path, package):
 
 
 def imports_of(repo, room):
-    for path in [repo / f'mmseg_repvgg/{room}.py', *repo.glob(f'mmseg_repvgg/{room}/*.py')]:
+    for path in [
+        repo / f'mmseg_repvgg/{room}.py',
+        *repo.glob(f'mmseg_repvgg/{room}/*.py'),
+    ]:
         if path.exists():
             package = path.relative_to(repo).parts[:-1]
             yield from imported_modules(path, package)
@@ -60,7 +63,5 @@ def test_room_is_plain_pytorch(repo, room):
 
 
 def test_package_does_not_import_what_surrounds_it(repo):
-    roots = {
-        name.split('.')[0] for room in ROOMS for name in imports_of(repo, room)
-    }
+    roots = {name.split('.')[0] for room in ROOMS for name in imports_of(repo, room)}
     assert not roots & {'benchmarks', 'demo', 'tools', 'tests'}
