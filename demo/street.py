@@ -31,8 +31,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mmseg_repvgg.datasets.cityscapes_labels import LABEL_BY_NAME, color_table, train_id_table
 from demo.parts import Part, Points, lay_out_street
+from mmseg_repvgg.datasets.cityscapes_labels import (
+    LABEL_BY_NAME,
+    color_table,
+    train_id_table,
+)
 
 CITIES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
