@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 
-import repository  # noqa: F401, I001  (before benchmarks and demo)
+import startup  # noqa: F401, I001  (before torch and mmseg)
 import torch
 
 from benchmarks.machine import using_threads

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import mmcv
-import openmp  # noqa: F401, I001  (before torch)
+import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms, trained_form

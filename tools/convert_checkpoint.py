@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 
+import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmengine.logging import MMLogger
 
 from mmseg_repvgg import cli

@@ -2,6 +2,8 @@
 
 import argparse
 
+import startup  # noqa: F401, I001  (before torch and mmseg)
+
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.config_checks import check_keys

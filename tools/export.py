@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+import startup  # noqa: F401, I001  (before torch and mmseg)
+
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model

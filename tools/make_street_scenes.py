@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-import repository  # noqa: F401, I001  (before benchmarks and demo)
+import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from demo.street import DEFAULT_COUNTS, DEFAULT_SIZE, write_street_scenes
 

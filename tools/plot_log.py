@@ -3,6 +3,8 @@
 import argparse
 from dataclasses import replace
 
+import startup  # noqa: F401, I001  (before torch and mmseg)
+
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.curves import draw_curves, save_figure
 from mmseg_repvgg.analysis.logs import read_log

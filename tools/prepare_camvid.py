@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+import startup  # noqa: F401, I001  (before torch and mmseg)
+
 from mmseg_repvgg import cli
 from mmseg_repvgg.datasets.prepare_camvid import prepare_camvid
 

@@ -5,7 +5,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-import repository  # noqa: F401, I001  (before benchmarks and demo)
+import startup  # noqa: F401, I001  (before torch and mmseg)
 import torch
 
 from benchmarks.machine import missing_for_int8

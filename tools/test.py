@@ -2,7 +2,7 @@
 
 import argparse
 
-import openmp  # noqa: F401, I001  (before torch)
+import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint

@@ -2,7 +2,7 @@
 
 import argparse
 
-import openmp  # noqa: F401, I001  (before torch)
+import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmengine.dist import get_world_size
 
 from mmseg_repvgg import cli

@@ -1,0 +1,20 @@
+"""Prepare the process of a tool. Import this before torch and mmseg."""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+# Threads of GNU OpenMP, which PyTorch uses on Linux, spin for milliseconds after each
+# parallel part. If another process has taken a core meanwhile, the others spin until its
+# thread comes back. docs/results.md, "Sharing cores", has the measurements.
+if 'OMP_WAIT_POLICY' not in os.environ:
+    os.environ.setdefault('GOMP_SPINCOUNT', '5000')
+
+# The wheel does not have `benchmarks` and `demo`.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# It prints that it lacks an optional package, where a tool may print JSON.
+with contextlib.redirect_stdout(io.StringIO()):
+    import mmseg.datasets  # noqa: F401
