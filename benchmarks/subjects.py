@@ -213,7 +213,8 @@ class _Whole(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
-        return self.model.encode_decode(x, [meta] * len(x))
+        metas: Any = [meta] * len(x)  # mmseg annotates data samples
+        return self.model.encode_decode(x, metas)
 
 
 class _Last(nn.Module):

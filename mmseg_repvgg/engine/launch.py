@@ -343,7 +343,7 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
         start_gloo(cfg)
     if verbose:
         set_hook(cfg, 'ProgressHook', False)
-    runner_type = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    runner_type: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
     build = runner_type.from_cfg if verbose else partial(build_quietly, runner_type)
     runner = build(cfg)
     runner.logger.info(f'Log and config: {runner.log_dir}')

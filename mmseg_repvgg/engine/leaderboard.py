@@ -143,5 +143,5 @@ def _without_labels(steps: Sequence[Any]) -> list[Any]:
     return kept
 
 
-def _class_of(kind: Any) -> type:
+def _class_of(kind: Any) -> Any:
     return TRANSFORMS.get(kind) if isinstance(kind, str) else kind

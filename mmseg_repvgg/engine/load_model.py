@@ -40,7 +40,7 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
     with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)
         match_form(cfg, stored)
-        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
         # Of a Runner it takes the model.
         runner: Any = SimpleNamespace(model=model)
         LoadHook(strict=True).after_load_checkpoint(runner, stored)

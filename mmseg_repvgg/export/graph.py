@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ class SegmentorGraph(nn.Module):
         ConfigError: If the model is none that can be exported.
     """
 
-    def __init__(self, model: BaseModel, metadata: Metadata) -> None:
+    def __init__(self, model: nn.Module, metadata: Metadata) -> None:
         super().__init__()
         if not isinstance(getattr(model, 'decode_head', None), BaseDecodeHead):
             raise ConfigError(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import BaseModel
 
 from .. import __version__
 from ..errors import ConfigError
@@ -104,7 +103,7 @@ class Metadata:
 
 def describe(
     cfg: Config,
-    model: BaseModel,
+    model: Any,
     *,
     output: str,
     shape: tuple[int | None, int, int | None, int | None],

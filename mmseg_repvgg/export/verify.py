@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
 from torch import Tensor
 
 from ..errors import ExportError, UserError
@@ -37,7 +36,7 @@ class Agreement:
 
 
 def verify(
-    backend: Backend, model: BaseModel, batches: Iterable[npt.NDArray[np.uint8]]
+    backend: Backend, model: torch.nn.Module, batches: Iterable[npt.NDArray[np.uint8]]
 ) -> Agreement:
     """Compare a file with the model on images.
 
@@ -112,7 +111,7 @@ def _require(
 
 
 @torch.inference_mode()
-def reference(model: BaseModel, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+def reference(model: Any, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """What the model makes of images, by mmseg's own code.
 
     Args:

@@ -75,8 +75,9 @@ class CrashSafeCheckpointHook(CheckpointHook):
                 self.file_backend.remove(self._path(kept.popleft()))
             self.keep_ckpt_ids = kept
             runner.message_hub.update_info('keep_ckpt_ids', list(kept))
-        self.last_ckpt = self._path(step)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        path = self._path(step)
+        self.last_ckpt = path  # type: ignore[assignment]
+        runner.message_hub.update_info('last_ckpt', path)
         runner.save_checkpoint(
             self.out_dir,
             self.filename_tmpl.format(step),
@@ -89,7 +90,7 @@ class CrashSafeCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             latest = Path(runner.work_dir) / 'last_checkpoint'
-            write_bytes(self.last_ckpt.encode(), latest)
+            write_bytes(path.encode(), latest)
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:

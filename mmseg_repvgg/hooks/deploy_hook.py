@@ -153,7 +153,7 @@ def _order(runner: Runner) -> None:
     EMAHook after the fusion would change the model that is fused, and CheckpointHook
     before the end of an evaluation would save the weights that are evaluated.
     """
-    kinds = (EMAHook, SameBuffersHook, DeployHook, CheckpointHook)
+    kinds: tuple[type[Hook], ...] = (EMAHook, SameBuffersHook, DeployHook, CheckpointHook)
     found = [
         (rank, hook)
         for hook in runner.hooks

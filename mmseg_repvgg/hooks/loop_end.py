@@ -28,4 +28,4 @@ def on_loop_end(loop: Any, callback: Callable[[], Any]) -> None:
         finally:
             callback()
 
-    loop.run = guarded
+    loop.run = guarded  # type: ignore[method-assign]

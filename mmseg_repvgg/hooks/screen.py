@@ -38,7 +38,7 @@ def build_quietly(runner_type: type[Runner], cfg: Any) -> Runner:
     """
     muted = []
 
-    class QuietRunner(runner_type):
+    class QuietRunner(runner_type):  # type: ignore[valid-type, misc]
         def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
             logger = super().build_logger(*args, **kwargs)
             muted.append(warnings_only(logger))

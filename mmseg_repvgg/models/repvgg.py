@@ -174,7 +174,8 @@ class RepVGG(BaseModule):
             with loading_safely():
                 super().init_weights()
         except CheckpointError as error:
-            file = self.init_cfg['checkpoint']
+            init_cfg: Any = self.init_cfg
+            file = init_cfg['checkpoint']
             raise CheckpointError(f'{file}, of init_cfg: {error}') from error
 
     def adapt_state_dict(

@@ -53,6 +53,8 @@ class SlidingEncoderDecoder(EncoderDecoder):
                 f'{tuple(crop)}, or pixels lie in no window; got {tuple(stride)}'
             )
 
+    test_cfg: Any  # a ConfigDict
+
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Average the logits of overlapping windows.
 

@@ -21,8 +21,12 @@ class RunningMeanTTAModel(SegTTAModel):
     view's.
     """
 
+    module: Any  # the segmentor
+
     @torch.no_grad()
-    def test_step(self, data: dict[str, Any]) -> list[Any]:
+    def test_step(  # type: ignore[override]
+        self, data: dict[str, Any]
+    ) -> list[Any]:
         """Predict a batch.
 
         Args:
