@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 
 class ConvParams(NamedTuple):
-    """What a convolution computes with.
+    """The parameters of a convolution.
 
     Attributes:
         kernel: Shape (out_channels, in_channels / groups, height, width).
@@ -55,10 +55,10 @@ def fold_batch_norm(
         var: Running variance, shape (out_channels,).
         gamma: Scale, shape (out_channels,); None stands for ones.
         beta: Shift, shape (out_channels,); None stands for zeros.
-        eps: What the batch norm adds to the variance.
+        eps: The constant that the batch norm adds to the variance.
 
     Returns:
-        The one convolution that computes both.
+        The convolution that computes both.
     """
     scale = (to_float64(var) + eps).rsqrt()
     if gamma is not None:
@@ -96,13 +96,13 @@ def add_parallel(branches: Iterable[ConvParams]) -> ConvParams:
     """Add up parallel convolutions of the same stride, dilation and groups (eq. 4).
 
     Smaller kernels are padded to the largest. With dilation d a centred 1x1 kernel
-    still reads the centre tap, whatever d is.
+    reads the centre tap for any d.
 
     Args:
         branches: At least one; kernels are odd and square.
 
     Returns:
-        The one convolution that equals their sum.
+        The convolution that equals their sum.
     """
     convs = [ConvParams(to_float64(b.kernel), to_float64(b.bias)) for b in branches]
     size = max(conv.kernel.shape[-1] for conv in convs)

@@ -55,12 +55,12 @@ class ConvBN(nn.Sequential):
 
 
 class RepConv(nn.Module):
-    r"""A 3x3 conv with the parallel branches that RepVGG trains it with.
+    r"""A 3x3 convolution with the parallel branches that RepVGG trains.
 
     .. math:: y = BN(conv_{3 \times 3}(x)) + BN(conv_{1 \times 1}(x)) + BN(x)
 
-    The branches are the children, so that forward and fusion cannot disagree on which
-    there are. Dilation moves the outer taps of the 3x3 conv and leaves the others be.
+    The branches are the child modules, so forward and fusion always use the same ones.
+    Dilation affects the 3x3 branch only.
 
     Args:
         in_channels: Channels of the input.
@@ -68,14 +68,12 @@ class RepConv(nn.Module):
         stride: Stride of the convolutions.
         dilation: Dilation and padding of the 3x3 conv.
         groups: Groups of both convs.
-        identity: Whether there is an identity branch. It is an argument because
-            dilation may have turned a stride of 2 into 1, and a checkpoint has no
-            identity branch there.
-        norm: Makes a batch norm for a number of channels.
+        identity: Whether to add an identity branch. The geometry does not tell: where
+            dilation has replaced a stride of 2, a checkpoint has no identity branch.
+        norm: Builds a batch norm for a number of channels.
 
     Raises:
-        ValueError: If an identity branch is asked for where input and output differ in
-            shape.
+        ValueError: If ``identity`` is set but input and output differ in shape.
     """
 
     branch_3x3: ConvBN
@@ -110,7 +108,7 @@ class RepConv(nn.Module):
             self.branch_identity = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add up the branches.
+        """Return the sum of the branches.
 
         Args:
             x: Shape (B, in_channels, H, W).
@@ -126,18 +124,17 @@ class RepConv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """Return the plain convolution that computes what evaluation would compute.
+        """Return one convolution that equals the branches in evaluation mode.
 
-        Its geometry is copied from the live 3x3 conv, its numbers are worked out in
-        float64 from the running statistics and cast to the live conv's dtype. This
-        module is left as it is and no random generator is touched.
+        The weights are computed in float64 from the running statistics and cast to the
+        dtype of the 3x3 conv. This module is not changed and no random numbers are drawn.
 
         Returns:
-            A 3x3 ``nn.Conv2d`` with bias, on the same device; it asks for no gradients.
+            A 3x3 ``nn.Conv2d`` with bias, on the same device, without gradients.
 
         Raises:
-            ValueError: If a branch is anything else than a plain conv and a batch norm
-                with running statistics, or hooks or replaced methods change its output.
+            ValueError: If a branch is not a plain conv and a batch norm with running
+                statistics, or if hooks or replaced methods change its output.
         """
         kind = type(self)
         if kind.forward is not RepConv.forward and kind.fuse is RepConv.fuse:
@@ -150,7 +147,7 @@ class RepConv(nn.Module):
         )
         x = live.weight.new_ones(1, live.out_channels, 1, 1)
         for name, module in self.named_modules():
-            # A plain attribute where a parameter was: the last forward left it there.
+            # The last forward pass has left a plain attribute in place of a parameter.
             if module._forward_pre_hooks and {'weight', 'bias'} & vars(module).keys():
                 why = (
                     'a forward pre-hook computes its weights, as pruning and the older '
@@ -159,7 +156,7 @@ class RepConv(nn.Module):
                 )
             elif hidden := hidden_methods(module):
                 why = f'its {hidden[0]} was replaced on the instance. Undo that first'
-            # The hooks of this module itself are not lost: deploy moves them to the conv.
+            # deploy moves the hooks of this module itself to the conv.
             elif module is not self and _hooks_alter(module, x):
                 why = 'a forward hook changes its input or output. Remove the hook first'
             else:
@@ -169,17 +166,16 @@ class RepConv(nn.Module):
 
 
 def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
-    """Build a conv with bias and given numbers, of the geometry of a live conv.
+    """Build a conv with given kernel and bias and the geometry of another one.
 
     Args:
-        live: Gives kernel size, stride, padding, dilation, groups, dtype and device.
+        live: The conv that gives stride, padding, dilation, groups, dtype and device.
         params: Kernel and bias.
 
     Returns:
-        The conv in evaluation mode; its parameters ask for no gradients.
+        The conv in evaluation mode, without gradients.
     """
-    # On the meta device nothing is allocated and no initial weights are drawn: the
-    # random state stays as it was.
+    # The meta device draws no initial weights, which would change the random state.
     conv = nn.Conv2d(
         live.in_channels,
         live.out_channels,
@@ -197,9 +193,10 @@ def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
 
 
 def _as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
-    """Express a branch, a ConvBN or the identity's norm, as one convolution.
+    """Convert a branch, a ConvBN or the norm of the identity, to one convolution.
 
-    This is the algebra of certain forwards, so that a branch with any other is refused.
+    Raises:
+        ValueError: If the branch has another type, whose forward may compute anything.
     """
     norm: Any
     if type(branch) is ConvBN and list(branch._modules) == ['conv', 'bn']:
@@ -236,7 +233,7 @@ def _as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
 
 
 def _can_add(conv: nn.Conv2d, live: nn.Conv2d) -> bool:
-    """Tell whether a conv's kernel can be added to that of the 3x3 conv."""
+    """Return whether a conv's kernel can be added to that of the 3x3 conv."""
     if conv.kernel_size == (1, 1) and conv.padding == (0, 0):
         names = ['stride', 'groups']
     else:
@@ -245,7 +242,7 @@ def _can_add(conv: nn.Conv2d, live: nn.Conv2d) -> bool:
 
 
 def hidden_methods(module: nn.Module) -> list[str]:
-    """List the methods of a module's class that attributes of the instance hide."""
+    """Return the names of methods that attributes of the instance replace."""
     return [
         name
         for name, value in vars(module).items()
@@ -255,9 +252,9 @@ def hidden_methods(module: nn.Module) -> list[str]:
 
 
 def _hooks_alter(module: nn.Module, x: Tensor) -> bool:
-    """Tell whether forward hooks change what passes through a module.
+    """Return whether forward hooks change the input or output of a module.
 
-    Only a call can tell, so that each hook is called once, with ``x``.
+    Each hook is called once, with ``x``, since nothing else shows it.
     """
     if not (module._forward_hooks or module._forward_pre_hooks):
         return False
@@ -284,21 +281,20 @@ class SqueezeExcite(nn.Module):
         self.up = nn.Conv2d(neurons, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale each channel of ``x``, shape (B, C, H, W), by its gate."""
+        """Multiply each channel of ``x``, shape (B, C, H, W), by its gate."""
         pooled = x.mean((2, 3), keepdim=True)
         return x * self.up(self.down(pooled).relu()).sigmoid()
 
 
 class RepVGGBlock(nn.Module):
-    """A slot for a 3x3 conv, SE where asked for, and ReLU, in this order.
+    """A 3x3 conv slot, optional squeeze-and-excitation, and a ReLU.
 
-    SE sits between the sum of the branches and the activation and is no part of what
-    is fused; it is there in either form.
+    SE comes after the sum of the branches and before the activation. It is not fused.
 
     Args:
-        conv: What sits in the slot: :class:`RepConv`, ``nn.Conv2d``, or anything that
+        conv: The module in the slot: :class:`RepConv`, ``nn.Conv2d``, or any module that
             maps (B, in_channels, H, W) to (B, out_channels, H', W').
-        se: Squeeze-and-excitation, if any.
+        se: Squeeze-and-excitation, or None.
     """
 
     def __init__(self, conv: nn.Module, se: nn.Module | None = None) -> None:

@@ -22,12 +22,12 @@ from .blocks import RepConv, RepVGGBlock, hidden_methods
 def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     """Return a fused copy of a model, in evaluation mode.
 
-    Every :class:`RepConv` in the tree becomes the plain convolution that it is equal to;
-    every other module keeps its type. The copy has its own module objects and shares the
-    memory of all tensors that do not change. ``model`` is left as it is and may go on
-    training; deploy it again afterwards. The running statistics are fused, also when
-    ``model`` is in training mode. No random numbers are drawn. Deploying a deployed model
-    changes nothing.
+    Every :class:`RepConv` in the tree becomes the equivalent plain convolution; every
+    other module keeps its type. The copy has its own module objects and shares the memory
+    of all tensors that do not change. ``model`` is not changed and can be trained
+    further; deploy it again afterwards. Batch norms are fused with their running
+    statistics, also when ``model`` is in training mode. No random numbers are drawn.
+    Deploying a deployed model changes nothing.
 
     ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrappers are
     removed. Attributes and hooks that refer to modules of ``model``, or to their methods,
@@ -46,18 +46,19 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
 
     Args:
         model: A backbone, a segmentor, or a wrapper of one (TTA, DDP).
-        engine: What computes the convs: ``'torch'``, as ``nn.Conv2d``; ``'winograd'``,
-            where the rule of :func:`~mmseg_repvgg.winograd.engines.pays` says so;
-            ``'auto'``, where a trial on this machine, of some seconds, finds it faster.
+        engine: How convs are computed: ``'torch'``, by ``nn.Conv2d``; ``'winograd'``, by
+            Winograd's algorithm where the rule of
+            :func:`~mmseg_repvgg.winograd.engines.pays` holds; ``'auto'``, by the one that
+            is faster in a trial on this machine, which takes some seconds.
 
     Returns:
-        The copy; none of its parameters requires gradients.
+        The copy. None of its parameters requires gradients.
 
     Raises:
-        ValueError: If ``engine`` is unknown, if a ``RepConv`` holds anything else than
+        ValueError: If ``engine`` is unknown, if a ``RepConv`` contains other modules than
             plain convs and batch norms with running statistics, if hooks or replaced
             methods change what it computes (pruning, the older weight norm, adapters), or
-            if ``'winograd'`` is asked of a model that is not on a CPU.
+            if ``engine`` is ``'winograd'`` and the model is not on a CPU.
     """
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
@@ -68,7 +69,7 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
 
 
 def is_deployed(model: nn.Module) -> bool:
-    """Tell whether nothing in the model is left to fuse."""
+    """Return whether a model contains no :class:`RepConv`."""
     return not any(isinstance(module, RepConv) for module in model.modules())
 
 
@@ -85,8 +86,8 @@ def _unwrap(model: nn.Module) -> nn.Module:
 class _Copier:
     """Copy a model and whatever in its attributes refers to its modules.
 
-    ``copy.deepcopy`` would copy too much: the tensors and data sets that attributes hold,
-    and the objects that listen through a hook. Loggers and process groups it refuses.
+    ``copy.deepcopy`` would also copy the data sets that attributes refer to and the
+    objects whose methods are hooks, and it fails for locks and process groups.
     """
 
     def __init__(self, model: nn.Module, engine: Engine) -> None:
@@ -98,7 +99,7 @@ class _Copier:
         self.alive: list[nn.Module] = []
 
     def __call__(self, value: Any) -> Any:
-        """Return a copy of a value, or the value itself if it is to be shared."""
+        """Return the copy of a value, or the value itself if it is shared."""
         if isinstance(value, nn.Module):
             value = _unwrap(value)
         if id(value) in self.copies:
@@ -106,7 +107,7 @@ class _Copier:
         if isinstance(value, nn.Module) and id(value) in self.inside:
             return self._deployed(value)
         if isinstance(value, nn.Parameter):
-            # Another object over the same memory: copy.half() does not reach the model.
+            # The memory is shared, but half() on the copy does not change the model.
             alias = nn.Parameter(value.detach(), requires_grad=False)
             return self.copies.setdefault(id(value), alias)
         if _is_method(value):
@@ -145,16 +146,16 @@ def _is_method(value: Any) -> bool:
 
 
 def _can_rebind(value: Any) -> bool:
-    """Tell whether a method of a module can be bound to its copy.
+    """Return whether a method of a module can be bound to its copy.
 
-    A function that holds other variables may hold the original method. ``__class__`` is
-    what ``super()`` needs.
+    The closure of any other function may hold the original method. ``__class__`` is in
+    the closure of a method that calls ``super()``.
     """
     return _is_method(value) and value.__code__.co_freevars in ((), ('__class__',))
 
 
 def _keep_hooks(successor: nn.Module, module: nn.Module) -> nn.Module:
-    """Move forward hooks from a module to what takes its place."""
+    """Add the forward hooks of a module to its successor."""
     if successor is not module:
         for name, hooks in vars(module).items():
             if name.startswith(('_forward_hooks', '_forward_pre_hooks')):

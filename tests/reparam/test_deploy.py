@@ -1,4 +1,4 @@
-"""deploy(): a fused copy that leaves the original alone."""
+"""deploy() and the copy that it returns."""
 
 import copy
 import functools
@@ -38,7 +38,7 @@ def net(randomize_norms):
     return randomize_norms(Net())
 
 
-def test_package_offers_the_same_function():
+def test_package_exports_deploy():
     assert mmseg_repvgg.deploy is deploy
 
 
@@ -54,7 +54,7 @@ def test_copy_is_fused_and_equal(net):
         assert_close(fused(x), net.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_original_goes_on_training(net):
+def test_original_can_be_trained_further(net):
     net.train()
     before = copy.deepcopy(net.state_dict())
     modes = [module.training for module in net.modules()]
@@ -69,7 +69,7 @@ def test_original_goes_on_training(net):
         assert parameter.grad is None
 
 
-def test_unchanged_tensors_share_memory_and_nothing_else(net):
+def test_only_unchanged_tensors_share_memory(net):
     fused = deploy(net)
     assert fused.head.weight.data_ptr() == net.head.weight.data_ptr()
     assert fused.head is not net.head
@@ -92,7 +92,7 @@ def test_hooks_of_the_copy_are_its_own(net):
     assert calls == ['original', 'copy']
 
 
-def test_whoever_listens_to_a_slot_hears_the_conv(net):
+def test_hook_of_a_slot_moves_to_the_fused_conv(net):
     calls = []
     net.backbone.stem.conv.register_forward_hook(lambda conv, *_: calls.append(conv))
     net.backbone.stem.conv.register_forward_hook(lambda *_: torch.zeros(1, 48, 16, 16))
@@ -103,7 +103,7 @@ def test_whoever_listens_to_a_slot_hears_the_conv(net):
         assert calls.pop() is fused.backbone.stem.conv
 
 
-def test_listeners_stay_when_winograd_goes():
+def test_hooks_stay_when_winograd_convs_are_replaced():
     fast = WinogradConv2d(nn.Conv2d(32, 32, 3, padding=1))
     fast.register_forward_hook(lambda *_: 'heard')
     assert deploy(fast)(torch.randn(1, 32, 8, 8)) == 'heard'
@@ -118,8 +118,8 @@ def test_listeners_stay_when_winograd_goes():
     ids=['prune', 'weight_norm'],
 )
 @pytest.mark.filterwarnings('ignore:.*weight_norm.*:FutureWarning')
-def test_weights_that_a_hook_computes_are_refused(net, compute, settle):
-    """Until the next forward they are those of the last one."""
+def test_weights_computed_by_a_hook_are_an_error(net, compute, settle):
+    """Their values are those of the last forward pass."""
     conv = net.backbone.stem.conv.branch_3x3.conv
     compute(conv, name='weight')
     with pytest.raises(ValueError, match=r'branch_3x3.conv: a forward pre-hook'):
@@ -128,8 +128,8 @@ def test_weights_that_a_hook_computes_are_refused(net, compute, settle):
     assert is_deployed(deploy(net))
 
 
-def test_hooks_that_compute_nothing_do_not_hinder(net):
-    """Those of profilers and counters, on every module."""
+def test_hooks_that_change_nothing_are_accepted(net):
+    """Profilers and counters put hooks on every module."""
     for module in net.modules():
         module.register_forward_pre_hook(lambda *_: None)
         module.register_forward_hook(lambda *_: None)
@@ -250,7 +250,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize('change', CHANGES)
-def test_what_fusing_would_drop_is_refused(net, change):
+def test_module_that_fusion_would_lose_is_an_error(net, change):
     alter, name = CHANGES[change]
     rep = net.backbone.stage_3[1].conv
     rep.append_branch = functools.partial(rep.add_module, 'branch_new')
@@ -259,7 +259,7 @@ def test_what_fusing_would_drop_is_refused(net, change):
         deploy(net)
 
 
-def test_a_subclass_that_overrides_fuse_too_is_fused(net, monkeypatch):
+def test_subclass_that_overrides_fuse_is_fused(net, monkeypatch):
     def fuse(self):
         conv = RepConv.fuse(self)
         conv.weight.mul_(2)
@@ -273,7 +273,7 @@ def test_a_subclass_that_overrides_fuse_too_is_fused(net, monkeypatch):
         assert_close(deploy(net)(x), net.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_the_bias_of_a_conv_in_a_branch_is_fused(net):
+def test_bias_of_a_branch_is_fused(net):
     convs = [m for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
     for conv in convs:
         conv.bias = nn.Parameter(torch.randn(conv.out_channels))
@@ -305,8 +305,8 @@ def test_attributes_refer_to_the_copies(net):
     assert net.backbone.inner == [net.backbone.stem]
 
 
-def test_a_method_that_listens_is_that_of_the_copy(net):
-    """As of a model that takes a feature from the middle of its backbone."""
+def test_method_used_as_hook_is_bound_to_the_copy(net):
+    """A model may take a feature from the middle of its backbone."""
     heard = []
     type(net).listen = lambda self, *_: heard.append(self)
     net.backbone.stage_4[-1].register_forward_hook(net.listen)
@@ -327,7 +327,7 @@ class Recorder:
     __call__ = hook
 
 
-def test_objects_that_listen_hear_the_copy(net):
+def test_objects_used_as_hooks_are_called_by_the_copy(net):
     recorder = Recorder(net)
     net.head.register_forward_hook(recorder)
     net.head.register_forward_hook(recorder.hook)
@@ -339,7 +339,7 @@ def test_objects_that_listen_hear_the_copy(net):
 
 
 def test_other_objects_are_shared(net):
-    """Some cannot be copied, others are large."""
+    """Some objects cannot be copied and others are large."""
     net.lock = threading.Lock()
     net.features = {'last': net(torch.randn(1, 3, 32, 32))}
     net.seen = [torch.zeros(3), {1, 2}]
@@ -356,7 +356,7 @@ def test_other_objects_are_shared(net):
     assert len(net.seen) == 2
 
 
-def test_made_in_inference_mode_it_can_be_loaded_into(net):
+def test_copy_made_in_inference_mode_can_be_loaded_into(net):
     with torch.inference_mode():
         fused = deploy(net, 'winograd')
     fused.load_state_dict(fused.state_dict())
@@ -365,7 +365,7 @@ def test_made_in_inference_mode_it_can_be_loaded_into(net):
     assert x.grad is not None
 
 
-def test_methods_kept_as_attributes_belong_to_the_copy(net):
+def test_methods_kept_as_attributes_are_bound_to_the_copy(net):
     net.run = net.forward
     fused = deploy(net)
     assert fused.run.__self__ is fused
@@ -410,13 +410,13 @@ def test_copy_does_not_call_the_original_through_a_wrapped_method(net, wrap, nam
         assert fused(torch.randn(1, 3, 32, 32)).any()
 
 
-def test_function_bound_in_the_place_of_a_method_is_kept(net):
+def test_function_bound_in_place_of_a_method_is_kept(net):
     net.forward = types.MethodType(lambda self, x: self.head.weight, net)
     fused = deploy(net)
     assert fused(None) is fused.head.weight
 
 
-def test_forward_that_was_wrapped_is_not_that_of_the_original(net):
+def test_wrapped_forward_does_not_call_the_original(net):
     # As mmengine's activation_checkpointing does.
     original = net.backbone.forward
     net.backbone.forward = lambda x: original(x)
@@ -437,7 +437,7 @@ def test_tied_parameters_stay_tied(net):
     assert fused.twin.weight is not net.head.weight
 
 
-def test_twice_is_the_same_as_once(net):
+def test_deploying_twice_changes_nothing(net):
     once = deploy(net)
     twice = deploy(once)
     assert list(once.state_dict()) == list(twice.state_dict())
@@ -445,7 +445,7 @@ def test_twice_is_the_same_as_once(net):
         assert torch.equal(value, twice.state_dict()[key]), key
 
 
-def test_nothing_random_is_drawn(net):
+def test_no_random_numbers_are_drawn(net):
     before = torch.get_rng_state()
     deploy(net)
     assert torch.equal(before, torch.get_rng_state())
@@ -459,13 +459,13 @@ def test_a_single_slot_can_be_deployed(randomize_norms):
     assert_close(fused(x), rep(x), rtol=1e-5, atol=1e-5)
 
 
-def test_data_parallel_wrapper_is_taken_off(net):
+def test_data_parallel_wrapper_is_removed(net):
     fused = deploy(nn.DataParallel(net))
     assert type(fused) is Net
     assert is_deployed(fused)
 
 
-def test_compiled_model_is_deployed_not_bypassed(net):
+def test_compiled_model_is_deployed(net):
     # eager backend: no compiler needed; what counts is whose forward runs.
     net.backbone = torch.compile(net.backbone, backend='eager')
     net.head.compile(backend='eager')
@@ -478,14 +478,14 @@ def test_compiled_model_is_deployed_not_bypassed(net):
         assert not fused(torch.randn(1, 3, 32, 32)).any()
 
 
-def test_unknown_engine_is_named(net):
+def test_unknown_engine_is_an_error(net):
     with pytest.raises(
         ValueError, match=r"'torch', 'winograd', 'auto'\), but got 'tensorrt'"
     ):
         deploy(net, engine='tensorrt')
 
 
-def test_partial_and_lambda_attributes_do_not_hinder(net):
+def test_partial_attributes_are_accepted(net):
     net.scale = functools.partial(torch.mul, other=2)
     assert deploy(net).scale(torch.ones(1)) == 2
 
@@ -511,9 +511,7 @@ def negate(module, args, y):
     ],
     ids=['none', 'subclass', 'bound_forward', 'hook_before_relu'],
 )
-def test_winograd_computes_the_relu_only_where_it_follows_the_conv(
-    randomize_norms, change
-):
+def test_winograd_computes_the_relu_only_directly_after_the_conv(randomize_norms, change):
     block = randomize_norms(RepVGGBlock(RepConv(32, 32, identity=True)))
     change(block)
     fused = deploy(block, 'winograd')
@@ -522,7 +520,7 @@ def test_winograd_computes_the_relu_only_where_it_follows_the_conv(
         assert_close(fused(x), block.eval()(x), rtol=1e-4, atol=1e-4)
 
 
-def test_winograd_leaves_convs_with_another_forward_alone():
+def test_winograd_keeps_convs_with_another_forward():
     lora = LoRAConv(nn.Conv2d(32, 32, 3, padding=1))
     bound = nn.Conv2d(32, 32, 3, padding=1)
     bound.forward = types.MethodType(lambda conv, x: F.conv2d(x, 2 * conv.weight), bound)
