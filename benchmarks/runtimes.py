@@ -16,6 +16,7 @@ from benchmarks.machine import missing_for_int8
 from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.extras import require
+from mmseg_repvgg.export.signal_stack import keep_signal_stack
 from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.comparison import relative_difference
 from mmseg_repvgg.reparam import deploy
@@ -143,6 +144,7 @@ def _int8(subject: Subject) -> Run:
     return _run_openvino(subject, subject.int8, 'f32')
 
 
+@keep_signal_stack()
 def _run_openvino(subject: Subject, file: Path, precision: str) -> Run:
     openvino = require('openvino')
     threads = subject.setup.threads

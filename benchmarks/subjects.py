@@ -25,6 +25,7 @@ from mmseg_repvgg.export.extras import require
 from mmseg_repvgg.export.formats import write_onnx
 from mmseg_repvgg.export.graph import SegmentorGraph
 from mmseg_repvgg.export.metadata import Metadata
+from mmseg_repvgg.export.signal_stack import keep_signal_stack
 from mmseg_repvgg.reparam import deploy
 
 
@@ -148,6 +149,7 @@ class Subject:
         return path
 
     @property
+    @keep_signal_stack()
     def int8(self) -> Path:
         """An int8 file for OpenVINO: the given, or one calibrated on random numbers."""
         if self.source.int8 is not None:

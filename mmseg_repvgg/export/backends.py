@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..special_files import refuse_special_file
 from .extras import require
 from .metadata import Metadata
+from .signal_stack import keep_signal_stack
 
 METADATA_KEY = 'mmseg_repvgg'
 
@@ -110,6 +111,7 @@ class OnnxBackend(Backend):
 class OpenVINOBackend(Backend):
     """An OpenVINO IR, int8 too; ``device`` is one of OpenVINO's, such as ``'cpu'``."""
 
+    @keep_signal_stack()
     def _open(self, device: str, threads: int) -> dict[str, str]:
         openvino = require('openvino')
         core = openvino.Core()

@@ -15,6 +15,7 @@ from typing import Any
 from .backends import OpenVINOBackend
 from .extras import require
 from .real_images import CalibrationImages, StandIn, Validation, quiet
+from .signal_stack import keep_signal_stack
 
 _CONVOLUTIONS = ('Convolution', 'GroupConvolution')
 # Of the images of validation, how many rank the layers: those on which most is lost.
@@ -36,6 +37,7 @@ class Int8Graph:
     kept: list[str]
 
 
+@keep_signal_stack()
 def with_all_layers(before: OpenVINOBackend, calibration: CalibrationImages) -> Int8Graph:
     """Bring every convolution of a file to int8, whatever it costs.
 
@@ -57,6 +59,7 @@ def with_all_layers(before: OpenVINOBackend, calibration: CalibrationImages) -> 
     return _candidate(quantized, names)
 
 
+@keep_signal_stack()
 def within_drop(
     before: OpenVINOBackend,
     calibration: CalibrationImages,

@@ -1,5 +1,6 @@
 import copy
 import resource
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mmseg_repvgg.export.backends import OpenVINOBackend, open_backend
 from mmseg_repvgg.export.evaluate import put_in_place
 from mmseg_repvgg.export.quantizing import quantize
 from mmseg_repvgg.export.real_images import CalibrationImages, Validation
+from mmseg_repvgg.export.signal_stack import current_signal_stack
 from mmseg_repvgg.export.verify import reference, smooth_noise
 
 *_, nncf = (
@@ -189,6 +191,19 @@ def test_a_drop_that_cannot_be_met(whole, tmp_path, monkeypatch):
         quantize(cfg, model, path, size=SIZE, images=2, max_drop=1.5)
     assert [file.name for file in tmp_path.iterdir()] == ['x.xml']
     assert path.read_text() == 'of before'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='OpenVINO replaces it on Linux only')
+def test_openvino_leaves_the_signal_stack_as_it_was(whole, tmp_path):
+    cfg, model, done = whole
+    before = bytes(current_signal_stack())
+    quantize(cfg, model, tmp_path / 'x.xml', size=SIZE, images=1)
+    assert bytes(current_signal_stack()) == before
+    first, second = open_backend(done.path), open_backend(done.path)
+    assert bytes(current_signal_stack()) == before
+    del first
+    del second
+    assert bytes(current_signal_stack()) == before
 
 
 # What it is calibrated on --------------------------------------------------------------
