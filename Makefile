@@ -49,8 +49,9 @@ lint: $(VENV)/.ready-dev  ## Check style, spelling and types
 docs: $(VENV)/.ready-dev  ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-# pytest runs twice because a signal, such as that of a DataLoader worker that ends, has killed a
-# process that trained after OpenVINO and int8 had used AMX in it.
+# pytest runs twice because a test that loads OpenVINO without `keep_signal_stack` may leave a
+# freed signal stack behind, on which the next DataLoader worker that ends kills the process
+# (docs/machines.md, "Known crash in OpenVINO").
 RUNTIMES := tests/benchmarks tests/export
 OTHERS := $(addprefix --ignore=,$(RUNTIMES))
 
