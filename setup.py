@@ -16,9 +16,10 @@ CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
-# The maintained stack (onedl-*) is the default: it installs in seconds on current Python,
-# torch and numpy. Its packages import under the same names (mmseg, mmengine, mmcv) as the
-# upstream ones, so someone who has those installs with `pip install --no-deps -e .`.
+# The maintained forks (onedl-*) are the default because they install on current Python,
+# torch and numpy. Their packages import as mmseg, mmengine and mmcv, as upstream's do: with
+# upstream's, install by `pip install --no-deps -e .`. requirements/oldest.txt has the lower
+# ends of the ranges, which CI tests.
 setup(
     name='mmseg_repvgg',
     version=VERSION,
@@ -53,11 +54,11 @@ setup(
     extras_require={
         # Checkpoints without pickle.
         'safetensors': SAFETENSORS,
-        # Files for ONNX Runtime and OpenVINO.
+        # ONNX Runtime and OpenVINO.
         'export': EXPORT,
         # int8 files for OpenVINO.
         'quantize': [*EXPORT, *QUANTIZE],
-        # The official label table and evaluation.
+        # Preparing Cityscapes and its official evaluation.
         'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
         'tensorboard': TENSORBOARD,
