@@ -29,7 +29,6 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
