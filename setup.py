@@ -17,9 +17,9 @@ TENSORBOARD = ['tensorboard>=2.14']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 # The maintained forks (onedl-*) are the default because they install on current Python,
-# torch and numpy. Their packages import as mmseg, mmengine and mmcv, as upstream's do: with
-# upstream's, install by `pip install --no-deps -e .`. requirements/oldest.txt has the lower
-# ends of the ranges, which CI tests.
+# torch and numpy. Like upstream's, their packages import as mmseg, mmengine and mmcv; with
+# upstream's, use `pip install --no-deps -e .`. CI tests the lower ends of the ranges
+# (requirements/oldest.txt).
 setup(
     name='mmseg_repvgg',
     version=VERSION,

@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 import torch
+from mmengine.utils import digit_version
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -199,9 +200,11 @@ def test_torch_knows_the_operator():
     inputs = (x, fast.packed, fast.bias, 12, 1, 1, True)
     if hasattr(torch.library, 'opcheck'):  # torch 2.4
         assert torch.library.opcheck(operator, inputs, test_utils=tuple(names)) == names
-    exported = torch.export.export(fast, (x,))
-    assert operator in {node.target for node in exported.graph.nodes}
-    assert torch.equal(exported.module()(x), fast(x))
+    # torch.export of 2.3 looks up each parameter in the state dict, which has other keys.
+    if digit_version(torch.__version__) >= digit_version('2.6'):
+        exported = torch.export.export(fast, (x,))
+        assert operator in {node.target for node in exported.graph.nodes}
+        assert torch.equal(exported.module()(x), fast(x))
     compiled = torch.compile(fast, backend='aot_eager', fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(x), fast(x))
