@@ -17,7 +17,7 @@ TENSORBOARD = ['tensorboard>=2.14']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 # The maintained forks (onedl-*) are the default because they install on current Python,
-# torch and numpy. Like upstream's, their packages import as mmseg, mmengine and mmcv; with
+# torch and numpy. Like upstream's, their packages import as mmseg, mmengine and mmcv. With
 # upstream's, use `pip install --no-deps -e .`. CI tests the lower ends of the ranges
 # (requirements/oldest.txt).
 setup(
