@@ -25,7 +25,7 @@ from benchmarks.runtimes import FORMS, Run, difference, note
 from benchmarks.subjects import Setup, Source, Subject, check_int8
 from benchmarks.timing import Timings, time_alternating
 from mmseg_repvgg.errors import ConfigError, UserError
-from mmseg_repvgg.registry_types import kind_of
+from mmseg_repvgg.registry_types import type_name
 
 # Of a float32 form, relative to the largest number. Beyond it is another computation.
 TOLERANCE = 1e-3
@@ -244,7 +244,7 @@ def _variant(subject: Subject, form: str, failure: str | None = None) -> Variant
     weights = Path(source.checkpoint).name if source.checkpoint else 'random'
     return Variant(
         source.name,
-        kind_of(subject.cfg.model.backbone),
+        type_name(subject.cfg.model.backbone),
         form,
         FORMS[form].precision,
         weights,

@@ -1,4 +1,4 @@
-"""What the command-line tools share: common arguments, and errors as one line."""
+"""Common arguments of the command-line tools, and their errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import ConfigError, UserError
 
 
 class _CfgOptions(DictAction):
-    """mmengine's, which unpacks what is not ``KEY=VALUE`` with a traceback."""
+    """mmengine's ``DictAction`` with errors for options that are not ``KEY=VALUE``."""
 
     def __call__(
         self,
@@ -29,9 +29,8 @@ class _CfgOptions(DictAction):
             if not equals or not all(key.split('.')):
                 raise ConfigError(f'--cfg-options takes KEY=VALUE, but got {given!r}')
             if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
-                raise ConfigError(f'--cfg-options {given} leaves a bracket open')
-        # mmengine annotates option_string as str, but passes None on.
-        super().__call__(parser, namespace, values, option_string)  # type: ignore[arg-type]
+                raise ConfigError(f'--cfg-options {given} has an unclosed bracket')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_common_arguments(
@@ -45,9 +44,9 @@ def add_common_arguments(
 
     Args:
         parser: The parser of a tool.
-        launcher: Whether it runs in several processes: ``--launcher``, ``--local-rank``.
-        trust: Whether it reads checkpoints: ``--trust-checkpoint``.
-        verbose: Whether it builds a Runner: ``--verbose``.
+        launcher: Add ``--launcher`` and ``--local-rank``, for several processes.
+        trust: Add ``--trust-checkpoint``, for reading checkpoints.
+        verbose: Add ``--verbose``, for the log of a Runner.
     """
     parser.add_argument(
         '--cfg-options',
@@ -61,9 +60,9 @@ def add_common_arguments(
             '--launcher',
             choices=['none', 'pytorch', 'slurm', 'mpi'],
             default='none',
-            help='what started the processes, if there are several',
+            help='what started the processes, if several',
         )
-        # torchrun sets LOCAL_RANK; older launchers pass one of these.
+        # torchrun sets LOCAL_RANK, but older launchers pass one of these.
         parser.add_argument(
             '--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS
         )
@@ -77,14 +76,13 @@ def add_common_arguments(
         parser.add_argument(
             '--trust-checkpoint',
             action='store_true',
-            help='unpickle whatever a checkpoint holds; only for one whose origin you '
-            'trust',
+            help='unpickle whatever a checkpoint holds; only for checkpoints you trust',
         )
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool; say what the user can mend in one line and exit with status 2."""
-    # The stack's own, about what is as it should be here.
+    """Run a tool; print a UserError in one line and exit with status 2."""
+    # mmseg warns of settings that are intended here.
     for message in ('When align_corners=True', 'The draw is False'):
         warnings.filterwarnings('ignore', message)
     try:
@@ -92,7 +90,7 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(_report(error))
     except OSError:
-        # Of what was printed unbuffered, and failed, nothing is left to flush.
+        # If printing itself failed, so does this, which exits with a clear error.
         _flush('\n')
         raise
     finally:
@@ -102,7 +100,7 @@ def run(main: Callable[[], None]) -> None:
 def _report(error: UserError) -> int:
     text = str(error)
     if 'Original Traceback' in text:
-        # Raised in a worker of a DataLoader, which hands on its traceback as the text.
+        # A worker of a DataLoader passes its traceback on as the text.
         text = text.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
     rank = os.environ.get('RANK')
     where = f' (rank {rank})' if rank else ''
@@ -111,13 +109,13 @@ def _report(error: UserError) -> int:
 
 
 def _flush(more: str = '') -> None:
-    """Have what was printed arrive, or exit: in place of the error of who printed it."""
+    """Flush stdout; exit with status 2 on failure."""
     try:
         sys.stdout.write(more)
         sys.stdout.flush()
     except OSError as error:
-        # Python would try again at its exit.
+        # Otherwise Python tries to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        if not isinstance(error, BrokenPipeError):  # `| head` is no error.
             sys.stderr.write(f'error: the output cannot be written: {error.strerror}\n')
         sys.exit(2)

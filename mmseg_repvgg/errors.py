@@ -1,11 +1,11 @@
-"""Errors that a user can mend: each says what was got and what to do.
+"""Errors in the user's input, whose messages say what to do.
 
-The tools print these as one line; everything else is a bug and keeps its traceback.
+The tools print these in one line; any other exception keeps its traceback.
 """
 
 
 class UserError(Exception):
-    """Base of all errors that are about the user's input, not about our code."""
+    """Base class of errors in the user's input."""
 
 
 class ConfigError(UserError, ValueError):
@@ -21,7 +21,7 @@ class DataError(UserError, FileNotFoundError):
 
 
 class ImageError(UserError, OSError):
-    """An image file that cannot be decoded whole."""
+    """An image file that cannot be decoded completely."""
 
 
 class WriteError(UserError, OSError):
@@ -29,15 +29,15 @@ class WriteError(UserError, OSError):
 
 
 class ExtraError(UserError, ImportError):
-    """An optional package that is needed and is not installed."""
+    """An optional package that is needed but not installed."""
 
 
 class LogError(UserError, ValueError):
-    """A log of a training that cannot be read as one, or has nothing to show."""
+    """A training log that cannot be read or has nothing to plot."""
 
 
 class TrainingError(UserError, RuntimeError):
-    """A training run that cannot go on, such as one whose loss is not finite."""
+    """A training that cannot continue, such as one whose loss is not finite."""
 
 
 class DeployError(UserError, RuntimeError):

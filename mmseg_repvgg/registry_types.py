@@ -1,30 +1,39 @@
-"""What the ``type`` of a config names, however it is written."""
+"""Look-ups of the ``type`` of a config, however it is written.
+
+mmengine accepts a name, a name with its scope, such as ``mmseg.RepVGG``, and the class
+itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# Other projects have classes of the same names: mmpretrain a RepVGG.
+from mmengine.registry import Registry
+
+# Other projects have classes of the same names, such as mmpretrain's RepVGG.
 _SCOPES = ('', 'mmseg_repvgg', 'mmseg', 'mmengine', 'mmcv', 'torch')
 
 
-def kind_of(cfg: Mapping[str, Any]) -> str:
-    """The bare name of the class that a config builds; empty if it names none.
-
-    mmengine takes a name, one with its scope, such as ``mmseg.RepVGG``, and, in configs
-    of the lazy style, the class itself.
-    """
+def type_name(cfg: Mapping[str, Any]) -> str:
+    """Return the bare name of the class that a config builds, empty if it has no type."""
     return _full_name(cfg.get('type')).rpartition('.')[2]
 
 
 def is_a(cfg: Mapping[str, Any], *names: str) -> bool:
-    """Tell whether a config builds one of the classes of these bare names.
+    """Return whether a config builds one of the classes of these bare names.
 
-    That is one of the libraries that this package stands on, not of another project.
+    Classes of projects other than the libraries below this package do not count.
     """
     scope, _, name = _full_name(cfg.get('type')).rpartition('.')
     return name in names and scope.partition('.')[0] in _SCOPES
+
+
+def builds(cfg: Mapping[str, Any], registry: Registry, parent: type) -> bool:
+    """Return whether a config builds a class of a registry or a subclass of it."""
+    found = cfg.get('type')
+    found = registry.get(found) if isinstance(found, str) else found
+    return isinstance(found, type) and issubclass(found, parent)
 
 
 def _full_name(kind: Any) -> str:

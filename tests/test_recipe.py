@@ -20,7 +20,9 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmseg_repvgg import deploy
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.training import prepare_training
 from mmseg_repvgg.hooks.iteration_seed_hook import Position, seed_all
 
 TRAIN_IMAGES = 2975
@@ -47,7 +49,7 @@ def cityscapes(tmp_path_factory, street_root):
 
 def load(repo, name):
     path = str(repo / 'configs' / f'{name}.py')
-    return launch.load_config(
+    return load_config(
         Namespace(
             config=path, work_dir=None, launcher='none', cfg_options=None, local_rank=0
         )
@@ -63,8 +65,8 @@ def runner(repo, cityscapes, tmp_path_factory):
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(cityscapes)
         loader.update(num_workers=0, persistent_workers=False)
-    launch.prepare_training(cfg, global_batch=16)
-    runner = launch.build_runner(cfg)
+    prepare_training(cfg, global_batch=16)
+    runner = build_runner(cfg)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     return runner

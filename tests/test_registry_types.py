@@ -5,7 +5,7 @@ import torch
 from mmseg.datasets import CityscapesDataset
 
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.registry_types import is_a, kind_of
+from mmseg_repvgg.registry_types import is_a, type_name
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ from mmseg_repvgg.registry_types import is_a, kind_of
     ],
 )
 def test_kinds(kind, name, ours):
-    assert kind_of(dict(type=kind)) == name
+    assert type_name(dict(type=kind)) == name
     assert is_a(dict(type=kind), 'Other', 'RepVGG') is ours
     assert kind in (None,) or ours or name == 'RepVGG' or is_a(dict(type=kind), name)
 
 
 def test_nothing_is_named():
-    assert kind_of({}) == ''
+    assert type_name({}) == ''
     assert not is_a({}, 'RepVGG')

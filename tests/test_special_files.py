@@ -15,7 +15,7 @@ from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_c
 from mmseg_repvgg.checkpoints.loading import find_resumable
 from mmseg_repvgg.datasets.files import png_size, read_labels
 from mmseg_repvgg.datasets.transforms import LoadCheckedAnnotations, LoadCheckedImage
-from mmseg_repvgg.engine.launch import load_config
+from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.errors import CheckpointError, UserError, WriteError
 from mmseg_repvgg.export.backends import open_backend
 from mmseg_repvgg.export.exporting import writer_for

@@ -21,7 +21,7 @@ from benchmarks.winograd_figures import (
 )
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms, trained_form
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ peak memory over an empty process, {text(sizes[-1])}
 def show_labels(args: argparse.Namespace) -> None:
     args.config, checkpoint = args.trained
     with tempfile.TemporaryDirectory(prefix='mmseg_repvgg_') as args.work_dir:
-        cfg = launch.load_config(args)
+        cfg = load_config(args)
         runner = trained_form(cfg, checkpoint, trust=args.trust_checkpoint)
         dataloader = runner.test_dataloader
         with using_threads(args.threads):

@@ -9,7 +9,7 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms, trained_form
 from mmseg_repvgg.analysis.pictures import save_triptych
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.winograd import ENGINES
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     runner = trained_form(cfg, args.checkpoint, trust=args.trust_checkpoint)
     dataloader = runner.test_dataloader
     palette = dataloader.dataset.metainfo.get('palette', [])

@@ -5,8 +5,9 @@ import argparse
 import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.config_checks import check_keys
+from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.export.evaluate import put_in_place
 
 
@@ -23,10 +24,10 @@ def main() -> None:
     cli.add_common_arguments(parser, trust=False, verbose=True)
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     check_keys(cfg, 'test')
     put_in_place(cfg, args.file, args.device)
-    launch.build_runner(cfg, verbose=args.verbose).test()
+    build_runner(cfg, verbose=args.verbose).test()
 
 
 if __name__ == '__main__':

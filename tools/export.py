@@ -7,7 +7,7 @@ from pathlib import Path
 import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.exporting import export
 from mmseg_repvgg.export.formats import FORMATS
@@ -46,7 +46,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     suffix = FORMATS[args.to][0]
     name = Path(args.checkpoint).with_suffix(suffix).name
     model = load_model(cfg, args.checkpoint, trust=args.trust_checkpoint)

@@ -11,7 +11,7 @@ import torch
 from benchmarks.machine import missing_for_int8
 from benchmarks.timing import time_alternating
 from mmseg_repvgg import cli
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.metadata import OUTPUTS
 from mmseg_repvgg.export.quantizing import quantize
@@ -55,7 +55,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     name = f'{Path(args.checkpoint).stem}_int8.xml'
     model = load_model(cfg, args.checkpoint, trust=args.trust_checkpoint)
     done = quantize(

@@ -1,13 +1,14 @@
-"""Test a checkpoint, fused unless told otherwise."""
+"""Test a checkpoint in the fused form."""
 
 import argparse
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.checkpoints.loading import naming_checkpoint
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.leaderboard import size_warnings
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.testing import prepare_testing
 from mmseg_repvgg.winograd import ENGINES
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument(
         '--split',
         choices=['val', 'test'],
-        help='with --format-only: of which images; default test',
+        help='with --format-only, which images; default test',
     )
     parser.add_argument('--show-dir', help='folder for images painted with predictions')
     parser.add_argument(
@@ -43,14 +44,14 @@ def main() -> None:
     form.add_argument(
         '--engine',
         choices=list(ENGINES),
-        help='what computes the fused model; winograd is the fast one on a CPU, auto '
-        'tries each conv; default torch',
+        help='what computes the fused model: torch (default), winograd, which is fast on '
+        'a CPU, or auto, which tries each conv',
     )
     cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
-    launch.prepare_testing(
+    cfg = load_config(args)
+    prepare_testing(
         cfg,
         args.checkpoint,
         out=args.out,
@@ -62,11 +63,10 @@ def main() -> None:
         engine=args.engine,
         trust=args.trust_checkpoint,
     )
-    with naming_checkpoint(cfg.load_from):
-        runner = launch.build_runner(cfg, verbose=args.verbose)
-        for warning in size_warnings(cfg) if args.format_only else []:
-            runner.logger.warning(warning)
-        runner.test()
+    runner = build_runner(cfg, verbose=args.verbose)
+    for warning in size_warnings(cfg) if args.format_only else []:
+        runner.logger.warning(warning)
+    runner.test()
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Train a segmentor; every validation runs on the fused model."""
+"""Train a segmentor."""
 
 import argparse
 
@@ -6,8 +6,9 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmengine.dist import get_world_size
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.checkpoints.loading import naming_checkpoint
-from mmseg_repvgg.engine import launch
+from mmseg_repvgg.engine.config import load_config
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
 
 
 def main() -> None:
@@ -19,21 +20,21 @@ def main() -> None:
     parser.add_argument(
         '--resume',
         action='store_true',
-        help='go on from the latest checkpoint in the work dir',
+        help='continue from the latest checkpoint in the work dir',
     )
     parser.add_argument(
         '--amp',
         nargs='?',
         const='auto',
         choices=['auto', 'float16', 'bfloat16'],
-        help='mixed precision; auto, or nothing: where this machine gains by it',
+        help='mixed precision; auto, or no value: where this machine gains by it',
     )
     parser.add_argument(
         '--global-batch',
         type=int,
         metavar='N',
-        help='images per step of the optimizer over all processes, e.g. the 16 of the '
-        'recipe: with fewer GPUs than it names, gradients are accumulated',
+        help='images per optimizer step over all processes, such as the 16 of the '
+        'recipe; with few GPUs, gradients are accumulated',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -43,8 +44,8 @@ def main() -> None:
     cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
-    launch.prepare_training(
+    cfg = load_config(args)
+    prepare_training(
         cfg,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
@@ -52,11 +53,10 @@ def main() -> None:
         resume=args.resume,
         trust=args.trust_checkpoint,
     )
-    runner = launch.build_runner(cfg, verbose=args.verbose)
-    for warning in launch.recipe_warnings(cfg, get_world_size()):
+    runner = build_runner(cfg, verbose=args.verbose)
+    for warning in recipe_warnings(cfg, get_world_size()):
         runner.logger.warning(warning)
-    with naming_checkpoint(cfg.load_from):
-        runner.train()
+    runner.train()
 
 
 if __name__ == '__main__':

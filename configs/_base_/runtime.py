@@ -1,4 +1,4 @@
-# What every run shares. Importing the package registers the backbone, the hooks and the
+# Settings of every run. Importing the package registers the backbone, the hooks and the
 # data sets, so that mmseg's own tools and MMSegInferencer run these configs as well.
 # Importing safe_loading makes mmengine read checkpoints without running their code.
 custom_imports = dict(
@@ -9,6 +9,7 @@ custom_hooks = [
     dict(type='DeployHook'),
     dict(type='FiniteHook'),
     dict(type='IterationSeedHook'),
+    dict(type='LoadHook', strict=False),  # new heads may differ from load_from
     dict(type='MeanLossHook'),
     dict(type='ProgressHook'),
     dict(type='SameBuffersHook'),
@@ -20,12 +21,16 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=0)
-# Unnamed: mmengine names it after the run; of one name it would serve all runs of a process.
+# mmengine names the visualizer after the run; a name here would make all runs of a process
+# share one.
 visualizer = dict(
     type='SegLocalVisualizer',
-    vis_backends=[dict(type='LocalVisBackend')],
+    vis_backends=[
+        dict(type='LocalVisBackend'),
+        dict(type='OptionalTensorboardVisBackend'),  # warns if TensorBoard is missing
+    ],
 )
-tensorboard = True  # where it is installed, tools/train.py adds its backend
+tensorboard = True  # False makes the tools of this project leave TensorBoard out
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

@@ -17,7 +17,8 @@ from mmseg.evaluation import IoUMetric
 from torch import nn
 
 from ..checkpoints.loading import naming_checkpoint
-from ..engine.launch import build_runner, prepare_testing
+from ..engine.runner import build_runner
+from ..engine.testing import prepare_testing
 from ..errors import ConfigError
 from ..models.comparison import Comparison
 from ..models.wrappers import predict
@@ -50,7 +51,7 @@ def trained_form(cfg: Config, checkpoint: str, *, trust: bool = False) -> Runner
     """Load a checkpoint as it was trained, quietly.
 
     Args:
-        cfg: From :func:`~mmseg_repvgg.engine.launch.load_config`; changed in place.
+        cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
         checkpoint: The file.
         trust: Unpickle whatever it holds.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.launch import load_config
+from ..engine.config import load_config
 from ..errors import ConfigError
 from ..models.archs import ARCHS
 

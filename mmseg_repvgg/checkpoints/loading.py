@@ -12,7 +12,8 @@ from typing import Any
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
-from .files import read_checkpoint, read_note
+from .files import read_note
+from .mmengine_patch import read_ahead
 
 
 def find_resumable(work_dir: str, trust: bool = False) -> str | None:
@@ -32,7 +33,7 @@ def find_resumable(work_dir: str, trust: bool = False) -> str | None:
     complaints = []
     for path in _newest_first(Path(work_dir)):
         try:
-            _require_resumable(path, read_checkpoint(path, trust=trust))
+            _require_resumable(path, read_ahead(str(path), trust=trust))
         except CheckpointError as error:
             complaints.append(str(error))
             print_log(f'skipped when resuming: {error}', 'current', logging.WARNING)

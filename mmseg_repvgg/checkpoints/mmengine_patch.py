@@ -23,6 +23,7 @@ from .files import TRUST, is_trusted, read_checkpoint
 
 _PATCHED = '_get_checkpoint_loader'
 _ORIGINAL = CheckpointLoader.__dict__[_PATCHED]
+_ahead: dict[tuple[Any, ...], Any] = {}
 
 
 def make_loading_safe(trust: bool = False) -> None:
@@ -44,7 +45,10 @@ def make_loading_safe(trust: bool = False) -> None:
 
     # mmengine logs a loader's name from its 10th letter on.
     def load_from_local_file(filename: str, map_location: Any = None) -> Any:
-        checkpoint = read_checkpoint(os.path.expanduser(filename), trust=trust)
+        path = os.path.expanduser(filename)
+        checkpoint = _ahead.pop(_identity(path), None)
+        if checkpoint is None:
+            checkpoint = read_checkpoint(path, trust=trust)
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if isinstance(meta, dict) and not is_trusted(trust):
             # mmengine's Runner.resume would execute it as a config file.
@@ -58,6 +62,35 @@ def make_loading_safe(trust: bool = False) -> None:
         )
 
     setattr(CheckpointLoader, _PATCHED, classmethod(choose))
+
+
+def read_ahead(path: str, *, trust: bool = False) -> Any:
+    """Read a checkpoint and keep it for mmengine, which then does not read it again.
+
+    Only the last one is kept. If the file is replaced meanwhile, mmengine reads the new
+    one.
+
+    Args:
+        path: The file.
+        trust: See :func:`~mmseg_repvgg.checkpoints.files.read_checkpoint`.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    identity = _identity(path)
+    if identity not in _ahead:
+        _ahead.clear()
+        _ahead[identity] = read_checkpoint(path, trust=trust)
+    return _ahead[identity]
+
+
+def _identity(path: str) -> tuple[Any, ...]:
+    """Return a key that changes when a file is replaced."""
+    try:
+        status = os.stat(path)
+    except OSError:  # read_checkpoint says what is wrong with the file.
+        return (path,)
+    return os.path.abspath(path), status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def undo() -> None:

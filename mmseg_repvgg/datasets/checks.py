@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..registry_types import kind_of
+from ..registry_types import type_name
 from .nested import can_wait, innermost, lazily
 
 _HINTS = {
@@ -50,13 +50,13 @@ def _require_names(cfg: Mapping[str, Any]) -> None:
     # mmengine takes the name of a file that lists the classes as well.
     if isinstance(classes, str) and '://' not in classes and not os.path.exists(classes):
         raise ConfigError(
-            f'metainfo.classes of {kind_of(cfg)} must be a sequence of names, but got '
+            f'metainfo.classes of {type_name(cfg)} must be a sequence of names, but got '
             f'the string {classes!r}: a tuple of one name is ({classes!r},)'
         )
 
 
 def _check_files(cfg: Mapping[str, Any]) -> None:
-    name = kind_of(cfg)
+    name = type_name(cfg)
     if not can_wait(cfg) or cfg.get('backend_args'):
         return
     dataset = lazily(cfg)

@@ -1,13 +1,11 @@
-"""Launching, precision and gradient accumulation: what surrounds a Runner."""
+"""Launching, processes, precision and gradient accumulation around a Runner."""
 
 from .accumulating_loop import AccumulatingTrainLoop
-from .leaderboard import LabelIdFiles
 from .precision import AutocastOptimWrapper
 from .visualization import OptionalTensorboardVisBackend
 
 __all__ = [
     'AccumulatingTrainLoop',
     'AutocastOptimWrapper',
-    'LabelIdFiles',
     'OptionalTensorboardVisBackend',
 ]

@@ -1,4 +1,4 @@
-"""A training loop that accumulates gradients without changing what an iteration is."""
+"""Training loop that accumulates gradients within an iteration."""
 
 from __future__ import annotations
 
@@ -16,23 +16,20 @@ from ..errors import ConfigError
 class AccumulatingTrainLoop(IterBasedTrainLoop):
     """An ``IterBasedTrainLoop`` whose iteration is one step of the optimizer.
 
-    In mmengine's own loop each part of an accumulated batch counts as an iteration, so
-    that the length, the learning rate, every interval and the log mean something else
-    than in a run without accumulation, and a checkpoint may fall between two parts,
-    whose gradient is then lost. Here the dataloader gives the whole batch of an
-    iteration and the loop cuts it into ``optim_wrapper.accumulative_counts`` parts of
-    the same size.
-
-    Batch norms see a part at a time; nothing else tells the two apart.
+    mmengine's own loop counts each part of an accumulated batch as an iteration, which
+    changes the meaning of the length, the learning rate, the intervals and the log, and
+    may save a checkpoint between two parts. Here the dataloader yields the whole batch of
+    an iteration, and the loop splits it into ``optim_wrapper.accumulative_counts`` parts
+    of the same size. Batch norms see one part at a time.
 
     Args:
         **kwargs: As for ``IterBasedTrainLoop``.
     """
 
     def run(self) -> Any:
-        """Train."""
+        """Run the training."""
         wrapper, parts = self.runner.optim_wrapper, self._parts
-        # The wrapper counts parts; the Runner told it the number of iterations.
+        # The wrapper counts parts, but the Runner told it the number of iterations.
         wrapper.initialize_count_status(
             self.runner.model, self._iter * parts, self._max_iters * parts
         )
@@ -42,17 +39,15 @@ class AccumulatingTrainLoop(IterBasedTrainLoop):
     def _parts(self) -> int:
         return self.runner.optim_wrapper._accumulative_counts
 
-    def run_iter(  # type: ignore[override]
-        self, data_batch: Mapping[str, Sequence[Any]]
-    ) -> None:
-        """Take one step of the optimizer, and log the mean over its parts.
+    def run_iter(self, data_batch: Mapping[str, Sequence[Any]]) -> None:
+        """Take one optimizer step, and log the mean over its parts.
 
         Args:
-            data_batch: As pseudo_collate leaves it: a list for each key, with an entry
-                for each image.
+            data_batch: A list for each key with one entry per image, as pseudo_collate
+                returns it.
 
         Raises:
-            ConfigError: If the batch cannot be cut into equal parts.
+            ConfigError: If the batch cannot be split into equal parts.
         """
         runner = self.runner
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
@@ -76,11 +71,11 @@ class AccumulatingTrainLoop(IterBasedTrainLoop):
 def split_batch(
     batch: Mapping[str, Sequence[Any]], parts: int
 ) -> list[dict[str, Sequence[Any]]]:
-    """Cut a collated batch into parts of the same size.
+    """Split a collated batch into parts of the same size.
 
     Args:
-        batch: A sequence for each key, all of one length.
-        parts: How many.
+        batch: A sequence for each key, all of the same length.
+        parts: The number of parts.
 
     Raises:
         ConfigError: If the length is not a multiple of ``parts``.
@@ -88,7 +83,7 @@ def split_batch(
     length = len(next(iter(batch.values())))
     if length % parts:
         raise ConfigError(
-            f'AccumulatingTrainLoop cuts the batch of an iteration into '
+            f'AccumulatingTrainLoop splits the batch of an iteration into '
             f'optim_wrapper.accumulative_counts={parts} equal parts, but the dataloader '
             f'gave {length} images; make train_dataloader.batch_size a multiple'
         )

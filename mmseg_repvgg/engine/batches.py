@@ -1,23 +1,22 @@
-"""How many images make a step of the optimizer, and the learning rate for them."""
+"""The global batch size of a training, and the learning rate for it."""
 
 from __future__ import annotations
-
-import os
 
 from mmengine.config import Config
 
 from ..errors import ConfigError
 from ..registry_types import is_a
+from .processes import count_processes
 
 
 def scale_learning_rate(cfg: Config) -> None:
     """Scale the learning rate by the global batch size over that of the recipe.
 
     Args:
-        cfg: Of a training; changed in place. mmengine scales once it knows the processes.
+        cfg: A training config; changed in place. The Runner does the scaling.
 
     Raises:
-        ConfigError: If the config doesn't say what batch its learning rate is for.
+        ConfigError: If the config has no batch size that its learning rate is meant for.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ConfigError(
@@ -28,20 +27,20 @@ def scale_learning_rate(cfg: Config) -> None:
 
 
 def accumulate(cfg: Config, global_batch: int) -> None:
-    """Have each process load its share of the batch, and take it in parts that fit.
+    """Give each process its share of a global batch, in parts that fit.
 
     Args:
-        cfg: Of a training; changed in place. ``train_dataloader.batch_size`` says how
-            many images fit at once.
-        global_batch: Images per step of the optimizer over all processes.
+        cfg: A training config; changed in place. ``train_dataloader.batch_size`` says how
+            many images fit in a process at once.
+        global_batch: Images per optimizer step over all processes.
 
     Raises:
         ConfigError: If the batch cannot be dealt in equal parts, or the config trains by
             another loop than mmengine's by iterations.
     """
     loop = cfg.train_cfg
-    # Without a type, by_epoch chooses one of mmengine's own.
     known = is_a(loop, 'IterBasedTrainLoop', 'AccumulatingTrainLoop')
+    # Without a type, by_epoch chooses one of mmengine's loops.
     if not known and loop.get('by_epoch') is not False:
         raise ConfigError(
             "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
@@ -61,7 +60,12 @@ def accumulate(cfg: Config, global_batch: int) -> None:
 
 
 def batch_warnings(cfg: Config, world_size: int) -> list[str]:
-    """Say where the batch is not what the learning rate is for, without being told to."""
+    """Return a warning if the learning rate is meant for another global batch size.
+
+    Args:
+        cfg: A training config.
+        world_size: The number of processes.
+    """
     recipe = cfg.get('auto_scale_lr') or {}
     batch = cfg.train_dataloader.get('batch_size', 1) * world_size
     if not is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
@@ -77,18 +81,8 @@ def batch_warnings(cfg: Config, world_size: int) -> list[str]:
 
 
 def images_at_once(cfg: Config) -> int:
-    """Return how many images a process puts through the model at once."""
+    """Return how many images a process passes through the model at once."""
     batch = cfg.train_dataloader.get('batch_size', 1)
     if is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
         batch //= cfg.optim_wrapper.get('accumulative_counts', 1)
     return batch
-
-
-def count_processes(cfg: Config) -> int:
-    """Return the number of processes before any of them has met the others."""
-    variable = {
-        'pytorch': 'WORLD_SIZE',
-        'slurm': 'SLURM_NTASKS',
-        'mpi': 'OMPI_COMM_WORLD_SIZE',
-    }.get(cfg.get('launcher'))
-    return int(os.environ[variable]) if variable else 1

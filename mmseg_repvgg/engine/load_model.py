@@ -1,27 +1,28 @@
-"""From a config and a checkpoint to a segmentor, where no Runner is needed."""
+"""Segmentors from a config and a checkpoint, without a Runner."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from ..checkpoints.files import read_checkpoint
+from ..checkpoints.key_names import recognise, unwrap
 from ..checkpoints.loading import naming_checkpoint
 from ..datasets.nested import can_wait, innermost, lazily
-from ..hooks.load_hook import LoadHook
-from .match_form import match_form
+from ..hooks.load_hook import fit_checkpoint
+from ..registry_types import is_a
 
 
 def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseModel:
     """Build the segmentor of a config and fill the whole of it from a checkpoint.
 
-    Reads no data set and writes nothing. What is to be measured or shipped, take from
-    :func:`~mmseg_repvgg.deploy`.
+    Reads no data set and writes nothing. Pass the result to :func:`~mmseg_repvgg.deploy`
+    to measure or ship it.
 
     Args:
         cfg: The config; its backbone is set to the fused form if the checkpoint is fused.
@@ -29,9 +30,9 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
         trust: Unpickle whatever it holds.
 
     Returns:
-        The segmentor in eval mode on the CPU, in the form of the checkpoint, SyncBN
-        being BN. Its ``dataset_meta`` has the classes and the palette it was trained
-        with, as the checkpoint says, or else the config's test set.
+        The segmentor in eval mode on the CPU, in the form of the checkpoint, with BN for
+        SyncBN. Its ``dataset_meta`` has the classes and the palette of the training, or
+        those of the config's test set if the checkpoint has none.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit the model.
@@ -40,17 +41,34 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
     with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)
         match_form(cfg, stored)
-        model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-        # Of a Runner it takes the model.
-        runner: Any = SimpleNamespace(model=model)
-        LoadHook(strict=True).after_load_checkpoint(runner, stored)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        fit_checkpoint(stored, model, strict=True)
         model.load_state_dict(stored['state_dict'])
     model.dataset_meta = stored.get('meta', {}).get('dataset_meta') or dataset_meta(cfg)
     return model
 
 
 def dataset_meta(cfg: Config) -> dict[str, Any]:
-    """What the config's test set says of its classes; reads no data."""
+    """Return the classes and the palette of the config's test set; reads no data."""
     loader = cfg.get('test_dataloader') or {}
     dataset = innermost(loader.get('dataset', {}))[0]
     return dict(lazily(dataset).metainfo) if can_wait(dataset) else {}
+
+
+def match_form(cfg: Config, checkpoint: Any) -> None:
+    """Make a config build the fused form if the checkpoint is fused.
+
+    Args:
+        cfg: The config; changed in place if its backbone is RepVGG.
+        checkpoint: As it was read, in any layout.
+
+    Raises:
+        CheckpointError: If it holds no weights.
+    """
+    backbone = cfg.model.get('backbone', {})
+    found = recognise(unwrap(checkpoint))
+    if found is None or found.form != 'fused' or not is_a(backbone, 'RepVGG'):
+        return
+    if not backbone.get('deploy'):
+        backbone.deploy = True
+        print_log('the checkpoint is fused: the model is built in the fused form')

@@ -1,4 +1,4 @@
-"""Mixed precision where it pays: decided once, by what the machine computes fast."""
+"""Mixed precision on machines that compute it fast."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mmseg.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from ..errors import ConfigError
-from ..registry_types import kind_of
+from ..registry_types import type_name
 from ..reparam import RepConv, RepVGGBlock
 
 DTYPES = ('auto', 'bfloat16', 'float32')
 
 MIN_SPEEDUP = 1.1
-"""``auto`` takes bfloat16 on a CPU if a training step is at least so much faster."""
+"""Least speedup of a training step for which ``auto`` chooses bfloat16 on a CPU."""
 
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
     """An ``OptimWrapper`` whose forward passes run in bfloat16 where that pays.
 
-    mmengine's ``AmpOptimWrapper`` refuses a CPU and leaves the choice to the user.
-    Weights, gradients and the optimizer's state stay float32; bfloat16 has float32's
-    range, so the loss needs no scaling. The choice is saved with the optimizer's state: a
-    run that is resumed goes on in the precision in which it began.
+    mmengine's ``AmpOptimWrapper`` does not run on CPUs and leaves the choice to the user.
+    Weights, gradients and the optimizer's state stay float32. bfloat16 has the range of
+    float32, so the loss needs no scaling. The choice is saved with the optimizer's state,
+    so that a resumed run keeps its precision.
 
     Args:
-        dtype: ``bfloat16``, ``float32``, or ``auto`` for what :func:`choose_dtype` finds.
+        dtype: ``bfloat16``, ``float32``, or ``auto`` for :func:`choose_dtype`.
         **kwargs: As for ``OptimWrapper``.
 
     Raises:
@@ -57,7 +57,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast within mmengine's own context of gradient accumulation."""
+        """Autocast within mmengine's context of gradient accumulation."""
         device = next(model.parameters()).device.type
         half = self.dtype == 'bfloat16'
         with (
@@ -77,7 +77,7 @@ class AutocastOptimWrapper(OptimWrapper):
         super().load_state_dict(state)
         if self.requested == 'auto' and before in DTYPES and before != self.dtype:
             self.dtype = before
-            print_log(f'Precision: {before}, in which the run began', 'current')
+            print_log(f'Precision: {before}, as before the run was resumed', 'current')
             if before == 'bfloat16' and get_device() == 'cpu':
                 _warn_of_emulation()
 
@@ -85,9 +85,8 @@ class AutocastOptimWrapper(OptimWrapper):
 def choose_dtype() -> tuple[str, str]:
     """Choose the precision of a training for this machine, the same for all processes.
 
-    A GPU is asked whether it has bfloat16 units. A CPU is measured, since PyTorch reports
-    bfloat16 as supported on CPUs that emulate it up to twelve times slower, and on CPUs
-    with AVX512-BF16 alone, where it was measured to be slower as well.
+    A GPU reports whether it has bfloat16 units. A CPU is measured, since PyTorch reports
+    bfloat16 as supported also on CPUs that emulate it, up to twelve times slower.
 
     Returns:
         ``bfloat16`` or ``float32``, and the reason.
@@ -103,7 +102,7 @@ def choose_dtype() -> tuple[str, str]:
 
 
 def has_bfloat16_units() -> bool:
-    """Tell whether the GPU has bfloat16 units; PyTorch emulates them on older ones."""
+    """Return whether the GPU has bfloat16 units, which PyTorch emulates on older ones."""
     return torch.cuda.get_device_capability() >= (8, 0)
 
 
@@ -113,24 +112,24 @@ def use_amp(cfg: Config, dtype: str) -> None:
     Args:
         cfg: A training config; changed in place.
         dtype: ``float16``, with loss scaling, ``bfloat16``, or ``auto``: float16 on a GPU
-            without bfloat16 units, elsewhere what :func:`choose_dtype` finds.
+            without bfloat16 units, elsewhere :func:`choose_dtype`.
 
     Raises:
-        ConfigError: If the config has an optimizer wrapper of another kind, or the
-            device lacks that precision.
+        ConfigError: If the config has another optimizer wrapper, or the device lacks that
+            precision.
     """
     wrapper = cfg.optim_wrapper
-    kind = kind_of(wrapper) or 'OptimWrapper'
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
+    name = type_name(wrapper) or 'OptimWrapper'
+    if name not in ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
         raise ConfigError(
-            f"--amp needs a config with optim_wrapper type 'OptimWrapper', got {kind!r}"
+            f"--amp needs a config with optim_wrapper type 'OptimWrapper', got {name!r}"
         )
     cuda = torch.cuda.is_available()
     old_gpu = cuda and not has_bfloat16_units()
     if dtype == 'float16' or (dtype == 'auto' and old_gpu):
         if not cuda:
             raise ConfigError(
-                '--amp float16 needs a CUDA device, and torch finds none: give --amp auto'
+                '--amp float16 needs a CUDA device, but torch finds none: use --amp auto'
             )
         wrapper.type, wrapper.dtype = 'AmpOptimWrapper', 'float16'
         wrapper.setdefault('loss_scale', 'dynamic')
@@ -138,7 +137,7 @@ def use_amp(cfg: Config, dtype: str) -> None:
     if old_gpu:
         raise ConfigError(
             '--amp bfloat16 needs a GPU with bfloat16 units, which '
-            f'{torch.cuda.get_device_name()} lacks: give --amp float16'
+            f'{torch.cuda.get_device_name()} lacks: use --amp float16'
         )
     wrapper.type, wrapper.dtype = 'AutocastOptimWrapper', dtype
     for scaling in ('loss_scale', 'use_fsdp'):
@@ -148,9 +147,10 @@ def use_amp(cfg: Config, dtype: str) -> None:
 def measure_bfloat16_slowdown() -> float:
     """Measure the time of a training step in bfloat16 over that in float32.
 
-    The step is that of one RepVGG block, of A0's stage 3 at crops of 256x256. Of three
-    steps in each precision, by turns after one to warm up, the shortest counts. It takes
-    about a second where bfloat16 is emulated. Torch's random generators are left alone.
+    Times one RepVGG block, that of A0's stage 3 at crops of 256x256, and takes the
+    shortest of three steps in each precision, by turns, after one to warm up. This takes
+    about a second where bfloat16 is emulated. The state of torch's random generators is
+    kept.
     """
     with torch.random.fork_rng(devices=()):
         block = RepVGGBlock(RepConv(96, 96, identity=True))
@@ -168,7 +168,7 @@ def measure_bfloat16_slowdown() -> float:
 
 
 def _agreed_slowdown() -> float:
-    """Measure in all processes at once, as they will train; the first one's counts."""
+    """Measure in all processes at once, and return what the first one found."""
     slowdown = [measure_bfloat16_slowdown()]
     broadcast_object_list(slowdown)
     return slowdown[0]
@@ -177,7 +177,7 @@ def _agreed_slowdown() -> float:
 def _warn_of_emulation() -> None:
     if (slowdown := _agreed_slowdown()) > 1:
         print_log(
-            f'This CPU trains {_ratio(slowdown)}: --amp auto takes the faster one',
+            f'This CPU trains {_ratio(slowdown)}: --amp auto chooses the faster one',
             'current',
             logging.WARNING,
         )

@@ -1,4 +1,4 @@
-"""One training per work dir: a second one would mix its checkpoints with the first's."""
+"""Lock that keeps a second training out of a work dir."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import socket
 from mmengine.config import Config
 
 from ..errors import TrainingError
+from .processes import is_first_process
 
 try:
     import fcntl
-except ImportError:  # On Windows nothing is locked.
+except ImportError:  # Windows has no record locks, so nothing is locked there.
     fcntl = None  # type: ignore[assignment]
 
 LOCK = 'training.lock'
 
-# What each launcher tells a process its rank by. Only the first process writes.
-_RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
-# Closing a file gives up the lock on it.
+# The handles stay open, since closing a file releases the lock on it.
 _held: dict[str, int] = {}
 
 
@@ -27,18 +26,17 @@ def lock_work_dir(cfg: Config) -> None:
     """Keep other trainings out of the work dir until this process ends.
 
     The system releases the lock when the process ends or is killed. A record lock belongs
-    to one process: unlike a lock by ``flock``, it is not kept by a dataloader worker that
-    outlives the trainer. Where the platform or the file system has no locks, nothing is
-    locked.
+    to one process: unlike a lock by ``flock``, it is not inherited by a dataloader worker
+    that outlives the trainer. Where the platform or the file system has no locks, nothing
+    is locked.
 
     Args:
-        cfg: With ``work_dir`` and ``launcher`` set. Of several processes, only the first
-            locks.
+        cfg: The config, with ``work_dir`` and ``launcher``. Only the main process locks.
 
     Raises:
-        TrainingError: If another training is at work there.
+        TrainingError: If another training runs in the work dir.
     """
-    if os.environ.get(_RANKS.get(cfg.get('launcher', ''), ''), '0') != '0' or not fcntl:
+    if not fcntl or not is_first_process(cfg):
         return
     path = os.path.join(os.path.realpath(cfg.work_dir), LOCK)
     if path in _held:
@@ -47,7 +45,7 @@ def lock_work_dir(cfg: Config) -> None:
         os.makedirs(cfg.work_dir, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:
-        return  # build_runner says what is wrong with the folder.
+        return  # build_runner reports a folder that cannot be written.
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
@@ -60,6 +58,6 @@ def lock_work_dir(cfg: Config) -> None:
     except OSError:
         pass  # Some network file systems have no locks.
     _held[path] = handle
-    with contextlib.suppress(OSError):  # The disk is full, as build_runner will say.
+    with contextlib.suppress(OSError):  # build_runner reports a full disk.
         os.ftruncate(handle, 0)
         os.write(handle, f'process {os.getpid()} on {socket.gethostname()}\n'.encode())

@@ -113,7 +113,7 @@ def put_in_place(cfg: Config, file: str, device: str = 'cpu') -> None:
     """Have a config test an exported file, and check that they go together.
 
     Args:
-        cfg: From :func:`~mmseg_repvgg.engine.launch.load_config`; changed in place.
+        cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
         file: See :func:`~mmseg_repvgg.export.backends.open_backend`.
         device: Where it runs.
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from .. import __version__
 from ..errors import ConfigError
 from ..models import RepVGG
-from ..registry_types import is_a, kind_of
+from ..registry_types import is_a, type_name
 
 OUTPUTS = ('labels', 'logits')
 
@@ -155,7 +155,7 @@ def describe(
         threshold=getattr(model.decode_head, 'threshold', None),
         classes=classes,
         palette=[list(color) for color in model.dataset_meta.get('palette') or []],
-        backbone=kind_of(backbone),
+        backbone=type_name(backbone),
         arch=arch,
         dilation=dilation,
     )

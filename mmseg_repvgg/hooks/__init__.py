@@ -1,4 +1,4 @@
-"""The hooks of a Runner, one in each module."""
+"""Hooks for mmengine's Runner, one per module."""
 
 from .checkpoint_hook import CrashSafeCheckpointHook
 from .deploy_hook import DeployHook

@@ -1,4 +1,4 @@
-"""The hook that stops a training whose numbers are no longer finite."""
+"""Hook that stops a training whose loss or weights are not finite."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..errors import ConfigError, TrainingError
 
 @HOOKS.register_module()
 class FiniteHook(Hook):
-    """Stop when the loss is NaN or infinite; never save weights that are.
+    """Hook that stops when the loss is NaN or infinite, and never saves such weights.
 
     Args:
-        interval: Iterations between looks at the loss; each look waits for the device.
-            Before a checkpoint is written there is always one.
+        interval: Iterations between checks of the loss, each of which waits for the
+            device. The loss is always checked before a checkpoint is written.
 
     Raises:
         TrainingError: From the training, naming the iteration and the last checkpoint.
@@ -40,19 +40,19 @@ class FiniteHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """Look at the losses every ``interval`` iterations."""
+        """Check the losses every ``interval`` iterations."""
         self._losses = {k: v.detach() for k, v in (outputs or {}).items() if 'loss' in k}
         if self.every_n_train_iters(runner, self.interval):
-            self._look(runner)
+            self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Look at the losses and at every weight that is about to be saved."""
-        self._look(runner)
+        """Check the losses and every weight that is about to be saved."""
+        self._check(runner)
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 self._stop(runner, f'the weights {name} are not finite')
 
-    def _look(self, runner: Runner) -> None:
+    def _check(self, runner: Runner) -> None:
         for name, value in self._losses.items():
             if not torch.isfinite(value).all():
                 self._stop(runner, f'{name} is {float(value)}')
@@ -62,6 +62,5 @@ class FiniteHook(Hook):
         kept = f'The last good checkpoint is {last}' if last else 'None was saved before'
         raise TrainingError(
             f'{what} at iteration {runner.iter + 1}; the training stops. {kept}. Lower '
-            'the learning rate, clip the gradients, or look for labels outside of the '
-            'classes and images that are not what they seem'
+            'the learning rate, clip the gradients, or check images and labels'
         )

@@ -1,9 +1,8 @@
-"""Randomness that is a function of the seed and the position, so that resuming is exact.
+"""Hook, sampler and transform that make randomness a function of seed and position.
 
-mmengine stores no state of a random generator: after ``--resume`` dropout and
-augmentation go on differently than they would have. Instead of storing states, of which
-every worker process has its own, nothing here depends on what was drawn before: the
-generators are seeded anew for each iteration and for each sample.
+mmengine does not store the state of random generators, so dropout and augmentation would
+differ after ``--resume``. Seeding the generators anew for each iteration and each sample
+makes resuming exact without storing the states, of which every worker has its own.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ def seed_all(*entropy: int) -> None:
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Seed each training iteration from (seed, rank, iteration)."""
+    """Hook that seeds each training iteration from (seed, rank, iteration)."""
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Let a deterministic training use the operations that have no such form.
+        """Allow operations without a deterministic form in a deterministic training.
 
-        PyTorch would stop at the backward pass of PSPNet's pooling on a GPU. Where the
-        bins divide the map, as at 713x713, that one is deterministic nevertheless.
+        PyTorch would otherwise stop at the backward pass of PSPNet's pooling on a GPU,
+        which is deterministic in fact where the bins divide the map, as at 713x713.
         """
         if torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -50,17 +49,17 @@ class IterationSeedHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        """Seed all generators of this process."""
+        """Seed the generators of this process."""
         seed_all(runner.seed, get_rank(), runner.iter)
 
 
 class Position(int):
-    """An index into a data set that knows its place in the stream of samples."""
+    """An index into a data set with a seed for the sample."""
 
     seed: tuple[int, ...]
 
     def __new__(cls, index: int, seed: tuple[int, ...]) -> Position:
-        """Make an index."""
+        """Create an index."""
         self = super().__new__(cls, index)
         self.seed = seed
         return self
@@ -73,9 +72,9 @@ class Position(int):
 class PositionSampler(InfiniteSampler):
     """An ``InfiniteSampler`` whose indices carry a seed for their sample.
 
-    With ``SeedSample`` first in the pipeline, how a sample is augmented depends on the
-    seed and on its place in the stream, on nothing else: not on the number of workers,
-    and not on where a run was resumed.
+    With ``SeedSample`` first in the pipeline, the augmentation of a sample depends only
+    on the seed and on its position in the stream: neither on the number of workers nor
+    on where a run was resumed.
 
     Args:
         **kwargs: As for ``InfiniteSampler``.
@@ -89,10 +88,10 @@ class PositionSampler(InfiniteSampler):
 
 @TRANSFORMS.register_module()
 class SeedSample(BaseTransform):
-    """Seed the generators for one sample; stands first in a training pipeline."""
+    """Transform that seeds the generators for one sample; the first of a pipeline."""
 
     def transform(self, results: dict) -> dict:
-        """Seed from the index that ``PositionSampler`` gave, and pass ``results`` on.
+        """Seed from the index that ``PositionSampler`` gave.
 
         Raises:
             ConfigError: If another sampler gave the index.
@@ -100,9 +99,9 @@ class SeedSample(BaseTransform):
         index = results.get('sample_idx')
         if not isinstance(index, Position):
             raise ConfigError(
-                "SeedSample needs the sampler dict(type='PositionSampler') in the "
-                f'dataloader, and no data set around the data set (RepeatDataset, '
-                f'ConcatDataset); it got the plain index {index!r}'
+                "SeedSample needs sampler=dict(type='PositionSampler') in the dataloader "
+                'and a data set that no other wraps (RepeatDataset, ConcatDataset), but '
+                f'got the plain index {index!r}'
             )
         seed_all(*index.seed)
         return results

@@ -1,4 +1,4 @@
-"""The hook by which a checkpoint is loaded whole or refused."""
+"""Hook that loads a checkpoint whole or refuses it."""
 
 from __future__ import annotations
 
@@ -9,94 +9,113 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
+from torch import Tensor, nn
 
 from ..checkpoints.key_names import recognise, unwrap
+from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.provenance import trained_backbone
 from ..errors import CheckpointError
 from ..models import RepVGG
 from ..models.archs import DILATIONS, plan
 from ..models.wrappers import unwrap as unwrap_model
-from ..registry_types import is_a, kind_of
+from ..registry_types import is_a, type_name
 
 
 @HOOKS.register_module()
 class LoadHook(Hook):
-    """Bring a checkpoint of any layout into the model's names, and check that it fits.
+    """Hook that renames a checkpoint's tensors to the model's and checks that they fit.
 
-    mmengine loads with ``strict=False`` and only logs what did not match. When resuming
-    or testing, a head left at random is never what anyone wants. Nor is another dilation
-    than that of the training: the weights fit it, and mean something else.
+    mmengine loads with ``strict=False`` and only logs what did not match. A test or a
+    resumed training always needs a checkpoint that fills the whole model and was trained
+    with the same dilation: the weights of another dilation fit as well, but the network
+    is another one.
 
     Args:
-        strict: Whether the checkpoint must fill the whole model and be of its dilation,
-            or, to fine-tune with other classes or from ImageNet weights, at least fill
-            the backbone; another dilation is then a warning.
+        strict: Whether ``load_from`` of a training has to fill the whole model too. If
+            not, it has to fill the backbone, so that heads may have other classes, and
+            another dilation is only a warning.
 
     Raises:
-        CheckpointError: If a tensor is missing, left over or of another shape, or the
-            checkpoint says that it was trained with another dilation.
+        CheckpointError: If a tensor is missing, left over or of another shape or kind,
+            or if the checkpoint was trained with another dilation.
     """
 
-    # Before EMAHook takes its copy of what was loaded.
+    # EMAHook copies what was loaded, so this has to come first.
     priority = 'VERY_HIGH'
 
     def __init__(self, strict: bool = True) -> None:
         self.strict = strict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Rename and compare before anything is copied."""
-        model = unwrap_model(runner.model)
-        state = unwrap(checkpoint)
-        for name, module in model.named_modules():
-            if not isinstance(module, RepVGG):
-                continue
-            # Of others, such as a teacher's, the checkpoint's config says nothing.
-            if name.removeprefix('module.') == 'backbone':
-                self._check_dilation(module, trained_backbone(checkpoint))
-            state = _renamed(state, module, f'{name}.' if name else '')
-        checkpoint['state_dict'] = state
-        if self.strict:
-            _require_match(state, model.state_dict())
-
-    def _check_dilation(self, backbone: RepVGG, trained: Mapping[str, Any]) -> None:
-        own = type(backbone)
-        # A child's name is enough; other projects have a RepVGG.
-        child = own is not RepVGG and kind_of(trained) == own.__name__
-        if not child and not is_a(trained, 'RepVGG'):
-            return
-        default = inspect.signature(RepVGG).parameters['dilation'].default
-        of_training = trained.get('dilation', default)
-        if of_training not in DILATIONS or not _differ(backbone, of_training):
-            return
-        said = (
-            f'the checkpoint was trained with dilation={of_training!r}, and the config '
-            f'builds {backbone.dilation!r}, which computes something else'
-        )
-        if self.strict:
-            raise CheckpointError(
-                f'{said}. Give the config that it was trained with, or --cfg-options '
-                f'model.backbone.dilation={of_training}; to try the other one on '
-                'purpose, convert it to .safetensors, which forgets its training'
-            )
-        print_log(f'{said} until it is trained on', 'current', logging.WARNING)
+        """Rename and check the tensors before any is copied."""
+        # Only the loops of the current run are built, the others are configs.
+        training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        strict = self.strict or not training
+        with naming_checkpoint(runner._load_from):
+            fit_checkpoint(checkpoint, runner.model, strict=strict)
 
 
-def _differ(backbone: RepVGG, dilation: str | None) -> bool:
-    """Tell whether the layers that are there are others under another dilation."""
+def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool) -> None:
+    """Rename a checkpoint's tensors to a model's and check that they fit.
+
+    Args:
+        checkpoint: As it was read; its ``state_dict`` is replaced.
+        model: The segmentor, possibly wrapped for several processes or for test-time
+            augmentation.
+        strict: See :class:`LoadHook`.
+
+    Raises:
+        CheckpointError: See :class:`LoadHook`.
+    """
+    model = unwrap_model(model)
+    state = unwrap(checkpoint)
+    for name, module in model.named_modules():
+        if not isinstance(module, RepVGG):
+            continue
+        # The checkpoint's config does not describe others, such as a teacher's.
+        if name == 'backbone':
+            _check_dilation(module, trained_backbone(checkpoint), strict)
+        state = _rename(state, module, f'{name}.' if name else '')
+    checkpoint['state_dict'] = state
+    if strict:
+        _require_match(state, model.state_dict())
+
+
+def _check_dilation(backbone: RepVGG, trained: Mapping[str, Any], strict: bool) -> None:
+    own = type(backbone)
+    # mmpretrain has a RepVGG without a dilation; a subclass is known by its bare name.
+    subclass = own is not RepVGG and type_name(trained) == own.__name__
+    if not subclass and not is_a(trained, 'RepVGG'):
+        return
+    default = inspect.signature(RepVGG).parameters['dilation'].default
+    dilation = trained.get('dilation', default)
     built = max(backbone.out_indices) + 2
-    here, there = (
-        plan(backbone.arch, each)[:built] for each in (backbone.dilation, dilation)
+    if (
+        dilation not in DILATIONS
+        or plan(backbone.arch, dilation)[:built]
+        == plan(backbone.arch, backbone.dilation)[:built]
+    ):
+        return
+    message = (
+        f'the checkpoint was trained with dilation={dilation!r}, but the config builds '
+        f'dilation={backbone.dilation!r}, which is another network'
     )
-    return here != there
+    if strict:
+        raise CheckpointError(
+            f'{message}. Use the config that it was trained with, or --cfg-options '
+            f'model.backbone.dilation={dilation}; to use another dilation on purpose, '
+            'convert the checkpoint to .safetensors, which keeps no config'
+        )
+    print_log(message, 'current', logging.WARNING)
 
 
-def _renamed(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:
-    """Put what fills the backbone under its prefix; the rest keeps its names."""
+def _rename(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:
+    """Put the tensors of the backbone under its prefix and keep all others."""
     inside = {k: v for k, v in state.items() if k.startswith(prefix)}
     if recognise(inside) is None:
-        # A file of a backbone alone, or of another project's classifier.
+        # The file is of a backbone alone, or of another project's classifier.
         inside = state
         outside: dict[str, Any] = {}
     else:
@@ -106,30 +125,28 @@ def _renamed(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, 
     return {**outside, **{prefix + key: value for key, value in tensors.items()}}
 
 
-def _require_match(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    filled = {key.partition('.')[0] for key in found}
-    missing = {key.partition('.')[0] for key in wanted if key not in found}
-    if filled == {'backbone'} and missing and 'backbone' not in missing:
+def _require_match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    missing = [key for key in wanted if key not in found]
+    heads = sorted({key.partition('.')[0] for key in missing})
+    if heads and all(key.startswith('backbone.') for key in found):
         raise CheckpointError(
-            f'the checkpoint holds a backbone alone: {" and ".join(sorted(missing))} '
-            'would be left at random. Give one of the whole model, or train from this '
-            'one with --cfg-options model.backbone.init_cfg.type=Pretrained '
+            f'the checkpoint holds a backbone alone: {" and ".join(heads)} would keep '
+            'random weights. Use a checkpoint of the whole model, or train from this one '
+            'with --cfg-options model.backbone.init_cfg.type=Pretrained '
             'model.backbone.init_cfg.checkpoint=FILE'
         )
-    problems = [f'{key} is missing' for key in wanted if key not in found]
+    problems = [f'{key} is missing' for key in missing]
     problems += [f'{key} is not in the model' for key in found if key not in wanted]
-    problems += [
-        f'{key} is {tuple(found[key].shape)} where the model has {tuple(value.shape)}'
-        for key, value in wanted.items()
-        if key in found and found[key].shape != value.shape
-    ]
-    problems += [
-        f'{key} is {found[key].dtype} where the model has {value.dtype}'
-        for key, value in wanted.items()
-        if key in found and found[key].is_floating_point() != value.is_floating_point()
-    ]
+    for key in wanted.keys() & found.keys():
+        value, other = found[key], wanted[key]
+        if value.shape != other.shape:
+            problems.append(
+                f'{key} is {tuple(value.shape)} where the model has {tuple(other.shape)}'
+            )
+        elif value.is_floating_point() != other.is_floating_point():
+            problems.append(f'{key} is {value.dtype} where the model has {other.dtype}')
     if problems:
         raise CheckpointError(
             f'the checkpoint does not fit the model: {len(problems)} tensors differ, '
-            f'{"; ".join(problems[:5])}. Give the config that it was trained with'
+            f'{"; ".join(problems[:5])}. Use the config that it was trained with'
         )

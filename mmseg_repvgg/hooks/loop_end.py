@@ -1,4 +1,4 @@
-"""A callback for the end of a loop, which mmengine has no hook point for."""
+"""Callback for the end of a loop, for which mmengine has no hook point."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mmengine.runner import BaseLoop
 
 
 def on_loop_end(loop: Any, callback: Callable[[], Any]) -> None:
-    """Call a function when a loop's ``run`` ends, by an exception or without one.
+    """Call a function when a loop's ``run`` ends, normally or by an exception.
 
     Args:
-        loop: The loop, whose ``run`` is wrapped. A Runner that does not use a loop has
-            None or a config in its place, which is left alone.
-        callback: The function to call, after those that were given before.
+        loop: The loop, whose ``run`` is wrapped. The config or None that a Runner has in
+            the place of an unused loop is left unchanged.
+        callback: The function.
     """
     if not isinstance(loop, BaseLoop):
         return

@@ -1,4 +1,4 @@
-"""The hook by which several processes log the loss that they minimise together."""
+"""Hook that logs the loss that several processes minimise together."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import Tensor
 
 @HOOKS.register_module()
 class MeanLossHook(Hook):
-    """Take the mean over all processes of what each iteration logs.
+    """Hook that averages what each iteration logs over all processes.
 
-    mmengine logs what the main process saw of its own share of the batch. The gradient is
-    that of the mean over processes, so that is the loss of an iteration, and the same
-    however many processes share it. What is not finite in one process is so in all.
+    mmengine logs the loss of the main process's share of the batch. The gradient is that
+    of the mean over processes, so the mean is the loss of the iteration, and the same
+    however many processes share it. A loss that is not finite in one process becomes so
+    in all.
     """
 
-    # Before RuntimeInfoHook, which notes the losses for the log.
+    # RuntimeInfoHook, which notes the losses for the log, has to come later.
     priority = 'HIGHEST'
 
     def after_train_iter(
@@ -31,7 +32,7 @@ class MeanLossHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """Replace each value by its mean; all travel in one tensor."""
+        """Replace each value by its mean over the processes."""
         if not outputs or get_world_size() == 1:
             return
         values = torch.stack([value.detach().float() for value in outputs.values()])

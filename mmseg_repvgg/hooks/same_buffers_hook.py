@@ -1,4 +1,4 @@
-"""The hook by which all processes evaluate the same model."""
+"""Hook that makes all processes validate the same model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mmseg.registry import HOOKS
 
 @HOOKS.register_module()
 class SameBuffersHook(Hook):
-    """Give every process the main process's buffers before a validation.
+    """Hook that sends the main process's buffers to all others before a validation.
 
-    DDP keeps parameters alike, not the running statistics of a batch norm that is no
-    SyncBN (there is none on a CPU). Each process would evaluate its images with its own,
-    and the metric belong to no checkpoint: what is saved is the main process's model.
+    DDP keeps parameters equal, but not the running statistics of batch norms other than
+    SyncBN, which does not exist on CPUs. Without this hook each process would evaluate
+    its images with its own statistics, while only the main process's model is saved.
     """
 
-    # After EMAHook, which may swap buffers in; before DeployHook, which fuses them.
+    # EMAHook, which may swap buffers in, has to come first.
     priority = 'BELOW_NORMAL'
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Send the buffers; nothing changes in the main process."""
+        """Broadcast the buffers of the main process."""
         for buffer in runner.model.buffers():
             broadcast(buffer)

@@ -1,4 +1,4 @@
-"""The hook that shows a few predictions of every validation."""
+"""Hook that paints a few predictions of every validation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ MAX_WIDTH = 640
 
 @HOOKS.register_module()
 class SampleHook(Hook):
-    """Paint the same few validation images, evenly spread over the set, every time.
+    """Hook that paints the same validation images, evenly spread over the set, each time.
 
-    A picture is input | ground truth | prediction, of the model that is validated: with
-    DeployHook, the fused one. It goes to all backends of the visualizer under the
-    image's name and the iteration: to TensorBoard, and into ``vis_data/vis_image`` of
-    the run. mmseg's SegVisualizationHook draws other images from time to time, no input,
-    and counts batches as iterations. In a distributed run the first process draws, from
-    its share of the set. If a picture fails, for example because the image is read by a
-    loader of your own, the hook warns and paints no more.
+    A picture is input | ground truth | prediction of the model that is validated, which
+    with DeployHook is the fused one. It goes to all backends of the visualizer under the
+    image's name and the iteration. mmseg's SegVisualizationHook draws other images from
+    time to time, no input, and counts batches as iterations. The main process draws from
+    its share of the set. If a picture fails, for example because only a loader of your
+    own can read the image, the hook warns and paints no more.
 
     Args:
         count: How many images; each is the first of its batch. 0 draws none.
@@ -45,25 +44,25 @@ class SampleHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[Any] | None = None,
     ) -> None:
-        """Paint the batch's first image, if it is one of the few."""
-        if batch_idx not in _spread(self.count, len(runner.val_dataloader)):
+        """Paint the batch's first image, if it is one of the chosen."""
+        chosen = _spread(self.count, len(runner.val_dataloader))
+        if not outputs or batch_idx not in chosen:
             return
-        sample = (outputs or [{}])[0]
-        if 'pred_sem_seg' not in sample or 'img_path' not in sample:
-            return
+        sample = outputs[0]
         try:
             self._paint(runner, sample)
         except Exception as error:  # A picture must not end a training.
             self.count = 0
             runner.logger.warning(
-                f'SampleHook paints no more pictures: {sample.img_path} gave {error!r}'
+                f'SampleHook paints no more pictures: {sample.get("img_path")} '
+                f'gave {error!r}'
             )
 
     def _paint(self, runner: Runner, sample: Any) -> None:
-        kinds = [kind for kind in ('gt_sem_seg', 'pred_sem_seg') if kind in sample]
+        names = [name for name in ('gt_sem_seg', 'pred_sem_seg') if name in sample]
         picture = side_by_side(
             mmcv.imread(sample.img_path),
-            [sample.get(kind).data[0].cpu().numpy() for kind in kinds],
+            [sample.get(name).data[0].cpu().numpy() for name in names],
             runner.val_dataloader.dataset.metainfo['palette'],
             MAX_WIDTH,
         )
@@ -73,5 +72,5 @@ class SampleHook(Hook):
 
 
 def _spread(count: int, length: int) -> set[int]:
-    """Indices in the middle of each of ``count`` equal parts."""
+    """Return the indices in the middle of ``count`` equal parts."""
     return {(2 * i + 1) * length // (2 * count) for i in range(count)}

@@ -1,14 +1,10 @@
-"""The part of a Runner's log that reaches the screen; its file has all of it."""
+"""Access to the part of a log that reaches the screen; the log file has all of it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from mmengine.logging import MMLogger
-from mmengine.runner import Runner
 
 
 def screen_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
@@ -27,26 +23,3 @@ def warnings_only(logger: logging.Logger) -> Iterator[None]:
     finally:
         for handler, level in levels.items():
             handler.setLevel(level)
-
-
-def build_quietly(runner_type: type[Runner], cfg: Any) -> Runner:
-    """Build a Runner that writes its config, environment and hooks to its log file only.
-
-    Args:
-        runner_type: The class of the Runner.
-        cfg: The config to build it from.
-    """
-    muted = []
-
-    class QuietRunner(runner_type):  # type: ignore[valid-type, misc]
-        def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-            logger = super().build_logger(*args, **kwargs)
-            muted.append(warnings_only(logger))
-            muted[0].__enter__()
-            return logger
-
-    try:
-        return QuietRunner.from_cfg(cfg)
-    finally:
-        for context in muted:
-            context.__exit__(None, None, None)

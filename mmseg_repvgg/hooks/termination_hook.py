@@ -1,4 +1,4 @@
-"""The hook by which SIGTERM saves a checkpoint."""
+"""Hook that saves a checkpoint on SIGTERM."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import random
 import signal
 import threading
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, barrier, is_distributed
+from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
@@ -23,17 +24,16 @@ from .loop_end import on_loop_end
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id: int) -> None:
-    """Let a dataloader's worker outlive a SIGTERM, and seed its generators.
+    """Seed a dataloader's worker and let it outlive a SIGTERM to the whole job.
 
-    Slurm sends the signal to every process of a job, and the trainer needs its workers
-    to finish the iteration. The trainer's own, by which Python ends what is left at
-    exit, still ends them.
+    Slurm sends the signal to every process of a job, but the trainer needs its workers
+    to finish the iteration. A SIGTERM by the trainer itself still ends them.
 
     Args:
-        worker_id: Not used; torch has given each worker a seed of its own.
+        worker_id: Not used, since torch has given each worker a seed of its own.
     """
     if hasattr(signal, 'sigwaitinfo'):
-        # A thread takes the signal since no handler of Python's is told who sent it.
+        # A Python handler is not told who sent a signal, so a thread waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     seed = torch.initial_seed() % 2**32
@@ -49,47 +49,40 @@ def _exit_with_parent() -> None:
 
 @HOOKS.register_module()
 class TerminationHook(Hook):
-    """Save a checkpoint and exit on SIGTERM.
+    """Hook that saves a checkpoint and exits on SIGTERM.
 
-    A Slurm time limit sends it, and a spot machine that is taken away. The iteration
-    that runs is finished first. During a validation the weights are those of the last
-    training iteration, and are saved as that. The exit status is 143.
+    Slurm sends this signal at a time limit, and clouds before they reclaim a machine. The
+    current iteration is finished first; during a validation, the weights of the last
+    training iteration are saved. The exit status is 143. Dataloaders with workers need
+    ``worker_init_fn=dict(type='init_worker')``.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._asked = False
-        self._listening = False
-        self._previous: Any = None
+        self._handler = ExitStack()
 
     def before_run(self, runner: Runner) -> None:
-        """Stop listening when the training ends, by an exception or without one."""
-        on_loop_end(runner._train_loop, self._stop_listening)
+        """Restore the previous handler when the training ends, also by an exception."""
+        on_loop_end(runner._train_loop, self._handler.close)
 
     def before_train(self, runner: Runner) -> None:
-        """Start to listen."""
+        """Install the signal handler."""
         self._asked = False
-        try:
-            self._previous = signal.signal(signal.SIGTERM, self._ask)
-            self._listening = True
-        except ValueError:
-            # Not the main thread: nobody can listen there.
+        if threading.current_thread() is not threading.main_thread():
+            # Python allows signal handlers in the main thread only.
             runner.logger.warning('TerminationHook: SIGTERM will not save a checkpoint')
-
-    def _stop_listening(self) -> None:
-        if self._listening:
-            # Python cannot put back a handler that is none of its own: None.
-            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
-            self._listening = False
+            return
+        previous = signal.signal(signal.SIGTERM, self._ask)
+        # Python returns None for a handler that it did not install, and cannot set it.
+        self._handler.callback(signal.signal, signal.SIGTERM, previous or signal.SIG_DFL)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
-    def _everyone(self) -> bool:
-        """Whether any process was asked: all of them stop at the same iteration."""
-        if not is_distributed():
-            return self._asked
+    def _any_asked(self) -> bool:
+        """Return whether any process got the signal, so that all stop together."""
         asked = torch.tensor(float(self._asked))
         all_reduce(asked, op='max')
         return bool(asked)
@@ -101,8 +94,8 @@ class TerminationHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Save and exit, if asked to."""
-        if self._everyone():
+        """Save and exit after a signal."""
+        if self._any_asked():
             self._save_and_exit(runner, runner.iter + 1)
 
     def after_val_iter(
@@ -112,30 +105,30 @@ class TerminationHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Save and exit, if asked to; only what was trained is saved."""
-        if not self._listening or not self._everyone():
+        """Save what was trained and exit after a signal."""
+        if not self._any_asked():
             return
         for hook in runner.hooks:
             if isinstance(hook, DeployHook):
                 hook.restore(runner)
             if isinstance(hook, EMAHook):
-                # It swapped its weights in before the validation and swaps them back.
+                # It swapped its weights in for the validation and swaps them back here.
                 hook._swap_ema_parameters()
         self._save_and_exit(runner, runner.iter)
 
     def _save_and_exit(self, runner: Runner, iteration: int) -> None:
-        hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-        if not hooks:
-            runner.logger.warning('SIGTERM: nothing is saved without a CheckpointHook')
-        elif not (hook := hooks[0]).by_epoch:
-            meta = dict(epoch=runner.epoch, iter=iteration)
-            hook._save_checkpoint_with_step(runner, iteration, meta)
-            runner.logger.info(
-                f'SIGTERM: saved {hook.last_ckpt}; --resume goes on from there'
-            )
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and not hook.by_epoch:
+                meta = dict(epoch=runner.epoch, iter=iteration)
+                hook._save_checkpoint_with_step(runner, iteration, meta)
+                runner.logger.info(
+                    f'SIGTERM: saved {hook.last_ckpt}; --resume continues from it'
+                )
+                break
         else:
             runner.logger.warning(
-                'SIGTERM: the last checkpoint of a whole epoch is what --resume takes'
+                'SIGTERM: no checkpoint is saved, which needs a CheckpointHook with '
+                'by_epoch=False'
             )
         # Only the main process writes; a launcher may end all when the first one exits.
         barrier()

@@ -1,4 +1,4 @@
-"""TF32, in which a GPU may compute float32 convolutions and matrix products."""
+"""TF32, the reduced precision in which a GPU may compute float32 convolutions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32, which keeps 10 bits of a float32 number's 23.
 
-    PyTorch allows it for convolutions by default, and forbids it for matrix products. The
-    settings exist without a GPU as well, where they change nothing.
+    PyTorch allows it for convolutions and forbids it for matrix products by default.
+    Without a GPU the settings have no effect.
     """
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
     value: bool | str = allowed
     owners, name = (cudnn, matmul), 'allow_tf32'
     if hasattr(cudnn, 'conv'):
-        # Since torch 2.9 a newer setting exists, which overrules the older one.
+        # torch 2.9 added a setting that takes precedence over the older one.
         value = 'tf32' if allowed else 'ieee'
         owners, name = (cudnn.conv, matmul), 'fp32_precision'
     before = [getattr(owner, name) for owner in owners]

@@ -15,7 +15,9 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg_repvgg.datasets.checked_loading import check_loading
 from mmseg_repvgg.datasets.checks import check_dataset
 from mmseg_repvgg.datasets.nested import lazily
-from mmseg_repvgg.engine.launch import build_runner, prepare_testing, prepare_training
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.testing import prepare_testing
+from mmseg_repvgg.engine.training import prepare_training
 from mmseg_repvgg.errors import ImageError
 
 

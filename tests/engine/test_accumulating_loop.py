@@ -1,20 +1,20 @@
-"""Accumulated gradients: the same training whatever fits at once."""
+"""Accumulated gradients give the same training whatever fits at once."""
 
 import pytest
 import torch
 
-from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.accumulating_loop import split_batch
-from mmseg_repvgg.engine.batches import accumulate
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.training import prepare_training
 from mmseg_repvgg.errors import ConfigError
 
 
 @pytest.fixture
 def defined_config(street_config):
-    """What makes a mean over parts the mean over the batch: norms and dropout at rest."""
+    """Freeze norms and dropout, so that a mean over parts is the mean over the batch."""
     cfg = street_config
     cfg.model.backbone.norm_eval = True
-    # Norms at rest don't normalise: three branches of weight 1 a layer would explode.
+    # Frozen norms don't normalise, so three branches of weight 1 would explode.
     cfg.model.backbone.init_cfg = [
         dict(type='Kaiming', layer='Conv2d'),
         dict(type='Constant', layer='_BatchNorm', val=0.5),
@@ -22,20 +22,20 @@ def defined_config(street_config):
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
         head.norm_cfg = None
         head.dropout_ratio = 0
-        # Else a part with few labelled pixels weighs as much as one with many.
+        # Otherwise a part with few labelled pixels weighs as much as one with many.
         head.loss_decode.avg_non_ignore = False
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.01, momentum=0.9)
     return cfg
 
 
 def train(cfg, tmp_path, name, fits, global_batch, iterations=4, **options):
-    """Train; give back weights, the loss of every iteration and its learning rate."""
+    """Train; return the Runner and the loss and learning rate of every iteration."""
     cfg = cfg.copy()
     cfg.work_dir = str(tmp_path / name)
     cfg.train_cfg.max_iters = iterations
     cfg.train_dataloader.batch_size = fits
-    launch.prepare_training(cfg, global_batch=global_batch, **options)
-    runner = launch.build_runner(cfg)
+    prepare_training(cfg, global_batch=global_batch, **options)
+    runner = build_runner(cfg)
     runner.train()
     history = runner.message_hub.log_scalars
     return runner, {
@@ -43,7 +43,7 @@ def train(cfg, tmp_path, name, fits, global_batch, iterations=4, **options):
     }
 
 
-def test_parts_of_a_batch_are_as_good_as_the_batch(defined_config, tmp_path):
+def test_accumulated_parts_train_as_the_whole_batch(defined_config, tmp_path):
     whole, expected = train(defined_config, tmp_path, 'whole', 4, None)
     parts, got = train(defined_config, tmp_path, 'parts', 2, 4)
     assert type(parts.train_loop).__name__ == 'AccumulatingTrainLoop'
@@ -58,7 +58,7 @@ def test_parts_of_a_batch_are_as_good_as_the_batch(defined_config, tmp_path):
 
 
 def test_resuming_is_exact(defined_config, tmp_path, one_thread):
-    """A checkpoint never falls between two parts of a batch."""
+    """A checkpoint is never saved between two parts of a batch."""
     straight, _ = train(defined_config, tmp_path, 'straight', 1, 3)
     halfway = defined_config.copy()
     train(halfway, tmp_path, 'resumed', 1, 3, iterations=2)
@@ -66,54 +66,6 @@ def test_resuming_is_exact(defined_config, tmp_path, one_thread):
     expected = straight.model.state_dict()
     for name, weight in resumed.model.state_dict().items():
         assert torch.equal(weight, expected[name]), name
-
-
-def batch_warnings(cfg, processes):
-    return [w for w in launch.recipe_warnings(cfg, processes) if 'batch size' in w]
-
-
-@pytest.mark.parametrize(
-    ('fits', 'global_batch', 'processes', 'batch', 'parts'),
-    [
-        (2, 16, 1, 16, 8),
-        (2, 16, 4, 4, 2),
-        (2, 16, 8, 2, 1),
-        (2, 16, 16, 1, 1),
-        (3, 12, 2, 6, 2),
-    ],
-)
-def test_shares(street_config, monkeypatch, fits, global_batch, processes, batch, parts):
-    street_config.launcher = 'pytorch'
-    street_config.train_dataloader.batch_size = fits
-    monkeypatch.setenv('WORLD_SIZE', str(processes))
-    accumulate(street_config, global_batch)
-    assert street_config.train_dataloader.batch_size == batch
-    assert street_config.optim_wrapper.accumulative_counts == parts
-    # What mmengine scales the learning rate by, and what the warning is about.
-    street_config.auto_scale_lr.base_batch_size = global_batch
-    assert not batch_warnings(street_config, processes)
-
-
-@pytest.mark.parametrize('global_batch', [0, -4, 3, 7])
-def test_what_cannot_be_dealt_is_refused(street_config, global_batch):
-    with pytest.raises(
-        ConfigError, match=f'--global-batch {global_batch} .*batch_size=2'
-    ):
-        launch.prepare_training(street_config, global_batch=global_batch)
-
-
-def test_training_by_epochs_is_refused(street_config):
-    street_config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-    with pytest.raises(ConfigError, match="'EpochBasedTrainLoop'"):
-        launch.prepare_training(street_config, global_batch=4)
-
-
-def test_neither_accumulated_nor_scaled_is_said(street_config):
-    (warning,) = batch_warnings(street_config, 1)
-    assert 'is 2' in warning
-    assert 'meant for 8' in warning
-    assert '--global-batch 8' in warning
-    assert '--auto-scale-lr' in warning
 
 
 def test_split_batch():

@@ -1,11 +1,11 @@
-"""What is wrong with a config shows before a training starts."""
+"""Mistakes in a config are found before a training starts."""
 
 import pytest
 
 from mmseg_repvgg.engine import config_checks
 from mmseg_repvgg.engine.batches import accumulate
 from mmseg_repvgg.engine.config_checks import check_classes, check_norms
-from mmseg_repvgg.engine.launch import recipe_warnings
+from mmseg_repvgg.engine.training import recipe_warnings
 from mmseg_repvgg.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def test_a_head_of_more_classes_is_a_warning(street_config):
     assert warning in recipe_warnings(street_config, 1)
 
 
-def test_every_head_and_every_data_set_is_looked_at(street_config):
+def test_every_head_and_every_data_set_is_checked(street_config):
     model, loader = street_config.model, street_config.train_dataloader
     model.decode_head = [model.decode_head, {**model.decode_head, 'num_classes': 20}]
     (warning,) = check_classes(street_config)
@@ -37,20 +37,20 @@ def test_every_head_and_every_data_set_is_looked_at(street_config):
         check_classes(street_config)
 
 
-def test_edges_are_other_classes(street_config):
+def test_the_two_classes_of_an_edge_head_are_not_compared(street_config):
     street_config.model.auxiliary_head.update(type='STDCHead', num_classes=2)
     assert check_classes(street_config) == []
 
 
-def one_at_once(cfg, **norm):
+def one_image_at_once(cfg, **norm):
     cfg.train_dataloader.batch_size = 1
     for part in ('backbone', 'decode_head', 'auxiliary_head'):
         cfg.model[part].norm_cfg = dict(requires_grad=True, **norm)
 
 
 def test_one_image_is_too_few_for_a_norm_behind_pooling(street_config):
-    one_at_once(street_config, type='BN')
-    with pytest.raises(ConfigError, match=r'decode_head\.psp_modules.* single value'):
+    one_image_at_once(street_config, type='BN')
+    with pytest.raises(ConfigError, match=r'decode_head .* single value'):
         check_norms(street_config)
     street_config.train_dataloader.batch_size = 4
     check_norms(street_config)
@@ -61,49 +61,49 @@ def test_one_image_is_too_few_for_a_norm_behind_pooling(street_config):
         check_norms(street_config)
 
 
-def test_an_auxiliary_head_is_looked_at(street_config):
-    one_at_once(street_config, type='BN')
+def test_an_auxiliary_head_is_checked(street_config):
+    one_image_at_once(street_config, type='BN')
     model = street_config.model
     model.decode_head, model.auxiliary_head = model.auxiliary_head, model.decode_head
-    with pytest.raises(ConfigError, match=r'auxiliary_head\.psp_modules'):
+    with pytest.raises(ConfigError, match=r'auxiliary_head .* single value'):
         check_norms(street_config)
 
 
 @pytest.mark.parametrize(
-    ('kind', 'more'),
+    ('head', 'more'),
     [
         ('ASPPHead', dict(in_index=3, in_channels=1280, dilations=(1, 6))),
         ('UPerHead', dict(in_index=[2, 3], in_channels=[192, 1280])),
     ],
 )
-def test_other_heads_that_pool(street_config, kind, more):
-    one_at_once(street_config, type='BN')
+def test_other_heads_that_pool(street_config, head, more):
+    one_image_at_once(street_config, type='BN')
     norm = dict(type='BN')
-    head = dict(type=kind, num_classes=19, channels=8, norm_cfg=norm, **more)
+    head = dict(type=head, num_classes=19, channels=8, norm_cfg=norm, **more)
     street_config.model.decode_head = head
-    with pytest.raises(ConfigError, match=r'decode_head\..* single value'):
+    with pytest.raises(ConfigError, match=r'decode_head .* single value'):
         check_norms(street_config)
 
 
 def test_one_image_is_enough_where_nothing_is_pooled(street_config):
-    one_at_once(street_config, type='BN')
+    one_image_at_once(street_config, type='BN')
     street_config.model.decode_head = street_config.model.pop('auxiliary_head')
     check_norms(street_config)
 
 
 def test_one_image_is_enough_for_other_norms(street_config):
-    one_at_once(street_config, type='GN', num_groups=1)
+    one_image_at_once(street_config, type='GN', num_groups=1)
     street_config.model.backbone.norm_cfg = dict(type='BN')
     check_norms(street_config)
 
 
 def test_sync_bn_sees_the_images_of_all_gpus(street_config, monkeypatch):
-    one_at_once(street_config, type='SyncBN')
+    one_image_at_once(street_config, type='SyncBN')
     with pytest.raises(ConfigError, match='single value'):
         check_norms(street_config)
     street_config.launcher = 'pytorch'
     monkeypatch.setenv('WORLD_SIZE', '2')
-    # Without a GPU it becomes BN.
+    # Without a GPU, SyncBN becomes BN.
     with pytest.raises(ConfigError, match='single value'):
         check_norms(street_config)
     monkeypatch.setattr(config_checks, 'get_device', lambda: 'cuda')
@@ -113,7 +113,13 @@ def test_sync_bn_sees_the_images_of_all_gpus(street_config, monkeypatch):
         check_norms(street_config)
 
 
-def test_a_model_that_cannot_be_built_is_left_to_the_runner(street_config):
-    one_at_once(street_config, type='BN')
-    street_config.model.decode_head.type = 'NoSuchHead'
+def test_one_image_is_enough_where_no_pool_is_a_single_pixel(street_config):
+    one_image_at_once(street_config, type='BN')
+    street_config.model.decode_head.pool_scales = (2, 3, 6)
+    check_norms(street_config)
+
+
+def test_norms_that_imported_code_may_freeze_are_not_checked(street_config):
+    one_image_at_once(street_config, type='BN')
+    street_config.custom_imports.imports.append('own_hooks')
     check_norms(street_config)

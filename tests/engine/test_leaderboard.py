@@ -1,7 +1,8 @@
-"""Files for the Cityscapes server, judged by its own evaluation script."""
+"""Files for the Cityscapes server, judged by its evaluation script."""
 
 import re
 import shutil
+from importlib import import_module
 
 import cv2
 import numpy as np
@@ -12,12 +13,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import MODELS
+from PIL import Image
 
 from demo.street import write_street_scenes
-from mmseg_repvgg.engine.launch import prepare_testing
-from mmseg_repvgg.engine.leaderboard import LabelIdFiles, size_warnings, write_label_ids
+from mmseg_repvgg.engine.leaderboard import size_warnings, write_label_ids
 from mmseg_repvgg.errors import ConfigError
 
+pytest.importorskip('cityscapesscripts', reason="needs pip install -e '.[cityscapes]'")
 pytestmark = pytest.mark.slow
 
 CLASSES = CityscapesDataset.METAINFO['classes']
@@ -25,7 +27,7 @@ CLASSES = CityscapesDataset.METAINFO['classes']
 
 @pytest.fixture(scope='module')
 def scene(tmp_path_factory, small_street_config):
-    """Scenes whose test split has no labels, as the real one; a config, a checkpoint."""
+    """Draw scenes without labels for the test split; save a config and a checkpoint."""
     folder = tmp_path_factory.mktemp('leaderboard')
     root = folder / 'street'
     counts = {'train': 1, 'val': 4, 'test': 3}
@@ -38,7 +40,7 @@ def scene(tmp_path_factory, small_street_config):
 
 
 def _save_checkpoint(cfg, root, path):
-    """Of a model that has seen the validation images: some classes are to be right."""
+    """Train on the validation images, so that some classes are right."""
     init_default_scope('mmseg')
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -67,13 +69,11 @@ def cfg(scene):
 
 
 def official(root, folder):
-    """IoU in percent of every class, by the script that the server runs."""
-    module = pytest.importorskip(
-        'cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling'
-    )
+    """Return the IoU of every class in percent by the script that the server runs."""
+    module = import_module('cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling')
     args = module.args
     args.predictionPath, args.predictionWalk = str(folder), None
-    # Not of instances, for which it calls what numpy 2.4 no longer has.
+    # Scores of instances call a function that numpy 2.4 removed.
     args.evalInstLevelScore = args.JSONOutput = False
     args.quiet = True
     truth = sorted(map(str, root.glob('gtFine/val/*/*_gtFine_labelIds.png')))
@@ -83,7 +83,7 @@ def official(root, folder):
     return mean, {name: 100 * scores['classScores'][name] for name in CLASSES}
 
 
-def test_the_official_script_finds_the_same(scene, tmp_path, run_tool):
+def test_the_official_script_finds_the_same_scores(scene, tmp_path, run_tool):
     command = 'test.py', scene / 'config.py', scene / 'model.pth'
     evaluated = run_tool(*command, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
@@ -95,7 +95,7 @@ def test_the_official_script_finds_the_same(scene, tmp_path, run_tool):
     assert 'evaluating the fused model' in written.stdout
     assert 'mIoU: ' not in written.stdout
     assert '4 images, the val split of Cityscapes 500' in written.stdout
-    assert f'4 label maps are in {out}' in written.stdout
+    assert len(list(out.iterdir())) == 4
 
     mean, classes = official(scene / 'street', out)
     (theirs,) = re.findall(r'mIoU: ([\d.]+)', evaluated.stdout)
@@ -104,7 +104,7 @@ def test_the_official_script_finds_the_same(scene, tmp_path, run_tool):
     assert tuple(rows) == CLASSES
     for name, iou in classes.items():
         assert iou == pytest.approx(float(rows[name]), abs=0.01, nan_ok=True), name
-    # Right, wrong and absent classes are in it, so that a mapping could be seen to fail.
+    # With right, wrong and absent classes, a wrong mapping would fail.
     assert sum(iou > 20 for iou in classes.values()) >= 3
     assert any(np.isnan(iou) for iou in classes.values())
 
@@ -125,29 +125,18 @@ def test_test_split_without_labels(scene, tmp_path, run_tool):
     assert 'evaluating the fused model' in result.stdout
     assert '3 images, the test split of Cityscapes 1525' in result.stdout
     images = sorted((scene / 'street' / 'leftImg8bit' / 'test').glob('*/*.png'))
-    # Nothing else: a temporary file would be sent to the server as well.
+    # A temporary file would be sent to the server as well.
     assert sorted(path.name for path in out.iterdir()) == [path.name for path in images]
     for path in out.iterdir():
         assert re.fullmatch(r'polygonia_\d{6}_\d{6}_leftImg8bit\.png', path.name)
-        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        labels = np.asarray(Image.open(path))
         assert (labels.shape, labels.dtype) == ((64, 128), np.uint8)
         # Road, building, vegetation, sky and the like, none of them 0 to 6.
         assert len(np.unique(labels)) >= 3
         assert set(np.unique(labels)) <= {7, 8, *range(11, 14), 17, *range(19, 34)}
 
 
-def test_every_class_gets_its_id(tmp_path):
-    metric = LabelIdFiles(str(tmp_path / 'new' / 'folder'))
-    train_ids = torch.arange(19)[None, None].expand(1, 4, 19)
-    sample = dict(img_path='x/a_1_2_leftImg8bit.png', pred_sem_seg=dict(data=train_ids))
-    metric.process(None, [sample])
-    path = tmp_path / 'new' / 'folder' / 'a_1_2_leftImg8bit.png'
-    helpers = pytest.importorskip('cityscapesscripts.helpers.labels')
-    expected = [helpers.trainId2label[train_id].id for train_id in range(19)]
-    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).tolist() == [expected] * 4
-
-
-def test_full_split_is_no_warning(cfg, tmp_path, monkeypatch):
+def test_a_full_split_is_no_warning(cfg, tmp_path, monkeypatch):
     write_label_ids(cfg, str(tmp_path / 'files'), 'test')
     assert len(size_warnings(cfg)) == 1
     monkeypatch.setattr(
@@ -156,7 +145,7 @@ def test_full_split_is_no_warning(cfg, tmp_path, monkeypatch):
     assert size_warnings(cfg) == []
 
 
-def test_label_steps_go_and_the_rest_stays(cfg, tmp_path):
+def test_only_label_steps_are_removed(cfg, tmp_path):
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     write_label_ids(cfg, str(tmp_path / 'files'), 'val')
     load, augment = cfg.test_dataloader.dataset.pipeline
@@ -191,27 +180,15 @@ def several(cfg, out):
 @pytest.mark.parametrize(
     ('change', 'says'),
     [
-        (full, '--out .*files is there and no empty folder'),
-        (file, '--out .*files is there and no empty folder'),
+        (full, '--out .*files exists and is not an empty folder'),
+        (file, '--out .*files exists and is not an empty folder'),
         (camvid, 'whose 19 classes are not the 11 of CamVidDataset'),
         (several, 'a single data set of Cityscapes, but .* is a ConcatDataset'),
         (no_split, "ends with one of train, val, test, got 'leftImg8bit'"),
     ],
 )
-def test_refused(cfg, tmp_path, change, says):
+def test_a_config_that_does_not_fit_the_server_is_refused(cfg, tmp_path, change, says):
     out = tmp_path / 'files'
     change(cfg, out)
     with pytest.raises(ConfigError, match=says):
         write_label_ids(cfg, str(out), 'test')
-
-
-@pytest.mark.parametrize(
-    ('choices', 'says'),
-    [
-        (dict(format_only=True), '--format-only needs --out'),
-        (dict(split='val', out='files'), '--split is for --format-only'),
-    ],
-)
-def test_choices_that_belong_together(scene, cfg, choices, says):
-    with pytest.raises(ConfigError, match=says):
-        prepare_testing(cfg, str(scene / 'model.pth'), **choices)

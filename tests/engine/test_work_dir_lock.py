@@ -1,4 +1,4 @@
-"""One training per work dir, as long as its process lives and no longer."""
+"""One training per work dir, for as long as its process lives."""
 
 import errno
 import os
@@ -12,13 +12,14 @@ import pytest
 from mmengine.config import Config
 
 from mmseg_repvgg.engine import work_dir_lock
-from mmseg_repvgg.engine.launch import prepare_training
+from mmseg_repvgg.engine.processes import RANK_VARIABLES
+from mmseg_repvgg.engine.training import prepare_training
 from mmseg_repvgg.engine.work_dir_lock import LOCK, lock_work_dir
 from mmseg_repvgg.errors import TrainingError
 
 pytestmark = pytest.mark.skipif(not work_dir_lock.fcntl, reason='nothing is locked')
 
-# The child stands for a dataloader's worker, which outlives a trainer that is killed.
+# The child stands for a dataloader's worker that outlives a killed trainer.
 TRAINING = """
 import os, signal, sys
 from mmengine.config import Config
@@ -32,7 +33,7 @@ signal.pause()
 
 @pytest.fixture
 def training(start, tmp_path):
-    """Another process that trains in ``tmp_path / 'work'``."""
+    """Start another process that trains in ``tmp_path / 'work'``."""
     process = start(sys.executable, '-c', TRAINING, tmp_path / 'work', cwd=tmp_path)
     while 'locked' not in process.said():
         assert process.poll() is None, process.said()
@@ -61,14 +62,14 @@ def test_a_second_training_is_refused_until_the_first_is_dead(
     assert str(os.getpid()) in Path(cfg.work_dir, LOCK).read_text()
 
 
-@pytest.mark.parametrize('launcher', work_dir_lock._RANKS)
+@pytest.mark.parametrize('launcher', RANK_VARIABLES)
 def test_only_the_first_process_of_a_training_locks(cfg, monkeypatch, launcher):
-    rank = work_dir_lock._RANKS[launcher]
+    rank = RANK_VARIABLES[launcher]
     monkeypatch.setenv(rank, '1')
     cfg.launcher = launcher
     lock_work_dir(cfg)
     assert not Path(cfg.work_dir).exists()
-    # A variable that another launcher has left counts for nothing.
+    # The variable of another launcher is ignored.
     cfg.launcher = 'none'
     lock_work_dir(cfg)
     Path(cfg.work_dir, LOCK).unlink()

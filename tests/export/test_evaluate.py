@@ -3,8 +3,9 @@ import re
 
 import pytest
 
-from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.testing import prepare_testing
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.evaluate import put_in_place
 from mmseg_repvgg.export.exporting import export
@@ -28,14 +29,14 @@ def metrics_of_file(cfg, file):
     cfg = copy.deepcopy(cfg)
     cfg.launcher = 'none'
     put_in_place(cfg, file)
-    return launch.build_runner(cfg).test()
+    return build_runner(cfg).test()
 
 
 def metrics_of_checkpoint(cfg, checkpoint):
     cfg = copy.deepcopy(cfg)
     cfg.launcher = 'none'
-    launch.prepare_testing(cfg, checkpoint)
-    return launch.build_runner(cfg).test()
+    prepare_testing(cfg, checkpoint)
+    return build_runner(cfg).test()
 
 
 def resize_images(cfg, size):

@@ -13,8 +13,8 @@ from torch import nn
 
 from demo.street import write_street_scenes
 from mmseg_repvgg import deploy
-from mmseg_repvgg.engine import launch
 from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.errors import ConfigError, DataError, ExportError, WriteError
 from mmseg_repvgg.export.backends import OpenVINOBackend, open_backend
 from mmseg_repvgg.export.evaluate import put_in_place
@@ -113,7 +113,7 @@ def test_the_scores_are_those_of_a_test(whole):
     cfg.launcher = 'none'
     cfg.test_dataloader = cfg.val_dataloader
     put_in_place(cfg, str(done.path))
-    tested = launch.build_runner(cfg).test()['mIoU']
+    tested = build_runner(cfg).test()['mIoU']
     assert done.miou == pytest.approx(tested, abs=0.01)
     assert done.miou == done.whole_miou
     assert done.miou != done.float_miou

@@ -1,4 +1,4 @@
-"""What a training shows on a terminal, and where there is none."""
+"""The progress of a training on a terminal and in other output."""
 
 import os
 import pty
@@ -7,15 +7,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from mmengine.runner import Runner
 
 from mmseg_repvgg.hooks import progress_hook
 from mmseg_repvgg.hooks.progress_hook import ProgressHook
-from mmseg_repvgg.hooks.screen import build_quietly, screen_handlers
 
 
 def on_a_terminal(command, folder):
-    """Run a command on a terminal of its own; returns its status and what was drawn."""
+    """Run a command on a new terminal; return its status and what was drawn."""
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
@@ -44,11 +42,11 @@ def test_a_terminal_shows_a_bar_and_the_validations(street_config_file, repo, tm
     text = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', drawn)
     assert re.search(r'training \S+ 4/4 [\d.]+ (it/s|s/it) 0:00:00 left  loss \d', text)
     assert 'mIoU' in drawn
-    # The log file has the lines that the bar takes the place of.
+    # The log file has the lines that the bar replaces.
     (log,) = (tmp_path / 'work').glob('*/*.log')
     assert 'Iter(train) [4/4]' in log.read_text()
     assert 'Iter(train)' not in drawn
-    # The cursor, which a bar hides, is back.
+    # The cursor, which a bar hides, is shown again.
     assert drawn.rindex('\x1b[?25h') > drawn.rindex('\x1b[?25l')
 
 
@@ -78,7 +76,7 @@ def test_config_and_hooks_go_to_the_log_file_alone(
     for words in ('System environment', 'Config:', 'Hooks will be executed'):
         assert words in log.read_text()
         assert (words in result.stdout) == verbose
-    # Elsewhere than on a terminal there are plain lines.
+    # Without a terminal, lines replace the bar.
     assert 'Iter(train) [4/4]' in result.stdout
     assert ('Iteration 1 of 4, ' in result.stdout) != verbose
 
@@ -93,7 +91,7 @@ class Clock:
 
 @pytest.fixture
 def lines(monkeypatch):
-    """Let a training of 1,000 iterations of 7 s pass; returns its lines."""
+    """Return the lines of a training of 1,000 iterations of 7 s."""
     clock, said = Clock(monkeypatch), []
     runner = SimpleNamespace(
         iter=0, max_iters=1000, logger=SimpleNamespace(info=said.append)
@@ -125,9 +123,3 @@ def test_time_left_of_a_resumed_run_counts_its_own_iterations(monkeypatch):
     clock.now = 2
     hook.after_train_iter(runner, 0)
     assert said == ['Iteration 601 of 1000, 2.00 s each, 0:13:18 left']
-
-
-def test_the_screen_has_its_level_back_after_building(street_config):
-    runner = build_quietly(Runner, street_config)
-    (handler,) = screen_handlers(runner.logger)
-    assert handler.level == 20

@@ -14,7 +14,7 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-# mmseg looks for these names of loading; the tools put the checked ones in their place.
+# mmseg's inference API looks for these types; the tools replace them by checked ones.
 test_pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow'),
     dict(type='Resize', scale=scale, keep_ratio=True),
@@ -44,6 +44,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
     sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type='CamVidDataset',
@@ -55,6 +56,7 @@ val_dataloader = dict(
     batch_size=1,
     num_workers=1,
     persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CamVidDataset',
@@ -66,6 +68,7 @@ test_dataloader = dict(
     batch_size=1,
     num_workers=1,
     persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CamVidDataset',

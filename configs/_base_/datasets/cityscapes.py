@@ -23,7 +23,7 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='PackSegInputs'),
 ]
-# mmseg looks for these names of loading; the tools put the checked ones in their place.
+# mmseg's inference API looks for these types; the tools replace them by checked ones.
 test_pipeline = [
     dict(type='LoadImageFromFile', imdecode_backend='pillow'),
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
@@ -55,6 +55,7 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
     sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
@@ -67,6 +68,7 @@ val_dataloader = dict(
     batch_size=1,
     num_workers=4,
     persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,

@@ -1,4 +1,4 @@
-# From scratch on two CPU cores, in mixed precision where the machine gains by it.
+# From scratch on two CPU cores, in mixed precision where this is faster.
 max_iters = 1500
 optim_wrapper = dict(
     type='AutocastOptimWrapper',
@@ -29,5 +29,6 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    samples=dict(type='SampleHook', count=4),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -29,5 +29,6 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    samples=dict(type='SampleHook', count=4),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

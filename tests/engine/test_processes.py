@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from mmseg_repvgg.engine.gloo import _replace_sync_bn
+from mmseg_repvgg.engine.processes import _replace_sync_bn
 
 
 @pytest.mark.parametrize('kind', ['SyncBN', 'mmseg.SyncBN', 'MMSyncBN', nn.SyncBatchNorm])

@@ -1,4 +1,4 @@
-"""Several processes on machines without a GPU: they talk through gloo."""
+"""Processes of a training: their number and rank, and gloo where there is no GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from mmengine.config import Config
 from mmengine.dist import is_distributed
@@ -14,16 +14,43 @@ from torch import distributed
 
 from ..registry_types import is_a
 
+RANK_VARIABLES: Final = dict(
+    pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK'
+)
+_COUNT_VARIABLES: Final = dict(
+    pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE'
+)
 
-def start_gloo(cfg: Config) -> None:
-    """Have the processes meet through gloo, and set the config up for DDP on CPUs.
 
-    DDP gets no device ids and SyncBN, which torch has for GPUs only, becomes BN.
+def count_processes(cfg: Config) -> int:
+    """Return the number of processes, also before they are connected.
 
     Args:
-        cfg: With ``launcher`` set; changed in place.
+        cfg: The config, with ``launcher``.
     """
-    env_cfg = cfg.get('env_cfg', {})
+    variable = _COUNT_VARIABLES.get(cfg.get('launcher', 'none'))
+    return int(os.environ[variable]) if variable else 1
+
+
+def is_first_process(cfg: Config) -> bool:
+    """Return whether this is the main process, also before they are connected.
+
+    Args:
+        cfg: The config, with ``launcher``.
+    """
+    variable = RANK_VARIABLES.get(cfg.get('launcher', 'none'))
+    return variable is None or os.environ.get(variable, '0') == '0'
+
+
+def start_gloo(cfg: Config) -> None:
+    """Connect the processes through gloo and adapt the config to DDP on CPUs.
+
+    DDP gets no device ids, and SyncBN, which torch has for GPUs only, becomes BN.
+
+    Args:
+        cfg: The config, with ``launcher``; changed in place.
+    """
+    env_cfg = cfg.get('env_cfg') or {}
     dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
     cfg.env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
     cfg.model_wrapper_cfg = dict(
@@ -35,7 +62,7 @@ def start_gloo(cfg: Config) -> None:
     _replace_sync_bn(cfg.model)
     if cfg.launcher == 'slurm':
         _export_slurm_environment()
-    # mmengine would ask for a CUDA device on the way; a group that is there it leaves be.
+    # mmengine would ask for a CUDA device here, but keeps a group that exists already.
     if not is_distributed():
         limit: dict[str, Any] = {}
         if dist_cfg.get('timeout') is not None:
@@ -44,7 +71,7 @@ def start_gloo(cfg: Config) -> None:
 
 
 def _export_slurm_environment() -> None:
-    """Set what torch reads from what Slurm sets."""
+    """Set the variables that torch reads from those that Slurm sets."""
     slurm = os.environ
     command = ['scontrol', 'show', 'hostname', slurm['SLURM_NODELIST']]
     nodes = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,0 +1,82 @@
+"""Loading a config for the tools."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmseg.registry import HOOKS
+
+from ..errors import ConfigError
+from ..registry_types import builds
+
+
+def load_config(args: Namespace) -> Config:
+    """Read a config file and apply the options of the command line.
+
+    Args:
+        args: ``config``, the file; ``work_dir``, where logs and checkpoints go, by
+            default what the config says, else ``work_dirs/NAME_OF_CONFIG``;
+            ``cfg_options``; and for tools that run in several processes ``launcher`` and
+            ``local_rank``.
+
+    Raises:
+        ConfigError: If the file cannot be read as a config, or the options don't fit it.
+    """
+    path = args.config
+    if not os.path.isfile(path):
+        raise ConfigError(f'the config {path} does not exist or is not a regular file')
+    try:
+        cfg = Config.fromfile(path)
+    except (OSError, SyntaxError) as error:
+        raise ConfigError(f'the config {path} cannot be read: {error}') from error
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    cfg.load_from, cfg.resume = cfg.get('load_from'), cfg.get('resume', False)
+    # A config with Python imports may have no scope, but the tools add types by name.
+    cfg.default_scope = cfg.get('default_scope') or 'mmseg'
+    if cfg.get('data_preprocessor'):
+        # A Runner does the same, but not every tool has one.
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    cfg.launcher = getattr(args, 'launcher', 'none')
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
+    try:
+        cfg.merge_from_dict(args.cfg_options or {})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f'--cfg-options does not fit {path}: {error.args[0]}'
+        ) from error
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(path).stem)
+    return cfg
+
+
+def add_missing_hook(cfg: Config, hook: type[Hook], **arguments: object) -> None:
+    """Add a hook that the tools rely on to a config without it, and log that.
+
+    Args:
+        cfg: The config; changed in place.
+        hook: The class. A subclass in the config's ``custom_hooks`` will do.
+        **arguments: Arguments of the hook.
+    """
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(builds(each, HOOKS, hook) for each in hooks):
+        hooks.append(dict(type=hook.__name__, **arguments))
+        print_log(f'{hook.__name__} is added to the custom_hooks of the config')
+    cfg.custom_hooks = hooks
+
+
+def remove_hook(cfg: Config, hook: type[Hook]) -> None:
+    """Remove a hook and its subclasses from the ``custom_hooks`` of a config.
+
+    Args:
+        cfg: The config; changed in place.
+        hook: The class.
+    """
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [each for each in hooks if not builds(each, HOOKS, hook)]

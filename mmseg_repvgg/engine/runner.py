@@ -1,0 +1,109 @@
+"""Building the Runner of a config on this machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import all_gather_object
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+
+from ..datasets.checked_loading import check_loading
+from ..errors import ConfigError, WriteError
+from ..hooks import ProgressHook
+from ..hooks.screen import warnings_only
+from .config import remove_hook
+from .processes import start_gloo
+from .visualization import apply_tensorboard_key
+
+# A Runner takes None for these hooks, to leave them out, but for no others.
+_MMENGINE_HOOKS = {
+    *('runtime_info', 'timer', 'sampler_seed', 'logger'),
+    *('param_scheduler', 'checkpoint'),
+}
+
+
+def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
+    """Build the Runner of a config, adapted to this machine.
+
+    Every image and label map that it loads is checked, see
+    :func:`~mmseg_repvgg.datasets.checked_loading.check_loading`. The config that it dumps
+    and saves with its checkpoints keeps mmseg's loading, and so serves mmseg's own tools.
+
+    Without a GPU, several processes communicate through gloo, DDP gets no device ids and
+    SyncBN, which torch has for GPUs only, becomes BN.
+
+    Args:
+        cfg: The config, with ``launcher`` and ``work_dir``; changed in place.
+        verbose: Whether to show config, environment and hooks on the screen as well, and
+            log lines instead of a progress bar.
+
+    Raises:
+        ConfigError: If the processes would start from different checkpoints.
+        WriteError: If nothing can be written to the work dir.
+    """
+    _require_writable(cfg.work_dir)
+    apply_tensorboard_key(cfg)
+    cfg.default_hooks = {
+        name: hook
+        for name, hook in (cfg.get('default_hooks') or {}).items()
+        if hook is not None or name in _MMENGINE_HOOKS
+    }
+    if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
+        start_gloo(cfg)
+    runner_type = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    if verbose:
+        remove_hook(cfg, ProgressHook)
+        runner = runner_type.from_cfg(cfg)
+    else:
+        runner = _build_quietly(runner_type, cfg)
+    runner.logger.info(f'Log and config: {runner.log_dir}')
+    for name in ('train', 'val', 'test'):
+        loader = getattr(runner, f'_{name}_dataloader')
+        if isinstance(loader, Mapping):
+            check_loading(loader['dataset'])
+    _require_same_start(cfg)
+    return runner
+
+
+def _build_quietly(runner_type: type[Runner], cfg: Config) -> Runner:
+    """Build a Runner that writes config, environment and hooks to its log file only."""
+    with ExitStack() as muted:
+
+        class QuietRunner(runner_type):
+            def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+                logger = super().build_logger(*args, **kwargs)
+                muted.enter_context(warnings_only(logger))
+                return logger
+
+        return QuietRunner.from_cfg(cfg)
+
+
+def _require_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b'0')
+    except OSError as error:
+        raise WriteError(
+            f'the work dir {folder} cannot be written: {error.strerror}. Make room, or '
+            'choose another with --work-dir'
+        ) from error
+
+
+def _require_same_start(cfg: Config) -> None:
+    """Check that all processes found the same checkpoint in the work dir."""
+    starts = {str(start) for start in all_gather_object(cfg.get('load_from'))}
+    if len(starts) > 1:
+        raise ConfigError(
+            f'the processes would start from different checkpoints: '
+            f'{", ".join(sorted(starts))}. Use a work dir on a file system that every '
+            'node sees'
+        )

@@ -1,0 +1,102 @@
+"""Preparing a config for testing a checkpoint."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmseg.registry import HOOKS
+
+from ..checkpoints.loading import naming_checkpoint
+from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
+from ..datasets.checks import check_dataset
+from ..datasets.nested import innermost
+from ..errors import ConfigError
+from ..hooks import DeployHook, LoadHook
+from ..registry_types import builds
+from .config import add_missing_hook, remove_hook
+from .config_checks import check_keys
+from .leaderboard import write_label_ids
+from .load_model import match_form
+
+
+def prepare_testing(
+    cfg: Config,
+    checkpoint: str,
+    *,
+    out: str | None = None,
+    format_only: bool = False,
+    split: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+    fused: bool = True,
+    engine: str | None = None,
+    trust: bool = False,
+) -> None:
+    """Set a config up for testing a checkpoint, and check both and the data.
+
+    Whatever the config says, the test evaluates the fused model and refuses a checkpoint
+    that does not fill the whole model: DeployHook and LoadHook are added if the config
+    lacks them.
+
+    Args:
+        cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
+        checkpoint: The file to test.
+        out: Folder for the predicted label maps, if any are to be written.
+        format_only: Write label maps for the Cityscapes server and evaluate nothing.
+        split: With ``format_only``, the split to predict: ``val`` or ``test``, the
+            default.
+        show_dir: Folder for painted images, if any are to be written.
+        tta: Average over the views of the config's ``tta_pipeline``.
+        fused: Whether to evaluate the fused model, or else the training form.
+        engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`; by
+            default what the config's ``DeployHook`` says.
+        trust: Unpickle whatever the checkpoint holds.
+
+    Raises:
+        ConfigError: If the config lacks what an option needs.
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If data is missing.
+    """
+    check_keys(cfg, 'test')
+    make_loading_safe(trust)
+    with naming_checkpoint(checkpoint):
+        match_form(cfg, read_ahead(checkpoint, trust=trust))
+    if not fused and cfg.model.get('backbone', {}).get('deploy'):
+        raise ConfigError(
+            f'--no-deploy and comparing forms need the training form, but {checkpoint} '
+            'is fused or the config says model.backbone.deploy=True'
+        )
+    cfg.load_from, cfg.resume = checkpoint, False
+    add_missing_hook(cfg, LoadHook)
+    if fused:
+        add_missing_hook(cfg, DeployHook)
+    else:
+        remove_hook(cfg, DeployHook)
+    for hook in cfg.custom_hooks:
+        if engine is not None and builds(hook, HOOKS, DeployHook):
+            hook['engine'] = engine
+    if out is not None and not format_only:
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator['output_dir'] = out
+    if show_dir is not None:
+        cfg.default_hooks.visualization = dict(
+            type='SegVisualizationHook', draw=True, interval=1
+        )
+        if not cfg.get('visualizer'):
+            # The visualizer of mmengine paints no label maps.
+            local = dict(type='LocalVisBackend')
+            cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[local])
+        cfg.visualizer.save_dir = show_dir
+    if tta:
+        if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+            raise ConfigError('--tta needs tta_pipeline and tta_model in the config')
+        for dataset in innermost(cfg.test_dataloader.dataset):
+            dataset.pipeline = cfg.tta_pipeline
+        cfg.model = {**cfg.tta_model, 'module': cfg.model}
+    if format_only:
+        if out is None:
+            raise ConfigError('--format-only needs --out, the folder for the files')
+        write_label_ids(cfg, out, split or 'test')
+    elif split is not None:
+        raise ConfigError('--split needs --format-only')
+    check_dataset(cfg.test_dataloader.dataset)

@@ -1,0 +1,112 @@
+"""Preparing a config for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from ..checkpoints.loading import find_resumable
+from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
+from ..datasets.checks import check_dataset
+from ..datasets.nested import innermost
+from ..hooks import LoadHook
+from ..registry_types import is_a
+from .batches import accumulate, batch_warnings, scale_learning_rate
+from .config import add_missing_hook
+from .config_checks import check_classes, check_keys, check_norms
+from .precision import use_amp
+from .work_dir_lock import lock_work_dir
+
+
+def prepare_training(
+    cfg: Config,
+    *,
+    amp: str | None = None,
+    auto_scale_lr: bool = False,
+    global_batch: int | None = None,
+    resume: bool = False,
+    trust: bool = False,
+) -> None:
+    """Set a config up for training, and check it and its data.
+
+    Nothing is added to the config but LoadHook, which refuses a checkpoint that does not
+    fit the model.
+
+    Args:
+        cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
+        amp: Train in mixed precision: ``float16``, with loss scaling, ``bfloat16``, or
+            ``auto``, where this machine gains by it. None leaves it to the config.
+        auto_scale_lr: Scale the learning rate by the global batch size over that of the
+            recipe.
+        global_batch: Images per optimizer step over all processes. Gradients are
+            accumulated if these do not fit in them at once.
+        resume: Continue from the latest checkpoint in the work dir, if there is one.
+        trust: Unpickle whatever a checkpoint holds.
+
+    Raises:
+        ConfigError: If the config lacks what an option needs.
+        CheckpointError: If the checkpoint to start from cannot be read.
+        DataError: If data is missing.
+        TrainingError: If another training runs in the work dir.
+    """
+    check_keys(cfg, 'train')
+    if amp is not None:
+        use_amp(cfg, amp)
+    if auto_scale_lr:
+        scale_learning_rate(cfg)
+    if global_batch is not None:
+        accumulate(cfg, global_batch)
+    add_missing_hook(cfg, LoadHook, strict=False)
+    make_loading_safe(trust)
+    lock_work_dir(cfg)
+    if resume or (cfg.get('resume') and not cfg.get('load_from')):
+        # The checkpoints of this run take precedence over the one that it started from.
+        found = find_resumable(cfg.work_dir, trust)
+        cfg.load_from, cfg.resume = found or cfg.get('load_from'), found is not None
+    if cfg.get('load_from') and '://' not in cfg.load_from:
+        checkpoint = read_ahead(cfg.load_from, trust=trust)
+        if cfg.get('resume'):
+            _keep_seed(cfg, checkpoint)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        if cfg.get(loader):
+            check_dataset(cfg[loader].dataset)
+    check_classes(cfg)
+    check_norms(cfg)
+
+
+def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
+    """Return warnings about departures from the recipe that no option asked for.
+
+    Args:
+        cfg: From :func:`prepare_training`.
+        world_size: The number of processes.
+    """
+    warnings = batch_warnings(cfg, world_size) + check_classes(cfg)
+    backbone = cfg.model.get('backbone', {})
+    init = backbone.get('init_cfg')
+    pretrained = isinstance(init, Mapping) and init.get('checkpoint')
+    datasets = innermost(cfg.train_dataloader.dataset)
+    if (
+        any(is_a(dataset, 'CityscapesDataset') for dataset in datasets)
+        and is_a(cfg.optim_wrapper.optimizer, 'SGD')
+        and is_a(backbone, 'RepVGG')
+        and not (pretrained or cfg.get('load_from') or cfg.get('resume'))
+    ):
+        warnings.append(
+            'the backbone starts from random weights, but the paper starts from '
+            'ImageNet: --cfg-options model.backbone.init_cfg.type=Pretrained '
+            'model.backbone.init_cfg.checkpoint=FILE'
+        )
+    return warnings
+
+
+def _keep_seed(cfg: Config, checkpoint: Any) -> None:
+    """Resume with the seed of the checkpoint.
+
+    mmengine would set it only after the sampler is built.
+    """
+    seed = checkpoint.get('meta', {}).get('seed')
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}

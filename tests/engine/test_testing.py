@@ -1,0 +1,125 @@
+"""Preparing a test: it is fused and loads the whole model, whatever the config says."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS, MODELS
+
+from mmseg_repvgg import deploy
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.testing import prepare_testing
+from mmseg_repvgg.errors import CheckpointError, ConfigError
+from mmseg_repvgg.hooks import DeployHook
+from mmseg_repvgg.reparam import is_deployed
+
+TEST = ('test_dataloader', 'test_cfg', 'test_evaluator')
+
+
+class Look(Hook):
+    def __init__(self):
+        self.tested = []
+
+    def after_test_iter(self, runner, *args, **kwargs):
+        self.tested.append(is_deployed(runner.model))
+
+
+def test_types_may_be_written_in_any_way(typed_config, save):
+    checkpoint = save(typed_config)
+    for fused in (False, True):
+        cfg = copy.deepcopy(typed_config)
+        prepare_testing(cfg, checkpoint, fused=fused, engine='winograd')
+        runner = build_runner(cfg)
+        hooks = [hook for hook in runner.hooks if isinstance(hook, DeployHook)]
+        assert [hook.engine for hook in hooks] == ['winograd'] * fused
+        look = Look()
+        runner.register_hook(look)
+        runner.test()
+        assert look.tested == [fused] * 3
+
+
+def test_no_training_form_where_the_config_builds_none(street_config, save):
+    path = save(street_config)
+    street_config.model.backbone.deploy = True
+    with pytest.raises(ConfigError, match=r'--no-deploy .*backbone\.deploy=True'):
+        prepare_testing(street_config, path, fused=False)
+
+
+def test_no_training_form_of_what_is_fused(street_config, tmp_path):
+    fused = deploy(MODELS.build(street_config.model))
+    path = str(tmp_path / 'fused.pth')
+    torch.save({'state_dict': fused.state_dict()}, path)
+    with pytest.raises(ConfigError, match=r'--no-deploy .*fused.pth is fused'):
+        prepare_testing(street_config, path, fused=False)
+
+
+@pytest.mark.parametrize('hooks', [None, [], [dict(type='mmseg.LoadHook', strict=False)]])
+def test_a_test_is_fused_and_loads_the_whole_model(full, load, tmp_path, save, hooks):
+    """LoadHook(strict=False) of a config is meant for fine-tuning."""
+    full.dump(tmp_path / 'config.py')
+    cfg = load(tmp_path / 'config.py')
+    cfg.custom_hooks = hooks
+    state = MODELS.build(cfg.model).state_dict()
+    prepare_testing(cfg, save(cfg))
+    runner, look = build_runner(cfg), Look()
+    runner.register_hook(look)
+    runner.test()
+    assert look.tested == [True] * 3
+    del state['decode_head.conv_seg.bias']
+    torch.save({'state_dict': state}, tmp_path / 'whole.pth')
+    with pytest.raises(CheckpointError, match=r'whole\.pth: .*conv_seg.bias is missing'):
+        build_runner(cfg).test()
+
+
+def test_a_subclass_of_the_deploy_hook_serves(street_config, save, monkeypatch):
+    path = save(street_config)
+    monkeypatch.setitem(HOOKS.module_dict, 'Own', type('Own', (DeployHook,), {}))
+    street_config.custom_hooks = [dict(type='Own')]
+    fused = copy.deepcopy(street_config)
+    prepare_testing(fused, path, engine='auto')
+    assert dict(type='Own', engine='auto') in fused.custom_hooks
+    assert not any('Deploy' in hook['type'] for hook in fused.custom_hooks)
+    prepare_testing(street_config, path, fused=False)
+    assert not any(hook['type'] == 'Own' for hook in street_config.custom_hooks)
+
+
+def test_views_of_a_test_set_made_of_others(street_config, save):
+    path = save(street_config)
+    loader = street_config.test_dataloader
+    both = [loader.dataset, copy.deepcopy(loader.dataset)]
+    loader.dataset = dict(type='ConcatDataset', datasets=both)
+    prepare_testing(street_config, path, tta=True)
+    data = build_runner(street_config).test_dataloader.dataset
+    assert len(data) == 6
+    assert len(data[5]['inputs']) > 1
+
+
+def test_a_bare_config_is_tested_with_pictures(full, load, tmp_path, save):
+    Config({key: full[key] for key in ('model', *TEST)}).dump(tmp_path / 'config.py')
+    cfg = load(tmp_path / 'config.py', work_dir=str(tmp_path / 'work'))
+    shown = tmp_path / 'shown'
+    prepare_testing(cfg, save(cfg), show_dir=str(shown))
+    assert 'mIoU' in build_runner(cfg).test()
+    assert len(list(shown.rglob('*.png'))) == 3
+
+
+def test_a_missing_key_is_named(full, save):
+    full.pop('test_evaluator')
+    with pytest.raises(ConfigError, match='no test_evaluator'):
+        prepare_testing(full, save(full))
+
+
+@pytest.mark.parametrize(
+    ('choices', 'says'),
+    [
+        (dict(format_only=True), '--format-only needs --out'),
+        (dict(split='val', out='files'), '--split needs --format-only'),
+    ],
+)
+def test_options_that_need_another_are_refused(street_config, save, choices, says):
+    with pytest.raises(ConfigError, match=says):
+        prepare_testing(street_config, save(street_config), **choices)
+    assert not Path('files').exists()
