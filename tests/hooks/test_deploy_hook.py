@@ -221,7 +221,7 @@ def test_a_model_without_logits_is_evaluated_and_not_verified(street_config):
     runner.test()
     assert watch.validated == [True] * 3
     (log,) = (path.read_text() for path in Path(runner.log_dir).glob('*.log'))
-    assert 'nothing is verified' in log
+    assert 'the forms are not compared' in log
 
 
 def test_without_verify_the_model_runs_once(street_config):
