@@ -1,4 +1,4 @@
-"""What the tools share: options, errors as one line, output that does not arrive."""
+"""Common options of the tools, errors in one line, and output that cannot be written."""
 
 import argparse
 import io
@@ -17,7 +17,7 @@ def parse(*given, **uses):
     return parser, vars(parser.parse_args(given))
 
 
-def test_options_are_mmengines():
+def test_options_are_parsed_as_mmengine_does():
     _, args = parse('--cfg-options', 'a.b=1', 'c=[x,(2,None)]', 'd=e=f', 'g=')
     expected = {'a.b': 1, 'c': ['x', (2, None)], 'd': 'e=f', 'g': ''}
     assert args['cfg_options'] == expected
@@ -26,13 +26,13 @@ def test_options_are_mmengines():
 @pytest.mark.parametrize(
     'option', ['model.dilation', '=fast', 'a..b=1', '.a=1', 'a=[1', 'a=(1']
 )
-def test_options_that_are_none(option):
+def test_malformed_options_are_named(option):
     with pytest.raises(ConfigError, match='--cfg-options') as caught:
         parse('--cfg-options', 'fine=1', option)
     assert option in str(caught.value)
 
 
-def test_only_what_does_something_is_offered():
+def test_only_requested_options_are_offered():
     parser, args = parse(trust=False)
     assert set(args) == {'cfg_options'}
     parser, args = parse('--local_rank', '1', '--launcher', 'mpi', launcher=True)
@@ -43,7 +43,7 @@ def test_only_what_does_something_is_offered():
 
 @pytest.fixture(params=['buffered', 'unbuffered'])
 def output(monkeypatch, request):
-    """Put a file in the place of the standard output, and close it in the end."""
+    """Return a function that replaces the standard output by a file."""
     files = []
 
     def output(file):
@@ -58,8 +58,8 @@ def output(monkeypatch, request):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no /dev/full')
 @pytest.mark.parametrize('lines', [1, 10_000])
-def test_output_that_does_not_arrive(output, lines, capsys):
-    """Of what is buffered, Python itself would hear only at its exit."""
+def test_output_that_cannot_be_written_is_an_error(output, lines, capsys):
+    """Python itself would report buffered output only at exit."""
     output('/dev/full')
     with pytest.raises(SystemExit) as caught:
         cli.run(lambda: [sys.stdout.write('a line\n') for _ in range(lines)])
@@ -68,8 +68,8 @@ def test_output_that_does_not_arrive(output, lines, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_output_that_nobody_reads(output, capsys):
-    """Such as that of head, which has read enough."""
+def test_a_closed_pipe_ends_the_tool_silently(output, capsys):
+    """``| head`` closes the pipe once it has read enough."""
     reader, writer = os.pipe()
     os.close(reader)
     output(writer)
@@ -81,7 +81,7 @@ def test_output_that_nobody_reads(output, capsys):
 
 def test_another_error_keeps_its_traceback():
     def main():
-        raise OSError('not of the output')
+        raise OSError('another file')
 
-    with pytest.raises(OSError, match='not of the output'):
+    with pytest.raises(OSError, match='another file'):
         cli.run(main)

@@ -1,4 +1,4 @@
-"""Every config of the mission: it builds, its widths fit, it trains a step."""
+"""Every config builds, has fitting widths and trains a step."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def build(cfg):
     return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
-def test_the_configs_are_exactly_these():
+def test_all_configs_are_covered():
     assert {path.stem for path in CONFIGS.glob('*.py')} == set(ALL)
 
 
@@ -95,7 +95,7 @@ def test_fused_segmentor_equals_trained_segmentor(randomize_norms, name):
 
 @pytest.mark.parametrize('name', CITYSCAPES + PEERS)
 def test_cityscapes_configs_share_one_recipe(name):
-    """Only the backbone and the widths that follow from it may differ."""
+    """Only the backbone and the widths of its outputs may differ."""
     reference, cfg = load('pspnet_repvgg_b2_cityscapes'), load(name)
     for one in (reference, cfg):
         one.model.pop('backbone')
@@ -116,7 +116,7 @@ def test_camvid_configs_share_one_recipe(names):
 
 @pytest.fixture
 def street_net(randomize_norms, tmp_path):
-    """A config, a checkpoint as a training writes it, and a picture."""
+    """Return a config, a checkpoint like that of a training, and a picture."""
     name = 'pspnet_repvgg_a0_street'
     meta = dict(dataset_meta=dict(CityscapesDataset.METAINFO))
     state = randomize_norms(build(load(name))).state_dict()
@@ -151,6 +151,6 @@ def test_inferencer_of_mmseg_runs_a_config(street_net):
     expected = inference_model(model, picture).pred_sem_seg.data[0]
     np.testing.assert_array_equal(labels, expected.numpy())
     assert labels.shape == (50, 83)
-    # and with the fused model in its place
+    # The fused model can replace it.
     inferencer.model = deploy(inferencer.model)
     assert (inferencer(picture)['predictions'] == labels).mean() > 0.999

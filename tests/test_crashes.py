@@ -1,4 +1,4 @@
-"""Kill, terminate, fill the disk, corrupt: nothing is lost and resuming is exact.
+"""After kills, SIGTERM, a full disk or corruption nothing is lost; resuming is exact.
 
 Every run is a process of its own, as a user's would be.
 """
@@ -23,7 +23,7 @@ ITERATIONS = 24
 
 @pytest.fixture(scope='module')
 def config(street_root, small_street_config, tmp_path_factory):
-    """The demo's recipe with EMA, on small images; a checkpoint every 2 iterations."""
+    """Write the demo's config with EMA and a checkpoint every 2 iterations."""
     folder = tmp_path_factory.mktemp('config')
     cfg = small_street_config(street_root, folder)
     cfg.optim_wrapper.update(type='AutocastOptimWrapper', dtype='float32')
@@ -117,7 +117,7 @@ SHORT = ['--resume', '--cfg-options', 'train_cfg.max_iters=8']
 
 @pytest.fixture(scope='module')
 def trained(config, tmp_path_factory, starter):
-    """A work dir with checkpoints at iterations 2, 4 and 6."""
+    """Train a work dir with checkpoints at iterations 2, 4 and 6."""
     work_dir = tmp_path_factory.mktemp('trained') / 'work'
     with starter() as start:
         train(start, config, work_dir, *SIX).succeed()
@@ -126,15 +126,15 @@ def trained(config, tmp_path_factory, starter):
 
 @pytest.fixture
 def half_way(trained, tmp_path):
-    """A copy of it, to be spoilt."""
+    """Copy that work dir, so that a test may damage it."""
     copy = tmp_path / 'work'
     shutil.copytree(trained, copy)  # with the times of the files
     (copy / 'last_checkpoint').write_text(str(copy / 'iter_6.pth'))
     return copy
 
 
-def test_resume_goes_by_when_not_by_number(config, half_way, start):
-    """A second training in the same folder is what is resumed, not the longer first."""
+def test_resume_takes_the_last_checkpoint_not_the_highest_number(config, half_way, start):
+    """A second, shorter training in the same folder is the one to resume."""
     old = half_way / 'iter_6.pth'
     (half_way / 'last_checkpoint').write_text(str(half_way / 'iter_4.pth'))
     output = train(start, config, half_way, *SHORT).succeed()
@@ -143,7 +143,7 @@ def test_resume_goes_by_when_not_by_number(config, half_way, start):
 
 
 @pytest.mark.parametrize('damage', ['torn', 'flipped', 'empty', 'no last_checkpoint'])
-def test_resume_takes_the_newest_that_is_whole(config, half_way, start, damage):
+def test_resume_takes_the_newest_whole_checkpoint(config, half_way, start, damage):
     path = half_way / 'iter_6.pth'
     data = bytearray(path.read_bytes())
     whole = 4
@@ -162,7 +162,7 @@ def test_resume_takes_the_newest_that_is_whole(config, half_way, start, damage):
     assert (f'skipped when resuming: the checkpoint {path}' in output) == (whole == 4)
 
 
-def test_nothing_whole_is_an_error_not_a_fresh_start(config, half_way, start):
+def test_no_whole_checkpoint_is_an_error(config, half_way, start):
     for path in half_way.glob('iter_*.pth'):
         os.truncate(path, 1000)
     process = train(start, config, half_way, *SHORT)
@@ -172,7 +172,7 @@ def test_nothing_whole_is_an_error_not_a_fresh_start(config, half_way, start):
     assert 'Traceback' not in output
 
 
-def test_full_disk_is_a_clear_error_and_spoils_nothing(config, half_way, start):
+def test_a_full_disk_is_an_error_and_damages_nothing(config, half_way, start):
     before = {p.name: p.read_bytes() for p in half_way.glob('iter_*.pth')}
     # No file may grow beyond 1 MiB: writing fails as on a full disk.
     full = ['bash', '-c', 'ulimit -f 1024; exec "$@"', '-']

@@ -1,4 +1,4 @@
-"""Many processes, as torchrun starts them: training, metric and end are as of one."""
+"""Several processes under torchrun train, evaluate and end as one does."""
 
 import json
 import sys
@@ -18,9 +18,9 @@ REPO = Path(__file__).parents[1]
 ITERATIONS = 20
 GLOBAL_BATCH = 4
 
-# In float32 such a training is chaotic: the rounding of one iteration is amplified by
-# the next, and one process differs in the third digit from itself with the batch cut in
-# two. Norms in training mode would depend on how the batch is dealt out.
+# In float32 each iteration amplifies the rounding of the one before, so that even one
+# process differs in the third digit if its batch is split. Norms in training mode would
+# depend on how the batch is dealt out.
 PLUGIN = """
 import torch
 from mmengine.hooks import Hook
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def scenes(folder):
-    """5 images to test on."""
+    """Draw 5 images to test on."""
     root = folder / 'scenes'
     write_street_scenes(root, counts={'train': 1, 'val': 5}, size=(64, 128), seed=1)
     return root
@@ -54,7 +54,7 @@ def scenes(folder):
 
 @pytest.fixture(scope='module')
 def config(street_root, scenes, small_street_config, folder):
-    """The demo's with EMA, on small images."""
+    """Write the demo's config with EMA and small images."""
     cfg = small_street_config(street_root, folder)
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=ITERATIONS)
     cfg.param_scheduler[1].end = ITERATIONS
@@ -71,7 +71,7 @@ def config(street_root, scenes, small_street_config, folder):
 
 @pytest.fixture(scope='module')
 def exact_config(street_root, small_street_config, folder):
-    """What a batch gives is the mean of what its parts give, but for the rounding."""
+    """Write a config whose loss on a batch is the mean over its parts."""
     cfg = small_street_config(street_root, folder)
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=1000)
     cfg.train_dataloader.batch_size = GLOBAL_BATCH
@@ -111,7 +111,7 @@ def final(work_dir):
 
 
 def train_exactly(start, config, processes):
-    """Train; returns the losses of the iterations and the weights."""
+    """Train; return the losses of the iterations and the weights."""
     work_dir = config.parent / f'exact_{processes}'
     share = f'train_dataloader.batch_size={GLOBAL_BATCH // processes}'
     dist_train(start, config, processes, work_dir, '--cfg-options', share).succeed()
@@ -144,14 +144,14 @@ def test_processes_train_as_one_does(exact_config, alone, start, processes):
 
 @pytest.fixture(scope='module')
 def straight(config, folder, starter):
-    """The work dir and the log of a training by two processes that nothing disturbs."""
+    """Return the work dir and the log of an undisturbed training by two processes."""
     work_dir = folder / 'straight'
     with starter() as start:
         return work_dir, dist_train(start, config, 2, work_dir).succeed()
 
 
 def scores(output):
-    """The table of the classes and the means, as an evaluation logs them."""
+    """Return the table of classes and the means of a logged evaluation."""
     lines = output.splitlines()
     table = [x for x in lines if x.startswith('|')]
     means = [x.split('aAcc:')[1].split('data_time')[0] for x in lines if 'mIoU:' in x]
@@ -177,8 +177,10 @@ def test_each_image_counts_once(config, straight, tmp_path, start, images):
     assert scores(two.succeed()) == expected
 
 
-def test_validation_is_of_what_is_saved(config, straight, street_root, tmp_path, start):
-    """Each process has its own running statistics; one process's are saved."""
+def test_validation_evaluates_the_model_that_is_saved(
+    config, straight, street_root, tmp_path, start
+):
+    """Each process has its own running statistics, but only one saves them."""
     work_dir, output = straight
     root = f'test_dataloader.dataset.data_root={street_root}'
     # The checkpoint holds the averaged weights, which the validation was of.
@@ -195,8 +197,8 @@ def test_validation_is_of_what_is_saved(config, straight, street_root, tmp_path,
 # The same end -----------------------------------------------------------------------
 
 
-def when_it_died(start, process, note):
-    """Wait until one of the processes has killed itself; returns when that was."""
+def time_of_death(start, process, note):
+    """Wait until one of the processes has killed itself; return the time."""
     limit = time.monotonic() + start.timeout
     while process.poll() is None and not note.exists() and time.monotonic() < limit:
         time.sleep(0.1)
@@ -204,8 +206,8 @@ def when_it_died(start, process, note):
     return note.stat().st_mtime
 
 
-def see_all_end(start, since):
-    """Only who is *seen* too late is one too many: this process may be late itself."""
+def wait_for_all(start, since):
+    """Wait for all to end; this process may be slow to notice, so the limit is long."""
     while True:
         now, left = time.time(), start.left()
         if not left:
@@ -220,7 +222,7 @@ def test_killed_worker_ends_all_and_a_restart_resumes(
     broken, note = folder / 'broken', tmp_path / 'the other process'
     end = dict(DIE_AT='train:6', DIE_RANK='1', DIE_NOTE=str(note))
     torchrun = dist_train(start, config, 2, broken, **end)
-    see_all_end(start, when_it_died(start, torchrun, note))
+    wait_for_all(start, time_of_death(start, torchrun, note))
     output = torchrun.finish()
     assert torchrun.returncode != 0
     assert 'SIGKILL' in output or 'Signal 9' in output
@@ -233,7 +235,7 @@ def test_killed_worker_ends_all_and_a_restart_resumes(
     assert note.exists()
     assert 'resumed epoch: 0, iter: 5' in output
     assert 'resumed epoch: 0, iter: 10' in output
-    see_all_end(start, time.time())
+    wait_for_all(start, time.time())
     ours, theirs = final(broken), final(straight[0])
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert_same(ours[part], theirs[part], part)

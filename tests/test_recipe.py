@@ -1,4 +1,4 @@
-"""The paper's recipe, derived from what is built, not from what a config says.
+"""The paper's recipe, checked on the built Runner instead of the config.
 
 Section 4.3 of the paper and, where it is silent, the PSPNet reference; the sources of
 each choice are in docs/recipe.md.
@@ -31,7 +31,7 @@ GPUS = 8
 
 @pytest.fixture(scope='module')
 def cityscapes(tmp_path_factory, street_root):
-    """A folder with as many names as Cityscapes has; a few drawn images behind them."""
+    """Create as many file names as Cityscapes has, all links to drawn images."""
     root = tmp_path_factory.mktemp('cityscapes')
     for split, count in (('train', TRAIN_IMAGES), ('val', 5)):
         image = next((street_root / 'leftImg8bit' / split).glob('*/*_leftImg8bit.png'))
@@ -58,7 +58,7 @@ def load(repo, name):
 
 @pytest.fixture(scope='module')
 def runner(repo, cityscapes, tmp_path_factory):
-    """The Runner of `tools/train.py configs/pspnet_repvgg_b2_cityscapes.py`."""
+    """Build the Runner of `tools/train.py configs/pspnet_repvgg_b2_cityscapes.py`."""
     init_default_scope('mmseg')
     cfg = load(repo, 'pspnet_repvgg_b2_cityscapes')
     cfg.work_dir = str(tmp_path_factory.mktemp('work'))
@@ -82,7 +82,7 @@ def test_forty_epochs_of_sixteen_images(runner, repo):
     assert load(repo, 'pspnet_repvgg_b2_cityscapes').train_dataloader.batch_size == 2
 
 
-def test_poly_learning_rate(runner):
+def test_learning_rate_decays_polynomially(runner):
     (hook,) = [hook for hook in runner.hooks if 'ParamScheduler' in type(hook).__name__]
     (group,) = runner.optim_wrapper.param_groups
     runner.optim_wrapper.step()  # no gradient yet: it changes nothing
@@ -109,7 +109,7 @@ def test_optimizer_treats_every_parameter_alike(runner):
     assert sorted(held) == sorted(id(p) for p in runner.model.parameters())
 
 
-def test_training_sample(runner):
+def test_training_samples_are_scaled_crops(runner):
     dataset = runner.train_loop.dataloader.dataset
     for place in range(3):
         sample = dataset[Position(place, (0, place))]
@@ -130,7 +130,7 @@ def test_training_sample(runner):
     assert 3800 < max(widths) <= 4096
 
 
-def test_augmentation_is_this_and_no_more(runner):
+def test_augmentation_is_exactly_the_reference(runner):
     steps = runner.train_loop.dataloader.dataset.pipeline.transforms
     assert [type(step).__name__ for step in steps] == [
         'SeedSample',
@@ -159,7 +159,7 @@ def test_augmentation_is_this_and_no_more(runner):
     assert (preprocessor.pad_val, preprocessor.seg_pad_val) == (0, 255)
 
 
-def test_images_are_normalised_as_imagenet_is(runner):
+def test_images_are_normalised_with_imagenet_statistics(runner):
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     bgr = torch.tensor(mean[::-1]).round().to(torch.uint8)
     image = bgr.view(3, 1, 1).expand(3, 713, 713).contiguous()
@@ -168,8 +168,8 @@ def test_images_are_normalised_as_imagenet_is(runner):
     torch.testing.assert_close(out['inputs'][0, :, 5, 5], expected)
 
 
-def test_losses(runner):
-    """Auxiliary weight 0.4, on stage 4, both losses averaged over labelled pixels."""
+def test_losses_are_weighted_and_averaged_over_labelled_pixels(runner):
+    """The auxiliary loss has weight 0.4 and is on stage 4."""
     model, seen = runner.model, {}
 
     def note(module, name):
@@ -240,7 +240,7 @@ def note_order(ran, module, args, output):
     ],
 )
 def test_stride_and_dilation_of_all_28_layers(repo, name, expected):
-    """In the order in which the convs really run, in both forms."""
+    """Compare in the order of execution, in both forms."""
     model = revert_sync_batchnorm(MODELS.build(load(repo, name).model)).eval()
     for backbone in (model.backbone, deploy(model).backbone):
         ran, hooks = [], []
@@ -260,7 +260,7 @@ def test_stride_and_dilation_of_all_28_layers(repo, name, expected):
     'name', ['pspnet_repvgg_b2_cityscapes', 'pspnet_r101_cityscapes']
 )
 def test_statistics_are_shared_by_all_gpus(repo, name):
-    """The model itself: a Runner on one device puts BN in its place."""
+    """A Runner on one device would replace SyncBN, so check the model itself."""
     model = MODELS.build(load(repo, name).model).train()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) > 60
@@ -268,8 +268,8 @@ def test_statistics_are_shared_by_all_gpus(repo, name):
     assert all(norm.training and norm.momentum == 0.1 for norm in norms)
 
 
-def test_sliding_windows(repo):
-    """Windows of 713 every 476 pixels, the last ones moved back into the image."""
+def test_sliding_windows_cover_the_image(repo):
+    """Windows of 713 start every 476 pixels; the last are moved back into the image."""
     model = revert_sync_batchnorm(
         MODELS.build(load(repo, 'pspnet_repvgg_a0_cityscapes').model)
     )

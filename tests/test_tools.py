@@ -1,4 +1,4 @@
-"""The tools as a user starts them: processes of their own, real files."""
+"""The tools run as processes of their own on real files."""
 
 import os
 import runpy
@@ -23,7 +23,7 @@ REPO = Path(__file__).parents[1]
 
 @pytest.fixture
 def trained(street_config_file, tmp_path, run_tool):
-    """A config and a checkpoint of 2 iterations, by tools/train.py."""
+    """Train 2 iterations; return config, checkpoint and the finished process."""
     result = run_tool(
         'train.py',
         street_config_file,
@@ -36,7 +36,7 @@ def trained(street_config_file, tmp_path, run_tool):
 
 
 def metrics(result):
-    """The summary line of a test, as a dict."""
+    """Return aAcc and mIoU from the summary line of a test."""
     line = [x for x in result.stdout.splitlines() if 'mIoU:' in x][-1]
     words = line.split('aAcc:')[1].split()
     return float(words[0]), float(words[2])
@@ -152,7 +152,7 @@ def dist(script, *args, cwd, **env):
 
 
 def test_two_processes(trained, tmp_path):
-    # SyncBN in the config, gloo, no GPU: it works without a flag.
+    # SyncBN in the config without a GPU needs no option.
     config, checkpoint, _ = trained
     work = tmp_path / 'dist'
     result = dist(
@@ -164,7 +164,7 @@ def test_two_processes(trained, tmp_path):
     keys = torch.load(work / 'iter_4.pth', weights_only=False)['state_dict']
     assert 'backbone.stem.conv.branch_3x3.conv.weight' in keys
 
-    # Validation on the way changed nothing in what was learned.
+    # Validation between iterations does not change the training.
     silent = tmp_path / 'silent'
     result = dist(
         'dist_train.sh',
@@ -209,7 +209,7 @@ def test_bad_number_of_processes(street_config_file, tmp_path, bad):
     assert f"got '{bad}'" in result.stderr
 
 
-def test_several_nodes_are_told_to_torchrun(tmp_path):
+def test_torchrun_is_started_for_several_nodes(tmp_path):
     fake = tmp_path / 'python'
     fake.write_text('#!/usr/bin/env bash\n[ "$1" = -c ] || echo "$@"\n')
     fake.chmod(0o755)
@@ -234,7 +234,7 @@ def test_several_nodes_are_told_to_torchrun(tmp_path):
         ('slurm_test.sh', ['c.py', 'x.pth'], 'test.py c.py x.pth --launcher slurm'),
     ],
 )
-def test_slurm_is_asked_for_a_process_a_gpu(tmp_path, script, rest, ends):
+def test_slurm_starts_one_process_per_gpu(tmp_path, script, rest, ends):
     srun = tmp_path / 'srun'
     srun.write_text('#!/usr/bin/env bash\necho "$@"\n')
     srun.chmod(0o755)
@@ -245,8 +245,8 @@ def test_slurm_is_asked_for_a_process_a_gpu(tmp_path, script, rest, ends):
     assert dist(script, 'gpu', cwd=tmp_path, PATH=path).returncode == 2
 
 
-def test_slurm_on_a_machine_without_a_gpu(street_config_file, tmp_path, free_port):
-    """With a stand-in for Slurm that starts the tasks it is asked for."""
+def test_slurm_works_without_a_gpu(street_config_file, tmp_path, free_port):
+    """Use a stand-in for Slurm that starts the requested tasks."""
     (tmp_path / 'scontrol').write_text('#!/usr/bin/env bash\necho 127.0.0.1\n')
     (tmp_path / 'srun').write_text(
         '#!/usr/bin/env bash\n'
@@ -258,7 +258,7 @@ def test_slurm_on_a_machine_without_a_gpu(street_config_file, tmp_path, free_por
     )
     for name in ('srun', 'scontrol'):
         (tmp_path / name).chmod(0o755)
-    for _ in range(2):  # Once more, if somebody takes the port first.
+    for _ in range(2):  # Another process may take the port first.
         result = dist(
             'slurm_train.sh',
             'partition',
@@ -283,7 +283,7 @@ def test_slurm_on_a_machine_without_a_gpu(street_config_file, tmp_path, free_por
 
 
 def fails(result, *says, work=None):
-    """The error is one line that says so, the status is not 0, nothing was begun."""
+    """Check that a tool failed with one line of error and started nothing."""
     assert result.returncode not in (0, None)
     (line,) = [x for x in result.stderr.splitlines() if x.startswith('error')]
     text = result.stderr[result.stderr.index(line) :]
@@ -385,11 +385,11 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     fused = {f'backbone.{k}': v for k, v in deploy(backbone).state_dict().items()}
     heads = {k: v for k, v in state.items() if not k.startswith('backbone.')}
     torch.save({'state_dict': {**fused, **heads}}, tmp_path / 'fused.pth')
-    # Testing a fused checkpoint switches the model to the fused form and says so,
+    # Testing a fused checkpoint builds the fused form and logs it.
     result = test(tmp_path / 'fused.pth')
     assert result.returncode == 0, result.stderr
     assert 'the model is built in the fused form' in result.stdout
-    # training from one is an error.
+    # Training from one is an error.
     load = f'load_from={tmp_path / "fused.pth"}'
     fails(
         run_tool('train.py', config, '--cfg-options', load, cwd=tmp_path),
@@ -416,7 +416,7 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
         ),
     ],
 )
-def test_what_no_benchmark_can_measure(monkeypatch, options, says):
+def test_benchmark_refuses_impossible_options(monkeypatch, options, says):
     main = main_of('benchmark.py', monkeypatch, 'A0', '--backbone-only', *options)
     with pytest.raises(ConfigError, match=says):
         main()
@@ -441,7 +441,7 @@ def main_of(tool, monkeypatch, *args):
         ('get_flops.py', []),
     ],
 )
-def test_a_tool_offers_what_it_has_a_use_for(monkeypatch, capsys, tool, offered):
+def test_a_tool_offers_only_options_that_it_uses(monkeypatch, capsys, tool, offered):
     with pytest.raises(SystemExit):
         main_of(tool, monkeypatch, '--help')()
     said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Mixed precision: what the machine computes fast, and what --amp chooses."""
+"""Mixed precision where the machine computes it fast, and what --amp chooses."""
 
 import sys
 
@@ -18,7 +18,7 @@ from mmseg_repvgg.errors import ConfigError
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Set what the trial on this CPU finds; returns how often it ran."""
+    """Return a function that sets what the trial finds and counts its runs."""
 
     def set_slowdown(slowdown):
         runs = []
@@ -83,7 +83,7 @@ def test_only_the_forward_passes_of_training_run_in_the_chosen_precision(
     assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
 
 
-def test_accumulates_gradients(street_config):
+def test_gradients_are_accumulated(street_config):
     street_config.optim_wrapper.update(
         type='AutocastOptimWrapper', dtype='bfloat16', accumulative_counts=2
     )
@@ -182,13 +182,13 @@ def test_amp_leaves_no_scaling_to_bfloat16(street_config, monkeypatch):
         ('auto', dict(kind='Mine'), "'Mine'"),
     ],
 )
-def test_amp_that_cannot_be_is_an_error(street_config, monkeypatch, amp, options, says):
+def test_unsupported_amp_is_an_error(street_config, monkeypatch, amp, options, says):
     with pytest.raises(ConfigError, match=says):
         choose(street_config, monkeypatch, amp, **options)
 
 
 @pytest.mark.parametrize(('capability', 'dtype'), [(NEW, 'bfloat16'), (OLD, 'float32')])
-def test_a_gpu_is_asked_for_its_units(monkeypatch, capability, dtype):
+def test_a_gpu_is_asked_for_bfloat16_units(monkeypatch, capability, dtype):
     monkeypatch.setattr(precision, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
@@ -209,7 +209,7 @@ distributed.destroy_process_group()
 """
 
 
-def test_all_processes_take_what_the_first_one_measured(start, tmp_path):
+def test_all_processes_use_the_choice_of_the_first(start, tmp_path):
     processes = [
         start(sys.executable, '-c', AGREE, rank, tmp_path / 'meeting', cwd=tmp_path)
         for rank in range(2)

@@ -8,7 +8,7 @@ from mmseg_repvgg.engine.processes import _replace_sync_bn
 
 @pytest.mark.parametrize('kind', ['SyncBN', 'mmseg.SyncBN', 'MMSyncBN', nn.SyncBatchNorm])
 def test_sync_bn_becomes_bn_however_it_is_written(kind):
-    """A name, one with its scope, or the class; deep in lists and mappings."""
+    """Replace it in nested lists and mappings, too."""
     norm = dict(type=kind, requires_grad=True)
     model = dict(
         backbone=dict(type='RepVGG', norm_cfg=dict(norm)),

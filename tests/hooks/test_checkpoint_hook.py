@@ -1,4 +1,4 @@
-"""Checkpoints in a real Runner: whole, checked, and the old ones kept till then."""
+"""Checkpoints in a real Runner are whole and checked before old ones are removed."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def names(runner):
     return sorted(path.name for path in Path(runner.work_dir).iterdir() if path.is_file())
 
 
-def test_keeps_the_newest_with_their_checksums(runner):
+def test_the_newest_are_kept_with_their_checksums(runner):
     runner.train()
     files = [name for name in names(runner) if name.startswith('iter')]
     assert files == ['iter_3.pth', 'iter_3.pth.sha256', 'iter_4.pth', 'iter_4.pth.sha256']
@@ -31,7 +31,7 @@ def test_keeps_the_newest_with_their_checksums(runner):
         assert read_checkpoint(path)['state_dict']
 
 
-def test_a_failed_write_leaves_the_old_ones(runner, monkeypatch):
+def test_a_failed_write_keeps_the_old_checkpoints(runner, monkeypatch):
     write = checkpoint_hook.write_bytes
 
     def full_disk(data, path, **kwargs):
@@ -51,8 +51,8 @@ def test_a_failed_write_leaves_the_old_ones(runner, monkeypatch):
         read_checkpoint(Path(runner.work_dir, name))
 
 
-def test_a_validation_by_itself_saves_nothing(street_config):
-    """Before a training or after it."""
+def test_a_validation_alone_saves_nothing(street_config):
+    """This holds before and after a training."""
     street_config.train_cfg.update(max_iters=1, val_interval=1)
     runner = Runner.from_cfg(street_config)
     assert 'mIoU' in runner.val()

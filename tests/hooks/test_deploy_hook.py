@@ -1,4 +1,4 @@
-"""DeployHook in a real Runner: what is evaluated, what is restored, what is unchanged."""
+"""DeployHook in a real Runner: evaluations are fused, and trainings unchanged."""
 
 import copy
 from pathlib import Path
@@ -16,7 +16,7 @@ from mmseg_repvgg.winograd import WinogradConv2d
 
 
 class Watch(Hook):
-    """Notes what is in runner.model at each stage."""
+    """Hook that notes the form of runner.model at each stage."""
 
     priority = 'VERY_LOW'
 
@@ -91,7 +91,7 @@ def test_training_is_bit_for_bit_what_it_is_without_the_hook(street_config, tmp_
 def test_checkpoints_do_not_depend_on_priorities(
     street_config, tmp_path, assert_same, kind
 ):
-    """Nor do the metrics: both are of EMA's weights."""
+    """The metrics do not either; both use EMA's weights."""
     orders = {
         'usual': {},
         'first': dict(checkpoint='VERY_HIGH', ema='VERY_LOW'),
@@ -123,7 +123,7 @@ def test_checkpoints_do_not_depend_on_priorities(
                 assert_same(checkpoint[part], found['usual'][file][part], file)
 
 
-def test_ema_weights_are_what_is_validated(street_config):
+def test_ema_weights_are_validated(street_config):
     seen = []
 
     class Look(Hook):
@@ -149,7 +149,7 @@ def test_any_exception_puts_the_original_back(street_config, loop):
         getattr(runner, loop)()
     assert watch.validated == [True]
     assert runner.model is original
-    # and the hook is ready for the next evaluation
+    # The hook is ready for the next evaluation.
     watch.fail = False
     runner.test()
     assert watch.validated[-1]
@@ -244,7 +244,7 @@ def test_test_time_augmentation_runs_fused(street_config):
     assert 'mIoU' in metrics
 
 
-def test_a_model_without_anything_to_fuse_is_left_alone(street_config):
+def test_a_fused_model_is_left_unchanged(street_config):
     street_config.model.backbone.deploy = True
     runner, watch = build(street_config)
     original = runner.model
@@ -254,7 +254,7 @@ def test_a_model_without_anything_to_fuse_is_left_alone(street_config):
 
 
 @pytest.mark.parametrize('fused', [False, True], ids=['training form', 'fused'])
-def test_an_engine_computes_what_is_evaluated(street_config, fused, randomize_norms):
+def test_an_engine_computes_the_evaluation(street_config, fused, randomize_norms):
     street_config.model.backbone.deploy = fused
     scores = {}
     for engine in ('torch', 'winograd'):

@@ -1,4 +1,4 @@
-"""A loss that is not finite stops the training and spoils no checkpoint."""
+"""A loss that is not finite stops the training and reaches no checkpoint."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mmseg_repvgg.hooks import FiniteHook
 
 
 class Poison(Hook):
-    """Spoils the model before a given iteration."""
+    """Hook that sets weights to NaN before a given iteration."""
 
     def __init__(self, iteration, name):
         self.iteration, self.name = iteration, name
@@ -42,7 +42,7 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(street_config, interv
 
 
 def test_weights_that_no_loss_shows_are_not_saved(street_config):
-    # Running statistics do not enter the training loss, but every evaluation.
+    # Running statistics affect every evaluation, but not the training loss.
     poison = Poison(1, 'backbone.stem.conv.branch_3x3.bn.running_var')
     with pytest.raises(TrainingError, match='running_var are not finite'):
         train(street_config, poison)

@@ -19,7 +19,7 @@ def test_position_is_an_index_that_survives_pickling():
     assert index.seed == (0, 3)
 
 
-def test_seed_all_seeds_all_three():
+def test_seed_all_seeds_python_numpy_and_torch():
     def draw():
         import random
 
@@ -46,7 +46,7 @@ def same(a, b):
     return all(torch.equal(x, y) for p, q in zip(a, b) for x, y in zip(p, q))
 
 
-def test_augmentation_depends_on_neither_workers_nor_where_one_began(street_config):
+def test_augmentation_depends_neither_on_workers_nor_on_the_start(street_config):
     straight = batches(street_config, 0)
     assert same(straight, batches(street_config, 2))
     if hasattr(DATA_SAMPLERS.get('PositionSampler'), 'skip'):
@@ -54,12 +54,12 @@ def test_augmentation_depends_on_neither_workers_nor_where_one_began(street_conf
     assert not same(straight[:1], straight[1:2])
 
 
-def test_without_the_sampler_it_says_what_is_missing():
+def test_a_missing_sampler_is_named():
     with pytest.raises(ConfigError, match='PositionSampler.*plain index 3'):
         TRANSFORMS.build(dict(type='SeedSample'))({'sample_idx': 3})
 
 
-def test_a_deterministic_training_goes_on_where_an_operation_cannot_be():
+def test_a_deterministic_training_allows_other_operations():
     hook = IterationSeedHook()
     hook.before_train(None)
     assert not torch.are_deterministic_algorithms_enabled()

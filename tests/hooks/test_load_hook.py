@@ -129,12 +129,12 @@ def meta_of_backbone(cfg, **fields):
 
 @pytest.mark.parametrize('name', ['mmpretrain.RepVGG', 'ResNet'])
 def test_the_dilation_of_another_class_is_ignored(street_config, name):
-    """mmpretrain's RepVGG knows no such argument."""
+    """mmpretrain's RepVGG has no such argument."""
     meta = meta_of_backbone(street_config, type=name, dilation='fast')
     run_test(street_config, saved(street_config, lambda state: None, meta))
 
 
-def test_dilation_where_no_layer_has_any(street_config):
+def test_dilation_is_ignored_if_no_built_layer_has_any(street_config):
     """The last two stages are not built."""
     cfg = street_config
     cfg.model.backbone.out_indices = (0, 1)
@@ -149,8 +149,8 @@ class Child(RepVGG):
 
 
 @pytest.mark.parametrize('kind', ['Child', 'own.networks.Child'])
-def test_the_dilation_of_a_child(street_config, monkeypatch, kind):
-    """A config of the lazy style names the module as well."""
+def test_the_dilation_of_a_subclass_is_checked(street_config, monkeypatch, kind):
+    """A config with Python imports names the module as well."""
     monkeypatch.setitem(MODELS.module_dict, 'Child', Child)
     street_config.model.backbone.type = 'Child'
     fields = {**street_config.model.backbone, 'type': kind}
@@ -166,7 +166,7 @@ class WithTeacher(EncoderDecoder):
         self.teacher = MODELS.build(teacher)
 
 
-def test_a_second_backbone_may_have_its_own(street_config, monkeypatch):
+def test_a_second_backbone_may_have_another_dilation(street_config, monkeypatch):
     # By name: upstream's mmengine cannot print a config with a class in it.
     monkeypatch.setitem(MODELS.module_dict, 'WithTeacher', WithTeacher)
     teacher = dict(type='RepVGG', arch='A0', dilation=None, out_indices=(3,))
@@ -175,7 +175,7 @@ def test_a_second_backbone_may_have_its_own(street_config, monkeypatch):
     run_test(street_config, saved(street_config, lambda state: None, meta))
 
 
-def test_another_dilation_may_be_trained_on(street_config, capsys):
+def test_training_from_another_dilation_is_a_warning(street_config, capsys):
     path = saved(
         street_config, lambda state: None, meta={'cfg': street_config.pretty_text}
     )
@@ -187,7 +187,7 @@ def test_another_dilation_may_be_trained_on(street_config, capsys):
     assert "was trained with dilation='full'" in capsys.readouterr().out
 
 
-def test_wrapped_in_test_time_augmentation(street_config):
+def test_a_model_wrapped_for_augmentation_is_loaded(street_config):
     path = saved(street_config, lambda state: None)
     street_config.test_dataloader.dataset.pipeline = street_config.tta_pipeline
     street_config.model = dict(type='SegTTAModel', module=street_config.model)

@@ -50,9 +50,7 @@ def test_a_terminal_shows_a_bar_and_the_validations(street_config_file, repo, tm
     assert drawn.rindex('\x1b[?25h') > drawn.rindex('\x1b[?25l')
 
 
-def test_a_training_that_fails_gives_the_terminal_back(
-    street_config_file, repo, tmp_path
-):
+def test_a_failed_training_restores_the_terminal(street_config_file, repo, tmp_path):
     status, drawn = train(
         street_config_file,
         repo,
@@ -66,7 +64,7 @@ def test_a_training_that_fails_gives_the_terminal_back(
 
 
 @pytest.mark.parametrize('verbose', [False, True])
-def test_config_and_hooks_go_to_the_log_file_alone(
+def test_config_and_hooks_go_to_the_log_file_only(
     street_config_file, run_tool, tmp_path, verbose
 ):
     options = ['--verbose'] if verbose else []
@@ -108,7 +106,7 @@ def test_plain_lines_begin_with_the_first_iteration(lines):
     assert lines[0] == 'Iteration 1 of 1000, 7.00 s each, 1:56:33 left'
 
 
-def test_plain_lines_come_at_growing_distances(lines):
+def test_plain_lines_follow_at_growing_distances(lines):
     at = [int(line.split()[1]) for line in lines]
     assert at == [1, 6, 12, 24, 48, 96, 192, 384, 768]
 

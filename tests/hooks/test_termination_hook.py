@@ -1,6 +1,6 @@
-"""SIGTERM is listened to while a training runs, and as before when it is over.
+"""SIGTERM is handled while a training runs, and as before afterwards.
 
-What it saves is in ``tests/test_crashes.py``.
+``tests/test_crashes.py`` tests what is saved.
 """
 
 import signal
@@ -24,14 +24,14 @@ class Fails(Hook):
 
 
 def mine(number, frame):
-    """A handler of whoever trains."""
+    """Handler of the program around the training."""
 
 
 @pytest.mark.parametrize(
     ('error', 'before'),
     [(None, mine), (RuntimeError(), mine), (KeyboardInterrupt(), signal.SIG_IGN)],
 )
-def test_the_handler_of_before_comes_back(street_config, error, before):
+def test_the_previous_handler_is_restored(street_config, error, before):
     street_config.custom_hooks = [dict(type='TerminationHook')]
     street_config.train_cfg.update(max_iters=1, val_interval=9)
     runner, fails = Runner.from_cfg(street_config), Fails(error)
@@ -46,7 +46,7 @@ def test_the_handler_of_before_comes_back(street_config, error, before):
         signal.signal(signal.SIGTERM, usual)
 
 
-def test_without_a_checkpoint_hook_it_ends_as_well(street_config):
+def test_it_exits_without_a_checkpoint_hook_too(street_config):
     street_config.custom_hooks = [dict(type='TerminationHook')]
     street_config.default_hooks.checkpoint = None
 
@@ -61,8 +61,8 @@ def test_without_a_checkpoint_hook_it_ends_as_well(street_config):
     assert caught.value.code == 143
 
 
-def test_a_handler_that_is_not_pythons(street_config, monkeypatch):
-    """Python tells it by None, and cannot put it back."""
+def test_a_handler_from_outside_python_becomes_the_default(street_config, monkeypatch):
+    """Python returns None for it and cannot restore it."""
     street_config.custom_hooks = [dict(type='TerminationHook')]
     street_config.train_cfg.update(max_iters=1, val_interval=1)
     runner, fails = Runner.from_cfg(street_config), Fails(None)

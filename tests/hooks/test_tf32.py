@@ -1,4 +1,4 @@
-"""TF32 is what was asked for within the block, and what it was before after it."""
+"""TF32 is set within the block and restored after it."""
 
 import pytest
 import torch
@@ -17,17 +17,17 @@ def settings():
 
 
 @pytest.mark.parametrize('allowed', [True, False])
-def test_the_settings_within_and_after(allowed):
+def test_settings_hold_within_the_block_only(allowed):
     before = settings()
     with tf32(allowed):
         assert settings() == (allowed, allowed)
     assert settings() == before == (True, False)
-    # The older way to ask still works.
+    # The older settings can still be read.
     assert torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_an_exception_brings_them_back():
+def test_an_exception_restores_the_settings():
     before = settings()
     with pytest.raises(ZeroDivisionError), tf32(False):
         1 / 0  # noqa: B018
@@ -35,7 +35,7 @@ def test_an_exception_brings_them_back():
 
 
 @pytest.mark.skipif(not NEW, reason='needs torch 2.9: torch.backends.fp32_precision')
-def test_a_program_that_allows_it_everywhere_is_overruled():
+def test_a_global_setting_is_overridden():
     before = torch.backends.fp32_precision
     torch.backends.fp32_precision = 'tf32'
     try:

@@ -1,15 +1,15 @@
-"""A hook that ends the training it is in, at a moment that the test has chosen.
+"""Hook that ends its own training at a moment that the test chooses.
 
-Who waits from outside for a moment, to strike then, may always be too late. The test
-says it in the environment: ``DIE_AT=PLACE:ITERATION``, in the process of ``DIE_RANK``,
-by default 0, by the signal ``DIE_BY``, by default SIGKILL. It happens once: when it
-does, the file ``DIE_NOTE`` is made. The places:
+A test that waited from outside for the moment might be too late. It sets environment
+variables instead: ``DIE_AT=PLACE:ITERATION``; ``DIE_RANK``, the rank of the process, by
+default 0; ``DIE_BY``, the signal, by default SIGKILL. The process dies once and creates
+the file ``DIE_NOTE`` when it does. The places:
 
 - ``train``: the iteration begins.
 - ``val``: the validation after the iteration begins.
-- ``empty``, ``half``, ``whole``: so much of the iteration's checkpoint is written, under
+- ``empty``, ``half``, ``whole``: this much of the iteration's checkpoint is written under
   its temporary name.
-- ``placed``: it has got its name, and nothing else has happened.
+- ``placed``: the checkpoint has its final name, and nothing else has happened.
 """
 
 import os
@@ -24,11 +24,11 @@ WRITTEN = dict(empty=0.0, half=0.5, whole=1.0)
 
 @HOOKS.register_module()
 class DyingHook(Hook):
-    """Nothing, unless the environment says more.
+    """Hook that does nothing unless the environment says so.
 
     Args:
-        group: Whether the signal goes to the whole process group, the dataloaders'
-            workers too: as when a machine goes away, or Slurm ends a job.
+        group: Whether the signal goes to the whole process group with the workers of the
+            dataloaders, as when a machine is lost or Slurm ends a job.
     """
 
     def __init__(self, group=False):
@@ -42,7 +42,7 @@ class DyingHook(Hook):
             os.replace = self.replacing(os.replace)
 
     def replacing(self, replace):
-        """Make a stand-in for ``os.replace``, which gives a checkpoint its name."""
+        """Return a stand-in for ``os.replace``, which gives a checkpoint its name."""
 
         def stand_in(source, target):
             due = Path(target).name == f'iter_{self.iteration}.pth'
@@ -71,5 +71,5 @@ class DyingHook(Hook):
         Path(os.environ['DIE_NOTE']).touch(exist_ok=False)
         whom = -os.getpgrp() if self.group else os.getpid()
         command = f'kill -s {os.environ.get("DIE_BY", "SIGKILL")} -- {whom}'
-        # From outside, as Slurm's: a worker obeys its own trainer's SIGTERM.
+        # Workers obey a SIGTERM of their own trainer, so another process sends it.
         subprocess.run(['bash', '-c', command], check=True, start_new_session=True)

@@ -1,4 +1,4 @@
-"""A hook that says in the log what a training runs on."""
+"""Hook that logs the processes, the device and the norms of a training."""
 
 from mmengine.dist import get_backend, get_world_size
 from mmengine.hooks import Hook
