@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 # Threads of GNU OpenMP, which PyTorch uses on Linux, spin for milliseconds after each
-# parallel part. If another process has taken a core meanwhile, the others spin until its
-# thread comes back. docs/results.md, "Sharing cores", has the measurements.
+# parallel section. If another process takes one of the cores, the threads on all others
+# spin until it is free again. docs/results.md, "Sharing cores", has the measurements.
 if 'OMP_WAIT_POLICY' not in os.environ:
     os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 from torch import nn
@@ -57,7 +57,7 @@ class DeployHook(Hook):
         self._original: nn.Module | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Wrap the iterations of validation and test."""
+        """Wrap the iterations of validation and test, and order the hooks."""
         if self.engine == 'winograd' and get_device() != 'cpu':
             raise ConfigError(
                 "DeployHook(engine='winograd') computes on a CPU, but the model is on "
@@ -67,6 +67,7 @@ class DeployHook(Hook):
             # A loop that this run does not use is still a config or None.
             if isinstance(loop, BaseLoop):
                 loop.run_iter = partial(self._run_iter, runner, loop)
+        _save_after_ema(runner)
 
     def _run_iter(
         self, runner: Runner, loop: Any, batch_idx: int, data_batch: Any
@@ -133,6 +134,18 @@ class DeployHook(Hook):
                 'with variances near 0 or non-finite values, or raise the tolerance of '
                 'DeployHook'
             )
+
+
+def _save_after_ema(runner: Runner) -> None:
+    """Move CheckpointHook behind EMAHook, which swaps the trained weights back in."""
+    hooks = runner.hooks
+    end = 1 + max((i for i, h in enumerate(hooks) if isinstance(h, EMAHook)), default=-1)
+    early = [hook for hook in hooks[:end] if isinstance(hook, CheckpointHook)]
+    if early:
+        runner.logger.warning('DeployHook: CheckpointHook is moved behind EMAHook')
+        others = [hook for hook in hooks[:end] if hook not in early]
+        # The Runner iterates over the old list, so it has to stay unchanged.
+        runner._hooks = [*others, *early, *hooks[end:]]
 
 
 @torch.no_grad()
