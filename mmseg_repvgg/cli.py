@@ -30,7 +30,8 @@ class _CfgOptions(DictAction):
                 raise ConfigError(f'--cfg-options takes KEY=VALUE, but got {given!r}')
             if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
                 raise ConfigError(f'--cfg-options {given} has an unclosed bracket')
-        super().__call__(parser, namespace, values, option_string)
+        # mmengine annotates option_string as str, but passes None on.
+        super().__call__(parser, namespace, values, option_string)  # type: ignore[arg-type]
 
 
 def add_common_arguments(

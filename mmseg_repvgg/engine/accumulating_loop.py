@@ -39,7 +39,9 @@ class AccumulatingTrainLoop(IterBasedTrainLoop):
     def _parts(self) -> int:
         return self.runner.optim_wrapper._accumulative_counts
 
-    def run_iter(self, data_batch: Mapping[str, Sequence[Any]]) -> None:
+    def run_iter(  # type: ignore[override]
+        self, data_batch: Mapping[str, Sequence[Any]]
+    ) -> None:
         """Take one optimizer step, and log the mean over its parts.
 
         Args:

@@ -41,7 +41,7 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
     with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)
         match_form(cfg, stored)
-        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
         fit_checkpoint(stored, model, strict=True)
         model.load_state_dict(stored['state_dict'])
     model.dataset_meta = stored.get('meta', {}).get('dataset_meta') or dataset_meta(cfg)

@@ -58,7 +58,7 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     }
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
-    runner_type = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    runner_type: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
     if verbose:
         remove_hook(cfg, ProgressHook)
         runner = runner_type.from_cfg(cfg)
@@ -77,13 +77,13 @@ def _build_quietly(runner_type: type[Runner], cfg: Config) -> Runner:
     """Build a Runner that writes config, environment and hooks to its log file only."""
     with ExitStack() as muted:
 
-        class QuietRunner(runner_type):
-            def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-                logger = super().build_logger(*args, **kwargs)
-                muted.enter_context(warnings_only(logger))
-                return logger
+        def build_logger(self: Runner, *args: Any, **kwargs: Any) -> MMLogger:
+            logger = runner_type.build_logger(self, *args, **kwargs)
+            muted.enter_context(warnings_only(logger))
+            return logger
 
-        return QuietRunner.from_cfg(cfg)
+        quiet: Any = type('Runner', (runner_type,), dict(build_logger=build_logger))
+        return quiet.from_cfg(cfg)
 
 
 def _require_writable(folder: str) -> None:

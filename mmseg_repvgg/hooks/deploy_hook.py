@@ -63,7 +63,8 @@ class DeployHook(Hook):
                 "DeployHook(engine='winograd') computes on a CPU, but the model is on "
                 f"{get_device()}: use engine='torch'"
             )
-        for loop in (runner._val_loop, runner._test_loop):
+        loops: tuple[Any, ...] = (runner._val_loop, runner._test_loop)
+        for loop in loops:
             # A loop that this run does not use is still a config or None.
             if isinstance(loop, BaseLoop):
                 loop.run_iter = partial(self._run_iter, runner, loop)
