@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner, TestLoop, ValLoop
 from mmseg.registry import HOOKS
 from torch import nn
 
@@ -63,11 +63,11 @@ class DeployHook(Hook):
                 "DeployHook(engine='winograd') computes on a CPU, but the model is on "
                 f"{get_device()}: use engine='torch'"
             )
-        loops: tuple[Any, ...] = (runner._val_loop, runner._test_loop)
-        for loop in loops:
+        for loop in (runner._val_loop, runner._test_loop):
             # A loop that this run does not use is still a config or None.
-            if isinstance(loop, BaseLoop):
-                loop.run_iter = partial(self._run_iter, runner, loop)
+            if isinstance(loop, (ValLoop, TestLoop)):
+                run_iter = partial(self._run_iter, runner, loop)
+                loop.run_iter = run_iter  # type: ignore[method-assign]
         _save_after_ema(runner)
 
     def _run_iter(
