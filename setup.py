@@ -17,8 +17,8 @@ TENSORBOARD = ['tensorboard>=2.14']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 # The maintained forks (onedl-*) are the default because they install on current Python,
-# torch and numpy. Their packages import as mmseg, mmengine and mmcv, like upstream's. If you
-# have upstream's, use `pip install --no-deps -e .`. CI tests the lower ends of the ranges
+# torch and numpy. Their packages import as mmseg, mmengine and mmcv, like upstream's.
+# With upstream's, use `pip install --no-deps -e .`. CI tests the lower ends of the ranges
 # (requirements/oldest.txt).
 setup(
     name='mmseg_repvgg',
