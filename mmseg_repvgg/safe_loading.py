@@ -1,6 +1,7 @@
-"""Importing this makes mmengine read checkpoints safely in this process.
+"""Make mmengine read checkpoints safely in this process, when imported.
 
-Our configs name it in ``custom_imports``; see :mod:`.checkpoints.mmengine_patch`.
+Our configs name this module in ``custom_imports``. See
+:mod:`mmseg_repvgg.checkpoints.mmengine_patch`.
 """
 
 from .checkpoints.mmengine_patch import make_loading_safe

@@ -402,7 +402,7 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     fails(
         run_tool('train.py', config, '--resume', cwd=tmp_path),
         'none of the 1 checkpoints',
-        'iter_2.pth is not what was saved',
+        'iter_2.pth is damaged',
     )
 
 

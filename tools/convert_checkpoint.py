@@ -1,4 +1,4 @@
-"""Convert RepVGG weights between layouts and forms, and check the result's outputs."""
+"""Convert a RepVGG checkpoint to another layout or form, and check its outputs."""
 
 import argparse
 import logging
@@ -17,42 +17,44 @@ from mmseg_repvgg.models.convert import convert
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help='checkpoint of any layout and form')
-    parser.add_argument('dst', help='file to write; NAME.safetensors has no pickle in it')
+    parser.add_argument('src', help='checkpoint in any layout and form')
+    parser.add_argument(
+        'dst', help='file to write; *.safetensors has no pickle in it'
+    )
     parser.add_argument(
         '--to', choices=LAYOUTS, default='mmseg_repvgg', help='layout to write'
     )
     parser.add_argument(
         '--fuse',
         action=argparse.BooleanOptionalAction,
-        help='write the fused form, or the training form; default: the form of SRC',
+        help='write the fused or the training form; default: the form of SRC',
     )
     parser.add_argument(
-        '--arch', choices=list(ARCHS), help='what SRC must be; default: its shapes tell'
+        '--arch', choices=list(ARCHS), help='expected architecture; default: inferred'
     )
     parser.add_argument(
         '--eps',
         type=float,
         default=1e-5,
-        help='what the batch norms add to the variance, if not 1e-5',
+        help='value that the batch norms add to the variance, if not 1e-5',
     )
     parser.add_argument(
         '--safetensors',
         action='store_true',
-        help='write a file without pickle; DST must end in .safetensors',
+        help='require that DST ends in .safetensors',
     )
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='read SRC even if that can run code that is in it',
+        help='unpickle anything in SRC, which can run code; only if you trust its origin',
     )
     args = parser.parse_args()
     if args.safetensors and not args.dst.endswith('.safetensors'):
-        raise ConfigError(f'{args.dst} must end in .safetensors, with --safetensors')
-    # What the backbones that are compared would say about their loading.
+        raise ConfigError(f'with --safetensors, {args.dst} must end in .safetensors')
+    # The backbones that are compared would log their loading.
     MMLogger.get_instance('convert', log_level=logging.WARNING)
-    # Ended this way, Python still cleans up behind itself.
+    # Exit normally on SIGTERM, so that the temporary file is removed.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     conversion = convert(

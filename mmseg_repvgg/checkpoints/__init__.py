@@ -1,1 +1,1 @@
-"""Reading, writing and converting checkpoints."""
+"""Read and write checkpoints, and translate those of other projects."""

@@ -1,4 +1,4 @@
-"""Reading checkpoints without running anything, and writing them whole or not at all."""
+"""Read checkpoints without running their code, and write them atomically."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from ..special_files import refuse_special_file
 from . import unpickler
 
 CHECKSUM_SUFFIX = '.sha256'
-# What a zip begins with, and a pickle.
+# The first bytes of a zip and of a pickle.
 _MAGIC = (b'PK', b'\x80')
 TRUST = 'MMSEG_REPVGG_TRUST_CHECKPOINT'
 
 
 def is_trusted(trust: bool = False) -> bool:
-    """Return whether checkpoints may run code: by an argument or by the environment."""
+    """Return whether the argument or the environment allows checkpoints to run code."""
     return trust or os.environ.get(TRUST) == '1'
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
-    """Read a checkpoint onto the CPU; nothing that is in it can run.
+    """Read a checkpoint onto the CPU without running any code in it.
 
     Args:
-        path: A file as ``torch.save`` writes it, or ``*.safetensors``.
-        trust: Unpickle whatever is in it: only for a file whose origin you trust. The
-            environment variable ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` means the same.
+        path: A file of ``torch.save``, or ``*.safetensors``.
+        trust: Whether to unpickle anything, which can run code. Only for a file whose
+            origin you trust. ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` in the environment does
+            the same.
 
     Returns:
-        What was saved; of a safetensors file, a dict of tensors.
+        The object that was saved; for a safetensors file, a dict of tensors.
 
     Raises:
-        CheckpointError: If the file is missing, corrupt, or holds more than plain tensors
-            and what mmengine and PyTorch store with them.
+        CheckpointError: If the file is missing or corrupt, or holds more than tensors and
+            what mmengine and PyTorch store with them.
     """
     path = os.fspath(path)
     data = _read_bytes(path)
@@ -64,8 +65,7 @@ def _read_bytes(path: str) -> bytes:
             return file.read()
     except FileNotFoundError as error:
         raise CheckpointError(
-            f'the checkpoint {path} does not exist. Train one with tools/train.py, or '
-            'give the path of another'
+            f'the checkpoint {path} does not exist. Check the path'
         ) from error
     except IsADirectoryError as error:
         raise CheckpointError(
@@ -78,19 +78,19 @@ def _read_bytes(path: str) -> bytes:
 def _explained(path: str, data: bytes, error: Exception) -> CheckpointError:
     if data and not path.endswith('.safetensors') and not data.startswith(_MAGIC):
         return CheckpointError(
-            f'{path} is no PyTorch checkpoint, which is a zip or a pickle: it begins '
-            f'with {data[:16]!r}. Give another file'
+            f'{path} is not a PyTorch checkpoint, which is a zip or a pickle: it begins '
+            f'with {data[:16]!r}'
         )
     if isinstance(error, unpickler.ForbiddenError):
         return CheckpointError(
-            f'the checkpoint {path} holds more than plain weights and is refused, since '
-            f'reading it could run code: {error}. If you trust where it comes from, pass '
-            f'--trust-checkpoint or set {TRUST}=1'
+            f'the checkpoint {path} is refused because reading it could run code: it '
+            f'contains {error}. If you trust its origin, pass --trust-checkpoint or set '
+            f'{TRUST}=1'
         )
-    said = str(error).strip().partition('\n')[0] or repr(error)
+    reason = str(error).strip().partition('\n')[0] or repr(error)
     return CheckpointError(
-        f'the checkpoint {path} cannot be read ({said}): it is truncated or no '
-        'checkpoint. Copy it again, or take an older one'
+        f'the checkpoint {path} cannot be read ({reason}): it is truncated or not a '
+        'checkpoint. Copy it again, or use an older one'
     )
 
 
@@ -105,14 +105,15 @@ def _safetensors(path: str) -> Any:
 
 
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint so that the file is there whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
-        checkpoint: What ``torch.save`` takes; for ``*.safetensors``, a dict of tensors.
-        path: The file; its folder must exist. What was there is replaced at the end.
+        checkpoint: An object for ``torch.save``, or for ``*.safetensors`` a dict of
+            tensors.
+        path: The file to write or replace; its folder must exist.
 
     Raises:
-        CheckpointError: If it cannot be written, such as on a full disk.
+        CheckpointError: If the file cannot be written, for example on a full disk.
     """
     path = os.fspath(path)
     if path.endswith('.safetensors'):
@@ -127,23 +128,24 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
 def write_bytes(
     data: bytes, path: str | os.PathLike[str], checksum: bool = False
 ) -> None:
-    """Write a file atomically: temporary name, flush to disk, rename.
+    """Write a file atomically: under a temporary name, flushed to disk, then renamed.
 
     Args:
-        data: What to write.
-        path: The file.
-        checksum: Also write its SHA-256 beside it, by which reading tells corruption.
+        data: The content.
+        path: The file to write or replace.
+        checksum: Whether to write the SHA-256 beside it, by which
+            :func:`read_checkpoint` detects corruption.
 
     Raises:
-        CheckpointError: If it cannot be written; the file is then as it was before.
+        CheckpointError: If the file cannot be written; it is left unchanged.
     """
     path = Path(path)
     try:
         if not checksum:
             _replace(path, data)
             return
-        # While a file is replaced under its own name, both sums are on record: a crash
-        # in between condemns neither the old nor the new one.
+        # The sums of both versions are stored until the file is replaced, so that either
+        # is valid after a crash in between.
         sums = path.with_name(path.name + CHECKSUM_SUFFIX)
         line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
         _replace(sums, (line + read_note(sums)).encode())
@@ -151,8 +153,8 @@ def write_bytes(
         _replace(sums, line.encode())
     except OSError as error:
         raise CheckpointError(
-            f'{path} cannot be written: {error.strerror or error}. What was saved before '
-            'is as it was. Make room, or choose another folder'
+            f'{path} cannot be written: {error.strerror or error}. Earlier files are '
+            'unchanged. Free some space, or choose another folder'
         ) from error
 
 
@@ -170,7 +172,7 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    # The rename itself must reach the disk too; some file systems cannot say so.
+    # The rename must reach the disk as well. Some file systems do not support this.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -186,18 +188,18 @@ def _umask() -> int:
 
 
 def _verify_checksum(path: str, data: bytes) -> None:
-    """Compare with the SHA-256 beside the file, if there is one."""
+    """Compare the data with the SHA-256 beside the file, if there is one."""
     lines = read_note(Path(path + CHECKSUM_SUFFIX)).splitlines()
     stored = {line.split()[0] for line in lines if line.strip()}
     if stored and hashlib.sha256(data).hexdigest() not in stored:
         raise CheckpointError(
-            f'the checkpoint {path} is not what was saved: its SHA-256 differs from that '
-            f'in {path}{CHECKSUM_SUFFIX}. Copy it again, or take an older one'
+            f'the checkpoint {path} is damaged: its SHA-256 differs from that in '
+            f'{path}{CHECKSUM_SUFFIX}. Copy it again, or use an older one'
         )
 
 
 def read_note(path: Path) -> str:
-    """Return the text of a small file beside checkpoints, empty if it has none."""
+    """Return the text of a small file beside checkpoints, or an empty string."""
     try:
         refuse_special_file(path)
         return path.read_text()

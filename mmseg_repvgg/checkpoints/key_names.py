@@ -1,220 +1,150 @@
-"""The key names of other projects' RepVGG checkpoints, and the ways to and from ours.
+"""The key names of RepVGG checkpoints of four projects, and how to translate them.
 
-Four projects name the same tensors: this one, the author's repository
-(https://github.com/DingXiaoH/RepVGG), mmpretrain and timm. All that they disagree on is
-in one table, :data:`_NAMES`; a key is read as the place in the net that it stands for,
-in full and anchored at both ends, and written from that place. What cannot be read is
-an error, never passed over.
+This project, the author's repository (https://github.com/DingXiaoH/RepVGG), mmpretrain
+and timm store the same tensors under different names. :data:`NAMES` is the whole
+difference. Keys are matched exactly, and an unknown key is an error.
 
-Pure functions on dicts of tensors: the backbone itself uses them to load any layout.
+The backbone itself uses these functions, to load a checkpoint of any layout.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..reparam.algebra import ConvParams, add_parallel, fold_batch_norm, identity_kernel
-from .weights import find_flaw
+from .state_dict import few
 
-LAYOUTS = ('mmseg_repvgg', 'official', 'mmpretrain', 'timm')
-
-_WEIGHT = ('weight',)
 _CONV = ('weight', 'bias')
 _NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
-
-# What a block consists of, with the tensors of each part.
-_PARTS: dict[str, tuple[str, ...]] = {
-    'kernel_3x3': _WEIGHT,
-    'norm_3x3': _NORM,
-    'kernel_1x1': _WEIGHT,
-    'norm_1x1': _NORM,
-    'norm_identity': _NORM,
-    'fused': _CONV,
-    'se_down': _CONV,
-    'se_up': _CONV,
+# The parts of a block under our names, in our order, with the tensors of each.
+_TENSORS = {
+    'conv.branch_3x3.conv': ('weight',),
+    'conv.branch_3x3.bn': _NORM,
+    'conv.branch_1x1.conv': ('weight',),
+    'conv.branch_1x1.bn': _NORM,
+    'conv.branch_identity': _NORM,
+    'conv': _CONV,
+    'se.down': _CONV,
+    'se.up': _CONV,
 }
-_SE = ('se_down', 'se_up')
-
-
-class _Place(NamedTuple):
-    """Where in a net a tensor belongs; stage 0 is the stem, and its block is 0."""
-
-    stage: int
-    block: int
-    part: str
-    tensor: str
 
 
 @dataclass(frozen=True)
-class _Names:
-    """The names of one project.
+class Names:
+    """The names that a project gives to the parts of a RepVGG.
 
     Attributes:
-        stem: The block of the stem.
-        stage: What precedes a stage's number.
-        first: The number of the first stage behind the stem.
-        parts: The parts of a block, in the order of the project's own state dicts.
-        prefix: What the project's own files have before the backbone's keys.
+        stages: The stem and the four stages. A stage's name is followed by the number
+            of a block, which counts from 0.
+        parts: The parts of a block by our names, in the order of the project's own state
+            dicts.
+        prefix: What precedes the keys of the backbone in the project's own files.
         classifier: The ImageNet classifier, if the project's nets have one.
-        aliases: Further names that are read and never written.
-        stage_alias: The same for what precedes a stage's number.
     """
 
-    stem: str
-    stage: str
-    first: int
+    stages: tuple[str, str, str, str, str]
     parts: Mapping[str, str]
     prefix: str = ''
     classifier: str | None = None
-    aliases: Mapping[str, str] | None = None
-    stage_alias: str | None = None
-
-    def part_of(self) -> dict[str, str]:
-        """Map every name that is read to its part."""
-        return {**(self.aliases or {}), **{name: p for p, name in self.parts.items()}}
-
-    def pattern(self) -> re.Pattern[str]:
-        """Build what matches a whole key: prefix, stage and block, part, tensor."""
-        stages = '|'.join(re.escape(s) for s in (self.stage, self.stage_alias) if s)
-        numbers = f'[{self.first}-{self.first + 3}]'
-        parts = '|'.join(map(re.escape, self.part_of()))
-        return re.compile(
-            rf'(?P<prefix>(?:.+\.)?)'
-            rf'(?:{re.escape(self.stem)}'
-            rf'|(?:{stages})(?P<stage>{numbers})\.(?P<block>0|[1-9][0-9]*))'
-            rf'\.(?P<part>{parts})\.(?P<tensor>[a-z_]+)'
-        )
-
-    def write(self, place: _Place) -> str:
-        """Name a place, without prefix."""
-        stage, block, part, tensor = place
-        where = (
-            self.stem if stage == 0 else f'{self.stage}{stage - 1 + self.first}.{block}'
-        )
-        return f'{where}.{self.parts[part]}.{tensor}'
 
 
-_NAMES: dict[str, _Names] = {
-    'mmseg_repvgg': _Names(
-        stem='stem',
-        stage='stage_',
-        first=1,
-        parts={
-            'kernel_3x3': 'conv.branch_3x3.conv',
-            'norm_3x3': 'conv.branch_3x3.bn',
-            'kernel_1x1': 'conv.branch_1x1.conv',
-            'norm_1x1': 'conv.branch_1x1.bn',
-            'norm_identity': 'conv.branch_identity',
-            'fused': 'conv',
-            'se_down': 'se.down',
-            'se_up': 'se.up',
-        },
+_STAGES = ('stem', 'stage_1', 'stage_2', 'stage_3', 'stage_4')
+NAMES = {
+    'mmseg_repvgg': Names(
+        stages=_STAGES,
+        parts={part: part for part in _TENSORS},
     ),
-    'official': _Names(
-        stem='stage0',
-        stage='stage',
-        first=1,
+    'official': Names(
+        stages=('stage0', 'stage1', 'stage2', 'stage3', 'stage4'),
         parts={
-            'se_down': 'se.down',
-            'se_up': 'se.up',
-            'fused': 'rbr_reparam',
-            'norm_identity': 'rbr_identity',
-            'kernel_3x3': 'rbr_dense.conv',
-            'norm_3x3': 'rbr_dense.bn',
-            'kernel_1x1': 'rbr_1x1.conv',
-            'norm_1x1': 'rbr_1x1.bn',
+            'se.down': 'se.down',
+            'se.up': 'se.up',
+            'conv': 'rbr_reparam',
+            'conv.branch_identity': 'rbr_identity',
+            'conv.branch_3x3.conv': 'rbr_dense.conv',
+            'conv.branch_3x3.bn': 'rbr_dense.bn',
+            'conv.branch_1x1.conv': 'rbr_1x1.conv',
+            'conv.branch_1x1.bn': 'rbr_1x1.bn',
         },
         classifier='linear',
     ),
-    'mmpretrain': _Names(
-        stem='stem',
-        stage='stage_',
-        first=1,
+    'mmpretrain': Names(
+        stages=_STAGES,
         parts={
-            'fused': 'branch_reparam',
-            'norm_identity': 'branch_norm',
-            'kernel_3x3': 'branch_3x3.conv',
-            'norm_3x3': 'branch_3x3.norm',
-            'kernel_1x1': 'branch_1x1.conv',
-            'norm_1x1': 'branch_1x1.norm',
-            'se_down': 'se_layer.conv1.conv',
-            'se_up': 'se_layer.conv2.conv',
+            'conv': 'branch_reparam',
+            'conv.branch_identity': 'branch_norm',
+            'conv.branch_3x3.conv': 'branch_3x3.conv',
+            'conv.branch_3x3.bn': 'branch_3x3.norm',
+            'conv.branch_1x1.conv': 'branch_1x1.conv',
+            'conv.branch_1x1.bn': 'branch_1x1.norm',
+            'se.down': 'se_layer.conv1.conv',
+            'se.up': 'se_layer.conv2.conv',
         },
         prefix='backbone.',
         classifier='head.fc',
-        # Of older releases, as is reported; the current one does not write them.
-        aliases={'branch_3x3.bn': 'norm_3x3', 'branch_1x1.bn': 'norm_1x1'},
     ),
-    'timm': _Names(
-        stem='stem',
-        stage='stages.',
-        first=0,
+    'timm': Names(
+        stages=('stem', 'stages.0', 'stages.1', 'stages.2', 'stages.3'),
         parts={
-            'fused': 'reparam_conv',
-            'norm_identity': 'identity',
-            'kernel_3x3': 'conv_kxk.conv',
-            'norm_3x3': 'conv_kxk.bn',
-            'kernel_1x1': 'conv_1x1.conv',
-            'norm_1x1': 'conv_1x1.bn',
-            'se_down': 'attn.fc1',
-            'se_up': 'attn.fc2',
+            'conv': 'reparam_conv',
+            'conv.branch_identity': 'identity',
+            'conv.branch_3x3.conv': 'conv_kxk.conv',
+            'conv.branch_3x3.bn': 'conv_kxk.bn',
+            'conv.branch_1x1.conv': 'conv_1x1.conv',
+            'conv.branch_1x1.bn': 'conv_1x1.bn',
+            'se.down': 'attn.fc1',
+            'se.up': 'attn.fc2',
         },
         classifier='head.fc',
-        # Of a net made with features_only=True.
-        stage_alias='stages_',
     ),
 }
-_PATTERNS = {layout: names.pattern() for layout, names in _NAMES.items()}
-_PART_OF = {layout: names.part_of() for layout, names in _NAMES.items()}
+LAYOUTS = tuple(NAMES)
 
-# Where a checkpoint keeps its state dict, the first that is there. mmengine stores the
-# EMA weights as 'state_dict' and those being trained as 'ema_state_dict', so what is
-# named EMA comes last.
-WRAPPERS = (
-    'state_dict',
-    'model_state_dict',
-    'model',
-    'state_dict_ema',
-    'model_ema',
-    'ema_state_dict',
+# Variants of a layout that are read and never written.
+_OLD_MMPRETRAIN = replace(
+    NAMES['mmpretrain'],
+    parts={
+        **NAMES['mmpretrain'].parts,
+        'conv.branch_3x3.bn': 'branch_3x3.bn',
+        'conv.branch_1x1.bn': 'branch_1x1.bn',
+    },
 )
-# What wrappers of a module put before all of its keys, and the counters of averages.
-_MODULE_PREFIXES = ('module.', '_orig_mod.')
-_COUNTERS = ('steps', 'n_averaged')
+_TIMM_FEATURES_ONLY = replace(
+    NAMES['timm'], stages=('stem', 'stages_0', 'stages_1', 'stages_2', 'stages_3')
+)
+_READ = [*NAMES.items(), ('mmpretrain', _OLD_MMPRETRAIN), ('timm', _TIMM_FEATURES_ONLY)]
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a state dict's keys tell.
+    """The layout of a state dict, as its keys tell it.
 
     Attributes:
         layout: One of :data:`LAYOUTS`.
         form: ``'training'`` or ``'fused'``.
-        prefix: What precedes the backbone's own keys, such as ``'backbone.'``, or ``''``.
+        prefix: What precedes the backbone's keys, such as ``'backbone.'``, or ``''``.
+        keys: Our key, without prefix, for each key of the backbone.
     """
 
     layout: str
     form: str
     prefix: str
+    keys: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Native:
-    """A state dict in the names of this project, nothing of it lost.
+    """A state dict under the names of this project.
 
     Attributes:
-        backbone: The backbone's tensors, by our keys without prefix, in our order.
-        classifier: Keys, as they were, of the ImageNet classifier, set aside.
-        rest: What lies outside the backbone, such as a decode head, untouched.
-        recognised: What the state dict was.
+        backbone: The backbone's tensors by our keys, without prefix, in our order.
+        classifier: The original keys of the ImageNet classifier.
+        rest: Tensors outside the backbone, such as those of a decode head, unchanged.
+        recognised: The layout of the original.
     """
 
     backbone: dict[str, Tensor]
@@ -226,76 +156,62 @@ class Native:
 def recognise(keys: Iterable[str]) -> Recognised | None:
     """Tell the layout, the form and the prefix of a RepVGG backbone from its keys.
 
-    A single layer proves nothing, since other nets have a ``stem.conv.weight`` too.
+    A backbone has a stem and a first block: other nets have a ``stem.conv.weight`` too.
 
     Args:
-        keys: Keys of a state dict, of a backbone or of a model that holds one.
+        keys: The keys of a state dict, of a backbone or of a model that contains one.
 
     Returns:
-        What it is; the one with the most keys if there are several; None if there is
-        no backbone of two layers or more.
+        The backbone with the most keys, or None if there is no backbone.
     """
-    candidates = _candidates(keys)
-    return candidates[0] if candidates else None
+    found = _find_backbones(keys)
+    return found[0] if found else None
 
 
 def to_native(state_dict: Mapping[str, Tensor]) -> Native:
-    """Map a state dict of any layout to our keys.
+    """Translate a state dict of any layout to our keys.
 
     Args:
-        state_dict: Of a backbone or of a model that holds one; see :func:`unwrap`.
+        state_dict: The state dict of a backbone or of a model that contains one.
 
     Raises:
-        CheckpointError: If no backbone is recognised, or more than one; if a key under
-            the backbone's prefix is unknown; if two keys stand for one tensor; if some
-            blocks are fused and others are not.
+        CheckpointError: If there is no backbone or more than one, if a key under the
+            backbone's prefix is unknown, or if only some blocks are fused.
     """
-    candidates = _candidates(state_dict)
-    if not candidates:
+    found = _find_backbones(state_dict)
+    if not found:
         raise CheckpointError(
             'it holds no RepVGG backbone in the layout of any of '
-            f'{", ".join(LAYOUTS)}. Its keys: {_few(state_dict) or "none"}'
+            f'{", ".join(LAYOUTS)}. Its keys: {few(state_dict) or "none"}'
         )
-    recognised, *others = candidates
-    layout, prefix = recognised.layout, recognised.prefix
-    if others:
-        found = [f"{c.layout} under '{c.prefix}'" for c in candidates]
-        raise CheckpointError(f'it holds more than one RepVGG backbone: {_few(found)}')
-
-    places: dict[_Place, str] = {}
-    classifier: list[str] = []
-    rest: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    classifier_keys = _classifier_keys(layout, prefix)
-    for key, value in state_dict.items():
-        parsed = _parse(layout, key)
-        if parsed is not None and parsed[0] == prefix:
-            if parsed[1] in places:
-                raise CheckpointError(
-                    f'{places[parsed[1]]} and {key} stand for the same tensor'
-                )
-            places[parsed[1]] = key
-        elif key in classifier_keys:
-            classifier.append(key)
-        elif key.startswith(prefix):
-            unknown.append(key)
-        else:
-            rest[key] = value
+    if len(found) > 1:
+        names = [f"{each.layout} under '{each.prefix}'" for each in found]
+        raise CheckpointError(f'it holds more than one RepVGG backbone: {few(names)}')
+    (recognised,) = found
+    layout, prefix, ours = recognised.layout, recognised.prefix, recognised.keys
+    classifier = _classifier_keys(NAMES[layout], prefix)
+    others = [key for key in state_dict if key not in ours and key not in classifier]
+    unknown = [key for key in others if key.startswith(prefix)]
     if unknown:
         raise CheckpointError(
             f'it looks like a RepVGG in the layout of {layout}, but {len(unknown)} of '
-            f'its keys are not of one: {_few(unknown)}'
+            f'its keys are not of one: {few(unknown)}'
         )
-    forms = {_form(place.part): key for place, key in places.items()}
-    if 'training' in forms and 'fused' in forms:
+    fused = [key for key in ours if _form(ours[key]) == 'fused']
+    if fused and recognised.form == 'training':
+        trained = next(key for key in ours if _form(ours[key]) == 'training')
         raise CheckpointError(
-            f'it is fused in part: {forms["fused"]} is of the fused form and '
-            f'{forms["training"]} of the training form'
+            f'it is fused in part: {fused[0]} is of the fused form and {trained} of the '
+            'training form'
         )
-    backbone = _in_order(
-        'mmseg_repvgg', {place: state_dict[key] for place, key in places.items()}
+    theirs = {our_key: key for key, our_key in ours.items()}
+    in_order = key_table(NAMES['mmseg_repvgg'], _count_blocks(theirs))
+    return Native(
+        backbone={key: state_dict[theirs[key]] for key in in_order if key in theirs},
+        classifier=tuple(key for key in state_dict if key in classifier),
+        rest={key: state_dict[key] for key in others},
+        recognised=recognised,
     )
-    return Native(backbone, tuple(classifier), rest, recognised)
 
 
 def from_native(
@@ -303,27 +219,33 @@ def from_native(
     layout: str,
     classifier: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Name a backbone's tensors as another project does.
+    """Translate a backbone's state dict from our keys to those of another project.
 
     Args:
-        backbone: By our keys, without prefix, in either form.
+        backbone: The tensors by our keys, without prefix, in either form.
         layout: One of :data:`LAYOUTS`.
-        classifier: ``weight`` and ``bias`` of the ImageNet classifier, to go with it.
+        classifier: ``weight`` and ``bias`` of an ImageNet classifier to add.
 
     Returns:
-        The state dict as that project's own files have it, in the order of its own
-        nets: mmpretrain's begin with ``backbone.``.
+        A state dict with the keys and the order of that project's own files. Those of
+        mmpretrain begin with ``backbone.``.
 
     Raises:
-        ConfigError: If there is no such layout, or it has no place for a classifier.
+        ConfigError: If the layout is unknown, or has no name for a classifier.
         CheckpointError: If a key is not one of ours.
     """
-    if layout not in _NAMES:
+    if layout not in NAMES:
         raise ConfigError(f'layout must be one of {LAYOUTS}, but got {layout!r}')
-    names = _NAMES[layout]
+    names = NAMES[layout]
+    table = key_table(names, _count_blocks(backbone))
+    known = set(table.values())
+    unknown = [key for key in backbone if key not in known]
+    if unknown:
+        raise CheckpointError(f'it has keys that no backbone of ours has: {few(unknown)}')
     written = {
-        names.prefix + key: value
-        for key, value in _in_order(layout, _native_places(backbone)).items()
+        names.prefix + key: backbone[ours]
+        for key, ours in table.items()
+        if ours in backbone
     }
     if classifier:
         if names.classifier is None:
@@ -332,264 +254,73 @@ def from_native(
     return written
 
 
-def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """Take the state dict out of what a file holds.
-
-    A dict of tensors is one already. Else the first of ``state_dict``,
-    ``model_state_dict``, ``model``, ``state_dict_ema``, ``model_ema`` and
-    ``ema_state_dict`` that is there: weights named EMA are taken only where there are
-    no others. For mmengine's checkpoints that gives the EMA weights all the same, since
-    they are its ``state_dict`` and ``ema_state_dict`` holds those being trained.
-
-    ``module.`` and ``_orig_mod.`` come off where every key begins with it, and the
-    counter of an averaged model with them.
+def key_table(names: Names, depths: Iterable[int]) -> dict[str, str]:
+    """Map every key that a backbone may have, in either form, to our key.
 
     Args:
-        checkpoint: What was read from a file.
-
-    Raises:
-        CheckpointError: If there is no state dict, or not all of it is tensors that a
-            network can compute with.
-    """
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(
-            f'it holds a {_type(checkpoint)}, not a dict of tensors or of a state_dict'
-        )
-    wrapper = next((w for w in WRAPPERS if _wraps(checkpoint, w)), None)
-    inner = checkpoint if wrapper is None else checkpoint[wrapper]
-    where = 'it' if wrapper is None else f'its {wrapper!r}'
-    if not isinstance(inner, Mapping):
-        raise CheckpointError(f'{where} is a {_type(inner)}, not a dict of tensors')
-    if not inner:
-        raise CheckpointError(f'{where} is empty')
-    for key, value in inner.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f'{where} is no state dict: {key!r} is a {_type(value)}, not a tensor'
-            )
-        flaw = find_flaw(value)
-        if flaw is not None:
-            raise CheckpointError(f'{where} cannot be loaded: {key} {flaw}')
-    return _without_module_prefix(dict(inner))
-
-
-def fuse_state_dict(
-    backbone: Mapping[str, Tensor], eps: float = 1e-5
-) -> dict[str, Tensor]:
-    """Fuse a backbone's tensors: what ``deploy`` does, without a model.
-
-    Args:
-        backbone: By our keys, without prefix. One that is fused already stays as it is.
-        eps: What the batch norms add to the variance.
+        names: The names of a layout, such as ``NAMES['timm']``.
+        depths: Number of blocks of each of the four stages.
 
     Returns:
-        The fused form by our keys, computed in float64 and cast to each kernel's dtype.
-
-    Raises:
-        CheckpointError: If a key is not one of ours, or a block is incomplete or of
-            shapes that do not go together.
+        The keys without prefix, in the order of the layout's own state dicts.
     """
-    blocks: dict[tuple[int, int], dict[str, dict[str, Tensor]]] = {}
-    for (stage, block, part, tensor), value in _native_places(backbone).items():
-        parts = blocks.setdefault((stage, block), {})
-        parts.setdefault(part, {})[tensor] = value
-    fused: dict[_Place, Tensor] = {}
-    for where, parts in blocks.items():
-        kept = {part: parts[part] for part in (*_SE, 'fused') if part in parts}
-        if any(_form(part) == 'training' for part in parts):
-            slot = _NAMES['mmseg_repvgg'].write(_Place(*where, 'fused', 'weight'))
-            slot = slot.removesuffix('.weight')
-            if 'fused' in parts:
-                raise CheckpointError(f'{slot} is there in both forms')
-            kept['fused'] = _fuse_block(parts, eps, slot)
-        for part, tensors in kept.items():
-            for tensor, value in tensors.items():
-                fused[_Place(*where, part, tensor)] = value
-    return _in_order('mmseg_repvgg', fused)
-
-
-def kernels_3x3(backbone: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]:
-    """Pick the 3x3 kernel of every block, of either form.
-
-    Args:
-        backbone: By our keys, without prefix.
-
-    Returns:
-        The kernels by stage and block, in order; the stem is stage 0, block 0.
-
-    Raises:
-        CheckpointError: If a key is not one of ours.
-    """
-    places = _native_places(backbone)
+    blocks = {names.stages[0]: _STAGES[0]}
+    for stage, ours, depth in zip(names.stages[1:], _STAGES[1:], depths):
+        blocks.update({f'{stage}.{i}': f'{ours}.{i}' for i in range(depth)})
     return {
-        place[:2]: places[place]
-        for place in sorted(places)
-        if place.part in ('kernel_3x3', 'fused') and place.tensor == 'weight'
+        f'{block}.{name}.{tensor}': f'{our_block}.{part}.{tensor}'
+        for block, our_block in blocks.items()
+        for part, name in names.parts.items()
+        for tensor in _TENSORS[part]
     }
 
 
-def _parse(layout: str, key: str) -> tuple[str, _Place] | None:
-    """Read a key as prefix and place, or tell that it is none of this layout's."""
-    match = _PATTERNS[layout].fullmatch(key)
-    if match is None:
-        return None
-    part = _PART_OF[layout][match['part']]
-    if match['tensor'] not in _PARTS[part]:
-        return None
-    stage = 0
-    if match['stage'] is not None:
-        stage = int(match['stage']) - _NAMES[layout].first + 1
-    return match['prefix'], _Place(stage, int(match['block'] or 0), part, match['tensor'])
-
-
-def _candidates(keys: Iterable[str]) -> list[Recognised]:
-    """Find every backbone of two layers or more, the one with the most keys first."""
+def _find_backbones(keys: Iterable[str]) -> list[Recognised]:
+    """Find all backbones, the one with the most keys first."""
     keys = list(keys)
-    counts: Counter[tuple[str, str]] = Counter()
-    layers: dict[tuple[str, str], set[tuple[int, int]]] = {}
-    trained: set[tuple[str, str]] = set()
-    for layout in LAYOUTS:
-        for key in keys:
-            parsed = _parse(layout, key)
-            if parsed is None:
-                continue
-            prefix, place = parsed
-            found = (layout, prefix)
-            counts[found] += 1
-            layers.setdefault(found, set()).add(place[:2])
-            if _form(place.part) == 'training':
-                trained.add(found)
-    return [
-        Recognised(layout, 'training' if (layout, prefix) in trained else 'fused', prefix)
-        for (layout, prefix), _ in counts.most_common()
-        if len(layers[layout, prefix]) > 1
-    ]
+    found: dict[str, Recognised] = {}
+    for layout, names in _READ:
+        stem, first = names.stages[0], f'{names.stages[1]}.0'
+        for prefix in _prefixes(keys, stem, names) & _prefixes(keys, first, names):
+            inside = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
+            table = key_table(names, _count_blocks(inside, names))
+            ours = {prefix + key: table[key] for key in inside if key in table}
+            trained = any(_form(key) == 'training' for key in ours.values())
+            form = 'training' if trained else 'fused'
+            # A variant of a layout shares most of its keys; the better match counts.
+            if prefix not in found or len(ours) > len(found[prefix].keys):
+                found[prefix] = Recognised(layout, form, prefix, ours)
+    return sorted(found.values(), key=lambda backbone: -len(backbone.keys))
 
 
-def _form(part: str) -> str | None:
-    """Tell the form that a part proves; squeeze-and-excitation is in both."""
-    if part in _SE:
+def _prefixes(keys: Iterable[str], block: str, names: Names) -> set[str]:
+    """Collect the prefixes under which there are tensors of a block."""
+    tensors = {f'{n}.{t}' for part, n in names.parts.items() for t in _TENSORS[part]}
+    parts = (f'.{key}'.rpartition(f'.{block}.') for key in keys)
+    return {f'{before}.'[1:] for before, _, tensor in parts if tensor in tensors}
+
+
+def _count_blocks(keys: Iterable[str], names: Names = NAMES['mmseg_repvgg']) -> list[int]:
+    """Count the blocks of each stage up to the first number that is missing."""
+    depths = []
+    for stage in names.stages[1:]:
+        inside = [key[len(stage) + 1 :] for key in keys if key.startswith(f'{stage}.')]
+        blocks = {key.partition('.')[0] for key in inside}
+        depths.append(next(n for n in count() if str(n) not in blocks))
+    return depths
+
+
+def _form(our_key: str) -> str | None:
+    """Tell which form a key proves; squeeze-and-excitation is in both."""
+    if '.se.' in our_key:
         return None
-    return 'fused' if part == 'fused' else 'training'
+    return 'training' if '.branch_' in our_key else 'fused'
 
 
-def _classifier_keys(layout: str, prefix: str) -> set[str]:
-    """List what a classifier's keys may be: in the net itself, or beside it."""
-    name = _NAMES[layout].classifier
-    if name is None:
+def _classifier_keys(names: Names, prefix: str) -> set[str]:
+    """List the keys of a classifier, inside the net or beside its backbone."""
+    if names.classifier is None:
         return set()
-    beside = re.sub(r'[^.]+\.$', '', prefix)
-    return {f'{where}{name}.{t}' for where in (prefix, beside) for t in _CONV}
-
-
-def _native_places(backbone: Mapping[str, Tensor]) -> dict[_Place, Tensor]:
-    parsed = {key: _parse('mmseg_repvgg', key) for key in backbone}
-    unknown = [key for key, found in parsed.items() if found is None or found[0]]
-    if unknown:
-        raise CheckpointError(f'no keys of a RepVGG backbone of ours: {_few(unknown)}')
-    return {found[1]: backbone[key] for key, found in parsed.items() if found}
-
-
-def _in_order(layout: str, places: Mapping[_Place, Tensor]) -> dict[str, Tensor]:
-    """Name places as a project does, in the order of its own state dicts."""
-    parts = list(_NAMES[layout].parts)
-
-    def order(place: _Place) -> tuple[int, ...]:
-        tensors = _PARTS[place.part]
-        part = parts.index(place.part)
-        return place.stage, place.block, part, tensors.index(place.tensor)
-
-    return {_NAMES[layout].write(p): places[p] for p in sorted(places, key=order)}
-
-
-def _wraps(checkpoint: Mapping[Any, Any], wrapper: str) -> bool:
-    """Tell whether an entry is a state dict's wrapper, and not a tensor of that name."""
-    return wrapper in checkpoint and not isinstance(checkpoint[wrapper], Tensor)
-
-
-def _without_module_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    while True:
-        keys = [key for key in state_dict if key not in _COUNTERS]
-        prefix = next(
-            (p for p in _MODULE_PREFIXES if keys and all(k.startswith(p) for k in keys)),
-            None,
-        )
-        if prefix is None:
-            return state_dict
-        state_dict = {key.removeprefix(prefix): state_dict[key] for key in keys}
-
-
-def _fuse_block(
-    parts: Mapping[str, Mapping[str, Tensor]], eps: float, name: str
-) -> dict[str, Tensor]:
-    """Fuse one block; ``name`` is what an error calls it."""
-    kernel_3x3 = _kernel(parts, 'kernel_3x3', name)
-    channels, width = kernel_3x3.shape[:2]
-    kernels = {
-        'norm_3x3': kernel_3x3,
-        'norm_1x1': _kernel(parts, 'kernel_1x1', name),
-    }
-    if 'norm_identity' in parts:
-        identity = identity_kernel(channels, channels // width)
-        kernels['norm_identity'] = identity.to(kernel_3x3.device)
-    shapes = {kernel.shape[:2] for kernel in kernels.values()}
-    if len(shapes) > 1:
-        raise CheckpointError(
-            f'the branches of {name} have kernels of different shapes: '
-            + ', '.join(str(tuple(kernel.shape)) for kernel in kernels.values())
-        )
-    convs = []
-    for norm, kernel in kernels.items():
-        statistics = _norm(parts, norm, channels, name)
-        conv = ConvParams(kernel, torch.zeros_like(statistics['running_mean']))
-        convs.append(
-            fold_batch_norm(
-                conv,
-                statistics['running_mean'],
-                statistics['running_var'],
-                statistics.get('weight'),
-                statistics.get('bias'),
-                eps,
-            )
-        )
-    fused = add_parallel(convs)
-    return {'weight': fused.kernel.to(kernel_3x3), 'bias': fused.bias.to(kernel_3x3)}
-
-
-def _kernel(parts: Mapping[str, Mapping[str, Tensor]], part: str, name: str) -> Tensor:
-    size = 3 if part == 'kernel_3x3' else 1
-    kernel = parts.get(part, {}).get('weight')
-    if kernel is None:
-        raise CheckpointError(f'{name} has no {size}x{size} kernel')
-    fits = kernel.dim() == 4 and kernel.shape[2:] == (size, size) and kernel.numel()
-    if not fits or not kernel.is_floating_point():
-        raise CheckpointError(
-            f'{name} has as its {size}x{size} kernel a {kernel.dtype} of shape '
-            f'{tuple(kernel.shape)}'
-        )
-    return kernel
-
-
-def _norm(
-    parts: Mapping[str, Mapping[str, Tensor]], part: str, channels: int, name: str
-) -> Mapping[str, Tensor]:
-    norm = parts.get(part, {})
-    for tensor in ('running_mean', 'running_var'):
-        if tensor not in norm:
-            raise CheckpointError(f'{name} has no {tensor} of its {part}')
-    for tensor, value in norm.items():
-        if tensor != 'num_batches_tracked' and value.shape != (channels,):
-            raise CheckpointError(
-                f'{name} has {channels} channels, but its {part} a {tensor} of shape '
-                f'{tuple(value.shape)}'
-            )
-    return norm
-
-
-def _few(items: Collection[str], most: int = 5) -> str:
-    more = f' and {len(items) - most} more' if len(items) > most else ''
-    return ', '.join(map(str, list(items)[:most])) + more
-
-
-def _type(value: object) -> str:
-    return type(value).__name__
+    # The prefix without its last part: '' of 'backbone.', 'net.' of 'net.backbone.'.
+    beside = prefix[: prefix.rstrip('.').rfind('.') + 1]
+    return {f'{where}{names.classifier}.{t}' for where in (prefix, beside) for t in _CONV}

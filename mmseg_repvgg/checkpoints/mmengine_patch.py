@@ -1,12 +1,12 @@
-"""The patch that makes mmengine read checkpoints by :func:`read_checkpoint`.
+"""Patch mmengine to read checkpoints with :func:`~.files.read_checkpoint`.
 
-mmengine unpickles what a checkpoint holds: upstream at once, onedl-mmengine when
-``weights_only`` refuses the file. The Runner, ``init_cfg``, mmseg's API and its models
-all load by mmengine's ``CheckpointLoader``, so one function of that is replaced.
+mmengine unpickles checkpoints, which can run code: upstream always, onedl-mmengine if
+``weights_only`` refuses the file. The Runner, ``init_cfg`` and mmseg's API all load with
+mmengine's ``CheckpointLoader``, so one of its functions is replaced.
 
-Written for mmengine 0.10.7 and onedl-mmengine 0.10.12. ``import mmseg_repvgg`` does not
-apply it; ``import mmseg_repvgg.safe_loading`` does, which all our configs name in
-``custom_imports``, and so do our tools.
+The patch was written for mmengine 0.10.7 and onedl-mmengine 0.10.12. Our tools apply it,
+and so does ``import mmseg_repvgg.safe_loading``, which our configs name in
+``custom_imports``. ``import mmseg_repvgg`` does not. :func:`undo` removes it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _ahead: dict[tuple[Any, ...], Any] = {}
 
 
 def make_loading_safe(trust: bool = False) -> None:
-    """Let mmengine read every checkpoint of this process by :func:`read_checkpoint`.
+    """Make mmengine read all checkpoints of this process safely.
 
-    Addresses such as ``https://`` are refused, since mmengine unpickles their files too.
+    URLs such as ``https://`` are refused, since mmengine unpickles their files.
 
     Args:
-        trust: Unpickle whatever a file holds, and allow addresses. The environment
-            variable ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` means the same.
+        trust: Whether files may run code while they are read, and URLs are allowed.
+            ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` in the environment does the same.
     """
 
     def choose(_: type, path: str) -> Callable[..., Any]:
@@ -43,7 +43,7 @@ def make_loading_safe(trust: bool = False) -> None:
             return _ORIGINAL.__func__(CheckpointLoader, path)
         return load_from_address
 
-    # mmengine logs a loader's name from its 10th letter on.
+    # mmengine logs the name of the loader from its 10th letter on.
     def load_from_local_file(filename: str, map_location: Any = None) -> Any:
         path = os.path.expanduser(filename)
         checkpoint = _ahead.pop(_identity(path), None)
@@ -51,13 +51,13 @@ def make_loading_safe(trust: bool = False) -> None:
             checkpoint = read_checkpoint(path, trust=trust)
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if isinstance(meta, dict) and not is_trusted(trust):
-            # mmengine's Runner.resume would execute it as a config file.
+            # Runner.resume of mmengine would execute it as a config file.
             meta.pop('config', None)
         return checkpoint
 
     def load_from_address(filename: str, map_location: Any = None) -> Any:
         raise CheckpointError(
-            f'{filename} is not a local file: download it and give its path. To have it '
+            f'{filename} is a URL: download it and give the path of the file. To have it '
             f'downloaded and unpickled, pass --trust-checkpoint or set {TRUST}=1'
         )
 
@@ -94,13 +94,13 @@ def _identity(path: str) -> tuple[Any, ...]:
 
 
 def undo() -> None:
-    """Let mmengine read checkpoints its own way again."""
+    """Remove the patch."""
     setattr(CheckpointLoader, _PATCHED, _ORIGINAL)
 
 
 @contextlib.contextmanager
 def loading_safely() -> Iterator[None]:
-    """Apply the patch for a while, unless this process has applied it already."""
+    """Apply the patch temporarily, unless it is applied already."""
     if CheckpointLoader.__dict__[_PATCHED] is not _ORIGINAL:
         yield
         return

@@ -1,4 +1,4 @@
-"""What a checkpoint says about the training that wrote it: read, never run."""
+"""Read from a checkpoint with which backbone it was trained."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 
 def trained_backbone(checkpoint: Any) -> dict[str, Any]:
-    """Look up with which backbone a checkpoint was trained.
+    """Return the ``model.backbone`` of the config that a checkpoint was trained with.
 
-    mmengine keeps the config of a training in ``meta['cfg']``, as the text of a Python
-    file.
+    mmengine stores the config in ``meta['cfg']`` as the text of a Python file, which is
+    parsed and never executed.
 
     Args:
-        checkpoint: As it was read.
+        checkpoint: The content of a file.
 
     Returns:
-        The fields of ``model.backbone`` that are plain values; empty if the checkpoint
-        does not say.
+        The fields that are literals; empty if the checkpoint has no such config.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
@@ -29,31 +28,30 @@ def trained_backbone(checkpoint: Any) -> dict[str, Any]:
         statements = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    fields = {}
+    fields: dict[str, ast.expr] = {}
     for statement in statements:
-        if isinstance(statement, ast.Assign) and _names(statement, 'model'):
-            backbone = _arguments(statement.value).get('backbone')
-            fields = {} if backbone is None else _arguments(backbone)
+        if isinstance(statement, ast.Assign) and _assigns(statement, 'model'):
+            fields = _fields(_fields(statement.value).get('backbone'))
     found = {}
     for name, value in fields.items():
-        # TypeError: {[]: 0} is a dict to the parser.
+        # The parser accepts {[]: 0} as a dict, which is a TypeError here.
         with contextlib.suppress(ValueError, TypeError):
             found[name] = ast.literal_eval(value)
     return found
 
 
-def _names(statement: ast.Assign, name: str) -> bool:
+def _assigns(statement: ast.Assign, name: str) -> bool:
     return any(isinstance(t, ast.Name) and t.id == name for t in statement.targets)
 
 
-def _arguments(call: ast.expr) -> dict[str, ast.expr]:
-    """The fields of ``dict(...)`` or of ``{...}``; mmengine writes either."""
-    if isinstance(call, ast.Call):
-        return {word.arg: word.value for word in call.keywords if word.arg}
-    if isinstance(call, ast.Dict):
+def _fields(value: ast.expr | None) -> dict[str, ast.expr]:
+    """Return the fields of ``dict(...)`` or ``{...}``; mmengine writes either."""
+    if isinstance(value, ast.Call):
+        return {word.arg: word.value for word in value.keywords if word.arg}
+    if isinstance(value, ast.Dict):
         return {
-            key.value: value
-            for key, value in zip(call.keys, call.values)
+            key.value: item
+            for key, item in zip(value.keys, value.values)
             if isinstance(key, ast.Constant) and isinstance(key.value, str)
         }
     return {}

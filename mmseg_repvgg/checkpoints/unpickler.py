@@ -1,14 +1,13 @@
-"""Reading the files of ``torch.save`` without running anything that they name.
+"""Read the files of ``torch.save`` without running any code of theirs.
 
-A pickle is a program that may name any callable. This interpreter knows only the
-instructions that ``torch.save`` writes. A name in the file is looked up in the tables of
-this module and nowhere else, so it never becomes a Python object of the file's choosing.
-What the tables call checks its arguments. Every tensor and array lies within the bytes
-that the file holds for it.
+A pickle is a program that may call anything. This interpreter knows only the instructions
+that ``torch.save`` writes. It looks up a name in the tables of this module and never
+imports it. The functions in the tables check their arguments. Every tensor and array lies
+within the bytes that the file holds for it.
 
-``torch.load(weights_only=True)`` is not used: it calls ``numpy.ndarray`` and
-``numpy.dtype`` with any arguments once they are on its list, torch before 2.6 cannot
-extend that list, and torch before 2.6 runs a TorchScript archive.
+``torch.load(weights_only=True)`` is no substitute: once ``numpy.ndarray`` and
+``numpy.dtype`` are on its list, it calls them with any arguments, and torch before 2.6
+can neither extend that list nor refuse a TorchScript archive.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import struct
 import sys
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -31,34 +30,34 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-# The first pickle and the second of a file of torch before 1.6.
+# The first two pickles of a file of torch before 1.6: magic number and version.
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 
 
 class ForbiddenError(pickle.UnpicklingError):
-    """A pickle that names or calls what is not on the list."""
+    """A pickle that names or calls something that is not in the tables."""
 
 
 def load(data: bytes) -> Any:
-    """Read what ``torch.save`` wrote, onto the CPU.
+    """Read the content of a file of ``torch.save`` onto the CPU.
 
     Args:
-        data: The file: a zip, or the format of torch before 1.6.
+        data: The bytes of the file, a zip or in the format of torch before 1.6.
 
     Raises:
-        ForbiddenError: If it holds anything but tensors, numeric arrays, plain containers
-            and values, and what mmengine stores with them.
-        Exception: Of many kinds, if the file is damaged.
+        ForbiddenError: If the file holds anything but tensors, numeric arrays, plain
+            containers and values, and what mmengine stores with them.
+        Exception: Many types, if the file is damaged.
     """
     return _load_zip(data) if data.startswith(b'PK') else _load_legacy(data)
 
 
 def _load_zip(data: bytes) -> Any:
-    # zipfile compares the checksum of every member it reads.
+    # zipfile verifies the checksum of every member that it reads.
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
         if any(name.endswith('/constants.pkl') for name in members):
-            raise ForbiddenError('code, being a TorchScript archive')
+            raise ForbiddenError('code: it is a TorchScript archive')
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ForbiddenError('compressed members, which torch.save does not write')
         pickles = [name for name in members if name.endswith('/data.pkl')]
@@ -110,21 +109,22 @@ def _flat(data: bytes, dtype: torch.dtype) -> Tensor:
 
 
 def _no_storage(*_details: Any) -> Tensor:
-    raise pickle.UnpicklingError('its head has a tensor, where torch.save writes none')
+    raise pickle.UnpicklingError('its header has a tensor')
 
 
 def _run(file: IO[bytes], storage: Callable[..., Tensor] = _no_storage) -> Any:
     """Interpret one pickle.
 
     Args:
-        file: Read up to the end of the pickle.
-        storage: Called with what a persistent id says of a storage.
+        file: The file, which is read up to the end of the pickle.
+        storage: Return a storage, given the fields of its persistent id.
     """
     stack: list[Any] = []
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
-    instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)
-    for opcode, argument, _ in instructions:
+    opcode: Any
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
         if name in ('BINPUT', 'LONG_BINPUT'):
             memo[argument] = stack[-1]
@@ -190,11 +190,11 @@ _TUPLES = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
 
 
 class _Name(str):
-    """A name from a pickle, in the place of what it means to Python."""
+    """A name in a pickle, instead of the Python object that it refers to."""
 
 
 def _named(name: str) -> Any:
-    # As Python 2 and numpy 1 name them.
+    # These are the names of Python 2 and NumPy 1.
     name = name.replace('__builtin__.', 'builtins.')
     name = name.replace('numpy.core.', 'numpy._core.')
     if name in _VALUES:
@@ -214,7 +214,7 @@ def _are_counts(*numbers: int) -> bool:
 
 
 def _key(key: Any) -> Any:
-    """Check a key of a dict: Python hashes nested tuples by recursion without a limit."""
+    """Refuse tuples as keys: hashing deeply nested ones overflows the stack."""
     _require(key is None or isinstance(key, (str, bytes, int, float, np.number)))
     return key
 
@@ -254,7 +254,7 @@ def _tensor(
     _hooks: Any,
     _metadata: Any = None,
 ) -> Tensor:
-    """Rebuild a tensor within its storage, of no more elements than the storage has."""
+    """Rebuild a tensor that lies within its storage and has no more elements."""
     _require(len(size) == len(stride) and _are_counts(offset, *size, *stride))
     numel = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
@@ -276,7 +276,7 @@ def _dtype(code: str, *_flags: bool) -> np.dtype:
 
 
 def _check_dtype_state(_dtype: np.dtype, state: tuple[Any, ...]) -> None:
-    # (3, byte order, None, None, None, -1, -1, 0): nothing that the code does not say.
+    # It is (3, byte order, None, None, None, -1, -1, 0) for plain numeric types.
     little = '<' if sys.byteorder == 'little' else '>'
     _require(state[1:5] in [(order, None, None, None) for order in (little, '|', '=')])
 
@@ -302,7 +302,7 @@ def _fill_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
     values, counts = state['_log_history'], state['_count_history']
     _require(all(type(a) is np.ndarray and a.ndim == 1 for a in (values, counts)))
     _require(len(values) == len(counts) and type(state['max_length']) is int)
-    # Its statistics_methods would become those of the class.
+    # statistics_methods is ignored: it would replace that of the class.
     history._log_history, history._count_history = values, counts
     history.max_length = state['max_length']
 
@@ -324,7 +324,7 @@ _DTYPES = {
     'Byte': torch.uint8,
     'Bool': torch.bool,
 }
-# What a name stands for where it is no call.
+# Names that stand for a dtype.
 _VALUES: dict[str, Any] = {
     **{str(dtype): dtype for dtype in _DTYPES.values()},
     **{
@@ -333,6 +333,7 @@ _VALUES: dict[str, Any] = {
         for kind, dtype in _DTYPES.items()
     },
 }
+# Names that may be called, with the functions that are called instead.
 _CALLS: dict[str, Callable[..., Any]] = {
     'builtins.getattr': _attribute,
     'builtins.set': _set,
@@ -348,7 +349,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     'numpy._core.multiarray._reconstruct': _array,
     'mmengine.logging.history_buffer.HistoryBuffer': lambda: HistoryBuffer(),
 }
-# A HistoryBuffer names its statistics, and a OneCycle scheduler how it anneals.
+# HistoryBuffer stores its statistics by method, OneCycle schedulers how they anneal.
 _ATTRIBUTES: dict[str, Any] = {
     f'{kind.__module__}.{kind.__name__}.{name}': getattr(kind, name)
     for kind, names in {
@@ -358,8 +359,9 @@ _ATTRIBUTES: dict[str, Any] = {
     }.items()
     for name in names
 }
-# Names that are arguments of a call.
+# Names that may only be arguments of a call.
 _OWNERS = {'numpy.ndarray', *(name.rpartition('.')[0] for name in _ATTRIBUTES)}
+# Types whose state a pickle may set, with the functions that set it.
 _STATES: dict[type, Callable[..., None]] = {
     OrderedDict: _fill_ordered,
     HistoryBuffer: _fill_history,

@@ -11,7 +11,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from ..checkpoints.files import read_checkpoint
-from ..checkpoints.key_names import recognise, unwrap
+from ..checkpoints.key_names import recognise
+from ..checkpoints.state_dict import extract_state_dict
 from ..checkpoints.loading import naming_checkpoint
 from ..datasets.nested import can_wait, innermost, lazily
 from ..hooks.load_hook import fit_checkpoint
@@ -66,7 +67,7 @@ def match_form(cfg: Config, checkpoint: Any) -> None:
         CheckpointError: If it holds no weights.
     """
     backbone = cfg.model.get('backbone', {})
-    found = recognise(unwrap(checkpoint))
+    found = recognise(extract_state_dict(checkpoint))
     if found is None or found.form != 'fused' or not is_a(backbone, 'RepVGG'):
         return
     if not backbone.get('deploy'):

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import ConfigError, DeployError
 from ..models.comparison import Comparison
-from ..models.wrappers import predict, unwrap
+from ..models.wrappers import predict, strip_wrappers
 from ..reparam import deploy, is_deployed
 from ..winograd import ENGINES, WinogradConv2d
 from .tf32 import tf32
@@ -170,6 +170,6 @@ def compare_logits(
     # TF32 alone makes differences of about 1e-3.
     with tf32(False):
         comparison.add(
-            predict(unwrap(original), data_batch), predict(unwrap(deployed), data_batch)
+            predict(strip_wrappers(original), data_batch), predict(strip_wrappers(deployed), data_batch)
         )
     return comparison

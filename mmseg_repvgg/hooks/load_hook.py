@@ -13,13 +13,14 @@ from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
-from ..checkpoints.key_names import recognise, unwrap
+from ..checkpoints.key_names import recognise
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.provenance import trained_backbone
+from ..checkpoints.state_dict import extract_state_dict
 from ..errors import CheckpointError
 from ..models import RepVGG
 from ..models.archs import DILATIONS, plan
-from ..models.wrappers import unwrap as unwrap_model
+from ..models.wrappers import strip_wrappers
 from ..registry_types import is_a, type_name
 
 
@@ -69,8 +70,8 @@ def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool
     Raises:
         CheckpointError: See :class:`LoadHook`.
     """
-    model = unwrap_model(model)
-    state = unwrap(checkpoint)
+    model = strip_wrappers(model)
+    state = extract_state_dict(checkpoint)
     for name, module in model.named_modules():
         if not isinstance(module, RepVGG):
             continue
@@ -121,7 +122,7 @@ def _rename(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, A
     else:
         outside = {k: v for k, v in state.items() if k not in inside}
         inside = {k[len(prefix) :]: v for k, v in inside.items()}
-    tensors, _ = backbone.adapt_state_dict(inside)
+    tensors = backbone.adapt_state_dict(inside)
     return {**outside, **{prefix + key: value for key, value in tensors.items()}}
 
 

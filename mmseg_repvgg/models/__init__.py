@@ -1,7 +1,6 @@
-"""What MMSegmentation's MODELS registry gets."""
+"""The models that this package adds to MMSegmentation's registry."""
 
 from .repvgg import RepVGG
-from .sliding import SlidingEncoderDecoder
 from .tta import RunningMeanTTAModel
 
-__all__ = ['RepVGG', 'RunningMeanTTAModel', 'SlidingEncoderDecoder']
+__all__ = ['RepVGG', 'RunningMeanTTAModel']

@@ -1,9 +1,9 @@
-"""The RepVGG architectures and the dilation plan, as data.
+"""The RepVGG architectures and the plan of their layers, as data.
 
 Tables 2 and 3 and section 4.3 of RepVGG (Ding et al., CVPR 2021,
-https://arxiv.org/abs/2101.03697); D2se and the grouping of layers are those of the
-author's code (https://github.com/DingXiaoH/RepVGG). Strides, dilations and branches are
-all decided here, before anything is built.
+https://arxiv.org/abs/2101.03697). D2se and the grouping of layers follow the author's
+code (https://github.com/DingXiaoH/RepVGG). Strides, dilations and branches are decided
+here, before anything is built.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ DEPTHS_A = (2, 4, 14, 1)
 DEPTHS_B = (4, 6, 16, 1)
 DEPTHS_D = (8, 14, 24, 1)
 
-# Of the last two stages, when the net is dilated to output stride 8. The paper names
-# the layers but not the rates; these are the rates of the author's PSPNet example.
+# Dilation of stages 2 to 5 at output stride 8. The paper gives no rates; these are the
+# rates of the author's PSPNet example.
 STAGE_RATES = (1, 1, 2, 4)
 FAST_LAYERS = 5
 DILATIONS = ('full', 'fast', None)
@@ -34,7 +34,7 @@ class Arch:
         depths: Layers of stages 2 to 5; stage 1 is always one layer, the stem.
         a: Width multiplier of stages 1 to 4.
         b: Width multiplier of stage 5.
-        groups: Groups of every second layer, the third of the net being the first.
+        groups: Groups of every second layer, beginning with the third of the net.
         se: Whether every block has squeeze-and-excitation.
     """
 
@@ -44,20 +44,47 @@ class Arch:
     groups: int = 1
     se: bool = False
 
+    def __post_init__(self) -> None:
+        depths, groups = self.depths, self.groups
+        if not (isinstance(depths, Sequence) and len(depths) == 4) or not all(
+            is_count(depth) for depth in depths
+        ):
+            raise ConfigError(
+                'depths of an arch must be 4 numbers of layers, each at least 1, for '
+                f'stages 2 to 5, but got {depths!r}'
+            )
+        object.__setattr__(self, 'depths', tuple(depths))
+        for name in ('a', 'b'):
+            value = getattr(self, name)
+            # NaN fails this comparison as well.
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ConfigError(
+                    f'{name} of an arch must be a positive number, but got {value!r}'
+                )
+        if not is_count(groups):
+            raise ConfigError(
+                f'groups of an arch must be a positive integer, but got {groups!r}'
+            )
+        if min(self.widths) < 1 or any(width % groups for width in self.widths[1:]):
+            raise ConfigError(
+                f'the widths of an arch, here {self.widths}, must be positive and those '
+                f'of stages 2 to 5 divisible by groups={groups}'
+            )
+
     @property
     def widths(self) -> tuple[int, int, int, int, int]:
         """Channels of stages 1 to 5."""
         a, b = self.a, self.b
-        return (
-            min(64, int(64 * a)),
-            int(64 * a),
-            int(128 * a),
-            int(256 * a),
-            int(512 * b),
-        )
+        return min(64, int(64 * a)), int(64 * a), int(128 * a), int(256 * a), int(512 * b)
 
 
-# Depths, a and b of Tables 2 and 3, which go with 1, 2 or 4 groups (section 3.4).
+def is_count(value: Any) -> bool:
+    """Tell whether a value is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Arch))
+# Depths, a and b of Tables 2 and 3, each for 1, 2 or 4 groups (section 3.4).
 _TABLE = {
     'A0': (DEPTHS_A, 0.75, 2.5),
     'A1': (DEPTHS_A, 1, 2.5),
@@ -89,79 +116,32 @@ def get_arch(arch: str | Mapping[str, Any] | Arch) -> Arch:
     if isinstance(arch, str):
         if arch not in ARCHS:
             raise ConfigError(
-                f'arch must be one of {", ".join(ARCHS)}, or a dict of '
-                f'{_field_names()}, but got {arch!r}'
+                f'arch must be one of {", ".join(ARCHS)}, or a dict of {_FIELDS}, but '
+                f'got {arch!r}'
             )
         return ARCHS[arch]
     if not isinstance(arch, Mapping):
         raise ConfigError(f'arch must be a name or a dict, but got {arch!r}')
-    unknown = set(arch) - set(_field_names())
-    missing = {'depths', 'a', 'b'} - set(arch)
-    if unknown or missing:
+    if set(arch) - set(_FIELDS) or {'depths', 'a', 'b'} - set(arch):
         raise ConfigError(
-            f'an arch dict takes {_field_names()} and needs depths, a and b, but got '
+            f'an arch dict takes {_FIELDS} and needs depths, a and b, but got '
             f'{dict(arch)!r}'
         )
-    fields = dict(arch)
-    if isinstance(fields['depths'], Sequence):
-        fields['depths'] = tuple(fields['depths'])
-    _check_fields(fields)
-    built = Arch(**fields)
-    if min(built.widths) < 1 or any(w % built.groups for w in built.widths[1:]):
-        raise ConfigError(
-            f'the widths of an arch, here {built.widths}, must be positive and those '
-            f'of stages 2 to 5 divisible by groups={built.groups}'
-        )
-    return built
-
-
-def _check_fields(fields: Mapping[str, Any]) -> None:
-    depths = fields['depths']
-    if (
-        not isinstance(depths, tuple)
-        or len(depths) != 4
-        or not all(is_count(depth) for depth in depths)
-    ):
-        raise ConfigError(
-            'depths of an arch must be 4 numbers of layers, each at least 1, for '
-            f'stages 2 to 5, but got {depths!r}'
-        )
-    for name in ('a', 'b'):
-        value = fields[name]
-        # Written so that NaN fails as well.
-        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ConfigError(
-                f'{name} of an arch must be a positive number, but got {value!r}'
-            )
-    if not is_count(fields.get('groups', 1)):
-        raise ConfigError(
-            f'groups of an arch must be a whole number, at least 1, but got '
-            f'{fields["groups"]!r}'
-        )
-
-
-def is_count(value: Any) -> bool:
-    """Tell whether something is a whole number of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _field_names() -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(Arch))
+    return Arch(**arch)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What is to be built for one layer of the net.
+    """Geometry of one layer of the net.
 
     Attributes:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Stride as built, that is 1 where dilation took its place.
+        stride: Stride as built: 1 where dilation replaces it.
         dilation: Dilation of the 3x3 conv.
         groups: Groups of both convs.
-        identity: Whether the training form has an identity branch; decided by the
-            stride of the undilated net, so that every dilation of an arch has the
-            same weights.
+        identity: Whether the training form has an identity branch. The stride of the
+            undilated net decides, so that all dilations of an arch have the same weights.
     """
 
     in_channels: int
@@ -179,14 +159,14 @@ def plan(
 
     Args:
         arch: The architecture.
-        dilation: None, stride 32 and no dilation; ``'full'``, output stride 8 with
-            every 3x3 conv of the last two stages dilated, 2 and 4; ``'fast'``, output
-            stride 8 with only the last 5 layers of the net dilated, at their stages'
-            rates (section 4.3).
+        dilation: None for output stride 32 without dilation. ``'full'`` for output
+            stride 8 with every 3x3 conv of the last two stages dilated, by 2 and 4.
+            ``'fast'`` for output stride 8 with only the last 5 layers of the net dilated,
+            by the same rates (section 4.3).
         in_channels: Channels of the image.
 
     Returns:
-        The layers of the five stages, the stem being the first.
+        The layers of the five stages. The first stage is the stem.
 
     Raises:
         ConfigError: If ``dilation`` is unknown.

@@ -1,16 +1,13 @@
-"""Converting checkpoint files between layouts and forms, each proved before it is there.
+"""Convert checkpoint files between layouts and forms.
 
-Every layout is read and written through our own key names (``models.layouts``), so the
-proof is one for all: what was written is read again, mapped back, and must compute what
-the source computes.
+Every file is read back and compared with its source before it gets its name.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +20,32 @@ from ..checkpoints.files import (
     read_checkpoint,
     write_checkpoint,
 )
-from ..checkpoints.key_names import (
-    LAYOUTS,
-    Native,
-    Recognised,
-    from_native,
-    fuse_state_dict,
-    to_native,
-    unwrap,
-)
+from ..checkpoints.key_names import LAYOUTS, Recognised, from_native, to_native
+from ..checkpoints.loading import naming_checkpoint
+from ..checkpoints.state_dict import extract_state_dict, few
 from ..errors import CheckpointError, ConfigError
-from .archs import Arch, get_arch
+from ..reparam import deploy
+from .archs import get_arch
 from .infer_arch import has_se, in_channels, infer_arch, infer_name, kernel_shapes
 from .repvgg import RepVGG
 
 # The largest difference of any stage's output, relative to the largest output.
 TOLERANCE = 1e-5
 
-_FORGETS_SE = (
-    'the fused form of mmpretrain leaves squeeze-and-excitation out (1.3.6 does), and '
-    'computes something else; its training form does not'
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """Report of a conversion.
 
     Attributes:
-        source: What the source was recognised as.
+        source: Layout and form of the source.
         form: The form that was written.
         layout: The layout that was written.
-        arch: Name of the architecture, or its fields.
-        read: Tensors of the backbone that were read.
-        written: Tensors of the backbone that were written.
-        others: How many tensors there are beside the backbone, by what they are, and
-            whether they were written too.
+        arch: Name of the architecture, or its depths.
+        read: Number of tensors of the backbone in the source.
+        written: Number of tensors of the backbone in the new file.
+        classifier: Number of tensors of a classifier, in the source and in the new file.
+        rest: Number of other tensors, in the source and in the new file.
         difference: Largest difference of the outputs, relative to the largest output.
         warning: What the other project does wrong with such a file, if anything.
     """
@@ -69,26 +56,22 @@ class Conversion:
     arch: str
     read: int
     written: int
-    others: Mapping[str, tuple[int, bool]]
+    classifier: tuple[int, int]
+    rest: tuple[int, int]
     difference: float
     warning: str | None = None
 
     def __str__(self) -> str:
-        lines = [
-            f'recognised: RepVGG {self.arch}, layout of {self.source.layout}, '
-            f'{self.source.form} form, {self.read} tensors'
-            + _listed('besides', {k: n for k, (n, _) in self.others.items()}),
-            f'written:    layout of {self.layout}, {self.form} form, '
-            f'{self.written} tensors'
-            + _listed('with', {k: n for k, (n, kept) in self.others.items() if kept})
-            + _listed(
-                'left out', {k: n for k, (n, kept) in self.others.items() if not kept}
-            )
-            + f'; read back, its outputs differ by {self.difference:.1e} at most',
-        ]
-        if self.warning:
-            lines.append(f'beware:     {self.warning}')
-        return '\n'.join(lines)
+        text = (
+            f'read:    RepVGG {self.arch}, layout of {self.source.layout}, '
+            f'{self.source.form} form: {self.read} tensors of the backbone, '
+            f'{self.classifier[0]} of the classifier, {self.rest[0]} others\n'
+            f'written: layout of {self.layout}, {self.form} form: {self.written} tensors '
+            f'of the backbone, {self.classifier[1]} of the classifier, {self.rest[1]} '
+            'others\n'
+            f'checked: the outputs differ by {self.difference:.1e} of the largest at most'
+        )
+        return text + (f'\nwarning: {self.warning}' if self.warning else '')
 
 
 def convert(
@@ -104,148 +87,89 @@ def convert(
 ) -> Conversion:
     """Convert a checkpoint file to another layout, another form, or both.
 
-    The ImageNet classifier goes along to the layouts that have one. What else a model
-    has beside its backbone, such as a decode head, goes along into our own layout, as
-    ``meta`` does: a segmentor's checkpoint stays one, only fused. Nothing of the
-    training's state (optimizer, EMA) does.
+    The ImageNet classifier is kept in the layouts that have one. Other tensors, such as
+    those of a decode head, and ``meta`` are kept in our own layout: a segmentor's
+    checkpoint stays one. The state of the training (optimizer, EMA) is dropped.
 
-    The new file gets its name only after it has been read back and its outputs on a
-    random image, at every stage, have been compared with the source's.
+    The new file is read back, and the outputs of every stage on a random image are
+    compared with the source's, before it replaces ``dst``.
 
     Args:
-        src: In any layout and form, in any of the usual wrappers.
-        dst: In a folder that exists; ``*.safetensors`` is written without pickle.
+        src: A file in any layout and form, in any of the usual wrappers.
+        dst: A file in an existing folder; ``*.safetensors`` is written without pickle.
         to: The layout to write, one of ``LAYOUTS`` in ``checkpoints/key_names.py``.
-        fuse: Whether to write the fused form; None keeps the source's.
-        arch: Name of the architecture that ``src`` must be; by default the shapes tell.
-        force: Whether ``dst`` may be overwritten.
+        fuse: Whether to write the fused form; None keeps the source's form.
+        arch: Name of the expected architecture; by default the shapes tell it.
+        force: Whether to overwrite ``dst``.
         trust: Whether ``src`` may run code while it is read.
-        eps: What the net's batch norms add to the variance; no file says so.
+        eps: The value that the batch norms add to the variance; no file contains it.
 
     Raises:
         ConfigError: If an argument is not allowed.
-        CheckpointError: If ``src`` cannot be read, is no RepVGG, or is fused where the
-            training form is asked for; or if what was written computes something else.
-            ``dst`` is then as it was before.
+        CheckpointError: If ``src`` cannot be read, is not a RepVGG, or is fused while
+            the training form is requested, or if the new file computes something else.
+            ``dst`` is left unchanged.
     """
     src, dst, trust = Path(src), Path(dst), is_trusted(trust)
     _check_arguments(src, dst, to, force)
     checkpoint = read_checkpoint(src, trust=trust)
-    with _naming(src):
-        state_dict = unwrap(checkpoint)
+    with naming_checkpoint(str(src)):
+        state_dict = extract_state_dict(checkpoint)
         native = to_native(state_dict)
-        _require_floats(native.backbone)
         form = _form_to_write(native.recognised.form, fuse)
-        net = _Net.of(native.backbone, arch, eps)
-        wanted = net.outputs(native.backbone)
+        model, name = _build(native.backbone, arch, eps)
         backbone = native.backbone
         if form != native.recognised.form:
-            backbone = fuse_state_dict(backbone, eps)
+            backbone = deploy(model).state_dict()
+        expected = _outputs(model)
+    ours = to == 'mmseg_repvgg'
     classifier = {key.rpartition('.')[2]: state_dict[key] for key in native.classifier}
-    keep_rest = to == 'mmseg_repvgg'
-    written = from_native(backbone, to, None if keep_rest else classifier)
-    if keep_rest and native.rest:
+    written = from_native(backbone, to, None if ours else classifier)
+    if ours and native.rest:
         prefix = native.recognised.prefix
         written = {**native.rest, **{prefix + k: v for k, v in written.items()}}
 
-    # What a trusted file holds beside its weights must not make the new one untrusted.
-    meta = (
-        None if trust or not isinstance(checkpoint, Mapping) else checkpoint.get('meta')
-    )
-    # The suffix stays, since it says the format.
+    # The meta of a trusted file may hold objects that make the new file untrusted.
+    meta = None if trust else checkpoint.get('meta')
+    # The suffix tells the format, so the temporary name ends with it too.
     temporary = dst.with_name(f'.{dst.stem}.{os.getpid()}{dst.suffix}')
     try:
         write_checkpoint(_wrapped(written, to, meta, dst), temporary)
-        read_back = unwrap(read_checkpoint(temporary))
-        difference = _difference(net, wanted, to_native(read_back), backbone)
-        _require_same(written, read_back)
-        # The sum of a file of that name that is to be replaced; ours would not fit it.
+        read_back = extract_state_dict(read_checkpoint(temporary))
+        _require_equal(written, read_back)
+        model, _ = _build(to_native(read_back).backbone, arch, eps)
+        difference = _difference(expected, _outputs(model), backbone)
+        # The checksum of the file that is replaced would not fit the new one.
         dst.with_name(dst.name + CHECKSUM_SUFFIX).unlink(missing_ok=True)
         os.replace(temporary, dst)
-    except OSError as error:
-        raise CheckpointError(
-            f'{dst} cannot be written: {error.strerror or error}'
-        ) from error
     except CheckpointError as error:
-        # Who reads it knows nothing of the temporary file.
+        # The user has not heard of the temporary file.
         raise CheckpointError(str(error).replace(str(temporary), str(dst))) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    others = {
-        'of the classifier': (len(native.classifier), not keep_rest),
-        'of other parts': (len(native.rest), keep_rest),
-    }
+        temporary.unlink(missing_ok=True)
+    warning = None
+    if (to, form) == ('mmpretrain', 'fused') and has_se(backbone):
+        warning = (
+            'the fused form of mmpretrain (1.3.6) leaves squeeze-and-excitation out and '
+            'computes something else; its training form is right'
+        )
     return Conversion(
         source=native.recognised,
         form=form,
         layout=to,
-        arch=arch or net.name,
+        arch=name,
         read=len(native.backbone),
         written=len(backbone),
-        others={what: number for what, number in others.items() if number[0]},
+        classifier=(len(classifier), 0 if ours else len(classifier)),
+        rest=(len(native.rest), len(native.rest) if ours else 0),
         difference=difference,
-        warning=_FORGETS_SE
-        if (to, form) == ('mmpretrain', 'fused') and has_se(backbone)
-        else None,
+        warning=warning,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Net:
-    """The net that a backbone's tensors belong to, undilated."""
-
-    arch: Arch
-    name: str
-    in_channels: int
-    out_indices: tuple[int, ...]
-    eps: float
-
-    @classmethod
-    def of(cls, backbone: Mapping[str, Tensor], name: str | None, eps: float) -> _Net:
-        """Find the net by its name or else by the shapes of its tensors."""
-        arch = get_arch(name) if name else infer_arch(backbone)
-        if arch is None:
-            raise CheckpointError(
-                'its shapes are those of no RepVGG. Pass --arch to hear what is amiss'
-            )
-        name = name or infer_name(backbone) or f'of depths {arch.depths}'
-        shapes = kernel_shapes(backbone)
-        stages = max(1, *(stage for stage, _ in shapes), 1)
-        return cls(arch, name, in_channels(shapes), tuple(range(stages)), eps)
-
-    @torch.no_grad()
-    def outputs(self, backbone: Mapping[str, Tensor]) -> list[Tensor]:
-        """Compute every stage's output on a random image, always the same, in float64."""
-        fused = not any('.branch_3x3.' in key for key in backbone)
-        # On the meta device no weights are drawn that are not needed.
-        with torch.device('meta'):
-            model = RepVGG(
-                self.arch,
-                dilation=None,
-                out_indices=self.out_indices,
-                in_channels=self.in_channels,
-                deploy=fused,
-                norm_cfg=dict(type='BN', eps=self.eps),
-            )
-        model.load_state_dict(dict(backbone), assign=True, strict=False)
-        image = torch.randn(
-            1,
-            self.in_channels,
-            64,
-            64,
-            generator=torch.Generator().manual_seed(0),
-            dtype=torch.float64,
-        )
-        outputs = list(model.double().eval()(image))
-        if not all(output.isfinite().all() for output in outputs):
-            raise CheckpointError('its outputs on a random image are not finite')
-        return outputs
 
 
 def _check_arguments(src: Path, dst: Path, to: str, force: bool) -> None:
     if to not in LAYOUTS:
-        raise ConfigError(f'the layout must be one of {LAYOUTS}, but got {to!r}')
+        raise ConfigError(f'layout must be one of {LAYOUTS}, but got {to!r}')
     if not dst.parent.is_dir():
         raise ConfigError(f'the folder {dst.parent} does not exist. Make it first')
     if dst.is_dir():
@@ -254,7 +178,7 @@ def _check_arguments(src: Path, dst: Path, to: str, force: bool) -> None:
         if src.exists() and src.samefile(dst):
             raise ConfigError(f'{dst} is the source itself; give another file to write')
         if not force:
-            raise ConfigError(f'{dst} is there already. Pass --force to overwrite it')
+            raise ConfigError(f'{dst} exists already. Pass --force to overwrite it')
 
 
 def _form_to_write(form: str, fuse: bool | None) -> str:
@@ -262,20 +186,79 @@ def _form_to_write(form: str, fuse: bool | None) -> str:
         return form
     if form == 'fused' and not fuse:
         raise CheckpointError(
-            'it is fused, and the branches cannot be told apart again. Convert the '
-            'training-form file that it was fused from, or leave out --no-fuse'
+            'it is fused, and fusing cannot be undone. Convert the training-form file '
+            'that it was fused from, or leave out --no-fuse'
         )
     return 'fused' if fuse else 'training'
 
 
-def _require_floats(backbone: Mapping[str, Tensor]) -> None:
-    for key, value in backbone.items():
-        if not (value.is_floating_point() or key.endswith('.num_batches_tracked')):
-            raise CheckpointError(f'{key} is of {value.dtype}, which is no weight')
+def _build(
+    backbone: dict[str, Tensor], name: str | None, eps: float
+) -> tuple[RepVGG, str]:
+    """Build the undilated net of a backbone's tensors, in their form and memory."""
+    arch = get_arch(name) if name else infer_arch(backbone)
+    if arch is None:
+        raise CheckpointError(
+            'its shapes are those of no RepVGG. Pass --arch to see which tensors differ'
+        )
+    shapes = kernel_shapes(backbone)
+    # On the meta device no memory is allocated and no initial weights are drawn.
+    with torch.device('meta'):
+        model = RepVGG(
+            arch,
+            dilation=None,
+            out_indices=tuple(range(max(1, len(shapes) - 1))),
+            in_channels=in_channels(shapes),
+            deploy=not any('.branch_' in key for key in backbone),
+            norm_cfg=dict(type='BN', eps=eps),
+        )
+    model.load_state_dict(backbone, assign=True)
+    return model, name or infer_name(backbone) or f'of depths {arch.depths}'
+
+
+@torch.no_grad()
+def _outputs(model: RepVGG) -> list[Tensor]:
+    """Compute every stage's output on a random image, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    size = (1, model.in_channels, 64, 64)
+    image = torch.randn(size, generator=generator, dtype=torch.float64)
+    outputs = list(model.double().eval()(image))
+    if not all(output.isfinite().all() for output in outputs):
+        raise CheckpointError('its outputs on a random image are not finite')
+    return outputs
+
+
+def _difference(
+    expected: list[Tensor], actual: list[Tensor], backbone: Mapping[str, Tensor]
+) -> float:
+    difference = max(
+        float((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny))
+        for a, b in zip(expected, actual)
+    )
+    # Kernels in half precision hold the fused numbers less exactly.
+    coarsest = max(torch.finfo(v.dtype).eps for v in backbone.values() if v.dim() == 4)
+    if not difference <= max(TOLERANCE, 20 * coarsest):
+        raise CheckpointError(
+            f'the new file computes something else: its outputs differ by '
+            f'{difference:.1e} of the largest. Nothing was kept'
+        )
+    return difference
+
+
+def _require_equal(written: dict[str, Tensor], read_back: dict[str, Tensor]) -> None:
+    changed = [
+        key
+        for key in written.keys() | read_back.keys()
+        if key not in written
+        or key not in read_back
+        or not torch.equal(written[key], read_back[key])
+    ]
+    if changed:
+        raise CheckpointError(f'{few(changed)} was changed in writing. Nothing was kept')
 
 
 def _wrapped(state_dict: dict[str, Tensor], to: str, meta: Any, dst: Path) -> Any:
-    """Pack a state dict as the project's own tools expect it."""
+    """Wrap a state dict as the project's own tools expect it."""
     if dst.suffix == '.safetensors':
         # The format refuses tensors that share memory.
         return {key: value.clone() for key, value in state_dict.items()}
@@ -283,45 +266,3 @@ def _wrapped(state_dict: dict[str, Tensor], to: str, meta: Any, dst: Path) -> An
         return state_dict
     kept = {'meta': meta} if meta is not None and to == 'mmseg_repvgg' else {}
     return {**kept, 'state_dict': state_dict}
-
-
-def _difference(
-    net: _Net, wanted: list[Tensor], again: Native, backbone: Mapping[str, Tensor]
-) -> float:
-    """Compare the outputs of what was read back with those of the source."""
-    differences = [
-        float((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny))
-        for a, b in zip(wanted, net.outputs(again.backbone))
-    ]
-    # Unlike max(), a tensor's maximum keeps NaN.
-    difference = float(torch.tensor(differences, dtype=torch.float64).max())
-    # Half-precision kernels cannot hold the fused numbers any better than this.
-    coarsest = max(torch.finfo(v.dtype).eps for v in backbone.values() if v.dim() == 4)
-    if not difference <= max(TOLERANCE, 20 * coarsest):
-        raise CheckpointError(
-            f'what was written computes something else: its outputs differ by '
-            f'{difference:.1e} of the largest. Nothing was kept'
-        )
-    return difference
-
-
-def _require_same(written: Mapping[str, Tensor], read_back: Mapping[str, Tensor]) -> None:
-    for key in written.keys() | read_back.keys():
-        if key not in written or key not in read_back:
-            raise CheckpointError(f'{key} was lost in writing. Nothing was kept')
-        if not torch.equal(written[key], read_back[key]):
-            raise CheckpointError(f'{key} was changed in writing. Nothing was kept')
-
-
-@contextlib.contextmanager
-def _naming(src: Path) -> Iterator[None]:
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f'{src}: {error}') from error
-
-
-def _listed(what: str, numbers: Mapping[str, int]) -> str:
-    if not numbers:
-        return ''
-    return f', {what} ' + ' and '.join(f'{n} {name}' for name, n in numbers.items())

@@ -1,7 +1,7 @@
-"""Telling which RepVGG a backbone's tensors are of, by their shapes.
+"""Infer the architecture of a RepVGG backbone from the shapes of its tensors.
 
-Backbones come by our own key names, without prefix, in either form. The last stages may
-be missing, as ``out_indices`` leaves them out.
+The functions take state dicts with our keys, without prefix, in either form. The last
+stages may be missing: a backbone is built up to its last output only.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..checkpoints.key_names import kernels_3x3
 from ..errors import ConfigError
-from .archs import ARCHS, Arch, get_arch, plan
+from .archs import ARCHS, Arch, plan
 
-KernelShapes = dict[tuple[int, int], tuple[int, ...]]
-"""Of the 3x3 kernel, by (stage, block), the stem being (0, 0)."""
+KernelShapes = list[list[tuple[int, ...]]]
+"""The shapes of the 3x3 kernels of each stage, the stem being the first stage."""
 
 
 def infer_name(backbone: Mapping[str, Tensor]) -> str | None:
-    """Tell the name of a backbone's architecture.
+    """Return the name of a backbone's architecture.
 
     Returns:
         A name of :data:`~mmseg_repvgg.models.archs.ARCHS`; None if none or several fit.
@@ -37,47 +36,53 @@ def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
     """Work out the fields of a backbone's architecture, whether it has a name or not.
 
     Returns:
-        What has these shapes; of stages that are missing it says nothing. None if no
-        RepVGG has them.
+        The architecture, with one layer in each missing stage; None if no RepVGG has
+        these shapes.
     """
     shapes = kernel_shapes(backbone)
-    if not shapes or any(len(s) != 4 or min(s) < 1 for s in shapes.values()):
+    layers = [shape for stage in shapes for shape in stage]
+    if not all(shapes) or any(len(s) != 4 or min(s) < 1 for s in layers):
         return None
-    depths = [max(1, sum(stage == s for stage, _ in shapes)) for s in range(1, 5)]
-    widths = {stage: shape[0] for (stage, _), shape in shapes.items()}
-    # A width is its multiple rounded down, so the widest tells the multiplier best.
-    a = next((widths[s] / (32 << s) for s in (3, 2, 1) if s in widths), 1)
-    b = widths.get(4, 512) / 512
-    layers = list(shapes.values())
+    widths = [stage[0][0] for stage in shapes]
+    # A width is its multiple rounded down, so the widest stage gives the best estimate.
+    a = next((widths[s] / (32 << s) for s in (3, 2, 1) if s < len(widths)), 1)
+    b = widths[4] / 512 if len(widths) > 4 else 1
     groups = max((x[0] // y[1] for x, y in zip(layers, layers[1:])), default=1)
+    d2, d3, d4, d5 = [len(stage) for stage in shapes[1:]] + [1] * (5 - len(shapes))
     try:
-        arch = get_arch(dict(depths=depths, a=a, b=b, groups=groups, se=has_se(backbone)))
+        arch = Arch((d2, d3, d4, d5), a, b, groups, se=has_se(backbone))
     except ConfigError:
         return None
     return arch if shapes == _planned(arch, shapes) else None
 
 
 def kernel_shapes(backbone: Mapping[str, Tensor]) -> KernelShapes:
-    """Collect the shapes of the 3x3 kernels."""
-    return {where: tuple(k.shape) for where, k in kernels_3x3(backbone).items()}
+    """Collect the shapes of the 3x3 kernels, up to the last stage that has any."""
+    stages: KernelShapes = [[], [], [], [], []]
+    for key, value in backbone.items():
+        stage, *_ = key.split('.')
+        if key.endswith('.conv.weight') and '.branch_1x1.' not in key:
+            stages[0 if stage == 'stem' else int(stage[-1])].append(tuple(value.shape))
+    while stages and not stages[-1]:
+        stages.pop()
+    return stages
 
 
 def has_se(backbone: Mapping[str, Tensor]) -> bool:
-    """Tell whether there is squeeze-and-excitation."""
+    """Tell whether a backbone has squeeze-and-excitation."""
     return any('.se.' in key for key in backbone)
 
 
 def in_channels(shapes: KernelShapes) -> int:
-    """Tell the channels of the image, 3 if the shapes don't."""
-    stem = shapes.get((0, 0), ())
+    """Return the number of channels of the image; 3 if the shapes do not tell."""
+    stem = shapes[0][0] if shapes and shapes[0] else ()
     return stem[1] if len(stem) == 4 and stem[1] else 3
 
 
-def _planned(arch: Arch, like: KernelShapes) -> KernelShapes:
-    """Lay out an architecture's shapes, with the input and the stages of ``like``."""
-    last = max(stage for stage, _ in like)
-    return {
-        (stage, block): (layer.out_channels, layer.in_channels // layer.groups, 3, 3)
-        for stage, layers in enumerate(plan(arch, None, in_channels(like))[: last + 1])
-        for block, layer in enumerate(layers)
-    }
+def _planned(arch: Arch, shapes: KernelShapes) -> KernelShapes:
+    """Lay out an architecture with the input channels and the stages of ``shapes``."""
+    stages = plan(arch, None, in_channels(shapes))[: len(shapes)]
+    return [
+        [(layer.out_channels, layer.in_channels // layer.groups, 3, 3) for layer in stage]
+        for stage in stages
+    ]

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -19,37 +20,39 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoints.matching import adapt
+from ..checkpoints.key_names import to_native
 from ..checkpoints.mmengine_patch import loading_safely
+from ..checkpoints.state_dict import describe_mismatch, extract_state_dict
 from ..errors import CheckpointError, ConfigError
+from ..reparam import deploy, is_deployed
 from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
 from .archs import Arch, Layer, get_arch, is_count, plan
 
 NUM_STAGES = 4
+_MISFIT = 'the checkpoint does not fit the RepVGG backbone'
 
 
 @MODELS.register_module()
 class RepVGG(BaseModule):
-    """RepVGG, from stage 1 (the stem) to stage 5, without the classifier.
+    """RepVGG backbone: stage 1 (the stem) to stage 5, without the classifier.
 
     Args:
         arch: A name (A0 A1 A2 B0 B1 B2 B3, each plain or with g2 or g4 appended; D2se) or
             a dict of the fields of :class:`~mmseg_repvgg.models.archs.Arch`.
-        dilation: ``'full'``: every 3x3 conv of the last two stages is dilated, output
-            stride 8. ``'fast'``: only the last 5 layers are, output stride 8 too. None:
-            no dilation, output stride 32 (section 4.3).
-        out_indices: Which outputs to return; output i is stage i + 2 of the paper. Their
+        dilation: ``'full'`` dilates every 3x3 conv of the last two stages, for output
+            stride 8. ``'fast'`` dilates only the last 5 layers, also for output stride 8.
+            None dilates nothing, for output stride 32 (section 4.3).
+        out_indices: The outputs to return. Output i is stage i + 2 of the paper. The
             strides are 4, 8, 8, 8, or 4, 8, 16, 32 without dilation.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n of the
             four stages behind it.
-        norm_eval: Whether every batch norm keeps to its running statistics in training.
-        with_cp: Whether to recompute each block in the backward pass instead of keeping
-            what is in it. Gradients and running statistics are the same as without.
-        norm_cfg: Config of the batch norm, of any kind that keeps running statistics
-            (BN, SyncBN).
+        norm_eval: Whether batch norms use their running statistics in training as well.
+        with_cp: Whether to recompute each block in the backward pass to save memory.
+            Gradients and running statistics stay the same.
+        norm_cfg: Config of a batch norm with running statistics (BN, SyncBN).
         in_channels: Channels of the image.
-        deploy: Build the fused form: one 3x3 conv with bias a block.
-        init_cfg: Initialization; by default Kaiming's for convs and ones for norms.
+        deploy: Whether to build the fused form: one 3x3 conv with bias per block.
+        init_cfg: Initialization; by default Kaiming for convs and ones for norms.
 
     Attributes:
         out_channels: Channels of each output, in the order of ``out_indices``.
@@ -81,9 +84,10 @@ class RepVGG(BaseModule):
         self.dilation = dilation
         if not is_count(in_channels):
             raise ConfigError(
-                f'in_channels must be a whole number, at least 1, but got {in_channels!r}'
+                f'in_channels must be a positive integer, but got {in_channels!r}'
             )
         stages = plan(self.arch, dilation, in_channels)
+        self.in_channels = in_channels
         self.out_indices = _check_out_indices(out_indices)
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
             raise ConfigError(
@@ -105,14 +109,14 @@ class RepVGG(BaseModule):
         build = partial(_build_block, self.arch, norm=norm, deploy=deploy)
         ((stem,), *rest) = stages
         self.stem = build(stem)
-        # A stage behind the last output would be built, stored and never run.
+        # Stages behind the last output would never run, so they are not built.
         for index, layers in enumerate(rest[: max(self.out_indices) + 1], start=1):
             self.add_module(f'stage_{index}', nn.Sequential(*map(build, layers)))
         self._freeze()
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
-        """The stem, then stages 2 to 5 of the paper as far as they are built."""
+        """The stem and the stages behind it that are built."""
         names = [f'stage_{index}' for index in range(1, max(self.out_indices) + 2)]
         return (self.stem, *(getattr(self, name) for name in names))
 
@@ -123,8 +127,8 @@ class RepVGG(BaseModule):
             x: Images, shape (B, in_channels, H, W).
 
         Returns:
-            One map for each of ``out_indices``, shape (B, out_channels[i], H', W') with
-            H' = ceil(H / stride) and W' likewise.
+            One map per index of ``out_indices``, shape (B, out_channels[i], H', W') with
+            H' = ceil(H / stride) and W' = ceil(W / stride).
         """
         outputs = []
         stem, *stages = self.stages
@@ -138,18 +142,14 @@ class RepVGG(BaseModule):
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         if not (self.with_cp and self.training):
             return stage(x)
-        # Block by block: one recomputes its own maps only.
+        # Each block is recomputed by itself, so only one block's maps exist at a time.
         for block in stage if isinstance(stage, nn.Sequential) else (stage,):
-            x = checkpoint(
-                block,
-                x,
-                use_reentrant=False,
-                context_fn=partial(_contexts, block),
-            )
+            contexts = partial(_contexts, block)
+            x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
         return x
 
     def train(self, mode: bool = True) -> RepVGG:
-        """Set the mode; frozen stages and, with ``norm_eval``, all norms stay in eval."""
+        """Set the mode, except of frozen stages and, with ``norm_eval``, of all norms."""
         super().train(mode)
         if mode:
             self._freeze()
@@ -165,10 +165,10 @@ class RepVGG(BaseModule):
             stage.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says; a checkpoint that it names cannot run code.
+        """Initialize as ``init_cfg`` says; its checkpoint cannot run code.
 
         Raises:
-            CheckpointError: If it names a checkpoint that is refused or does not fit.
+            CheckpointError: If the checkpoint of ``init_cfg`` is refused or does not fit.
         """
         try:
             with loading_safely():
@@ -178,36 +178,91 @@ class RepVGG(BaseModule):
             file = init_cfg['checkpoint']
             raise CheckpointError(f'{file}, of init_cfg: {error}') from error
 
-    def adapt_state_dict(
-        self, state_dict: Mapping[str, Any]
-    ) -> tuple[dict[str, Tensor], str]:
+    def adapt_state_dict(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn a state dict of any layout into one that fills this backbone exactly.
 
-        Args:
-            state_dict: See :func:`~mmseg_repvgg.checkpoints.matching.adapt`.
+        A training-form state dict is fused if the backbone is. Stages behind the last
+        output are dropped.
 
-        Returns:
-            The backbone's tensors, and what was done, in a line.
+        Args:
+            state_dict: The state dict of a backbone or of a model that contains one, in
+                the layout of this project, the author, mmpretrain or timm.
 
         Raises:
-            CheckpointError: If it does not fit.
+            CheckpointError: If a tensor is missing, left over, or of another shape or
+                dtype, or if the state dict is fused and the backbone is not. The message
+                lists the first few.
         """
-        return adapt(state_dict, self.state_dict(), self.norm_cfg.get('eps', 1e-5))
+        try:
+            native = to_native(state_dict)
+        except CheckpointError as error:
+            raise CheckpointError(f'{_MISFIT}: {error}') from error
+        form, fused = native.recognised.form, is_deployed(self)
+        if form == 'fused' and not fused:
+            raise CheckpointError(
+                f'{_MISFIT}: it is fused, and the model is in the training form. To '
+                'train, start from a training-form checkpoint; to evaluate, use '
+                'tools/test.py or --cfg-options model.backbone.deploy=True'
+            )
+        backbone = {
+            key: value
+            for key, value in native.backbone.items()
+            if hasattr(self, key.partition('.')[0])
+        }
+        if form == 'training' and fused:
+            backbone = self._fuse(backbone)
+        _require_match(backbone, self, form)
+        print_log(
+            f'RepVGG: {native.recognised.layout} layout, {form} form'
+            f'{", fused on loading" if fused and form == "training" else ""}: '
+            f'{len(backbone)} tensors for the backbone; ignored '
+            f'{len(native.classifier)} of a classifier and {len(native.rest)} others',
+            'current',
+        )
+        return backbone
+
+    def _fuse(self, backbone: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fuse a training-form state dict as ``deploy`` fuses a model."""
+        # On the meta device no memory is allocated and no initial weights are drawn.
+        with torch.device('meta'):
+            model = RepVGG(
+                self.arch,
+                self.dilation,
+                self.out_indices,
+                norm_cfg=self.norm_cfg,
+                in_channels=self.in_channels,
+            )
+        _require_match(backbone, model, 'training')
+        # The children's keys are the model's, and they do not adapt them again.
+        children = nn.ModuleDict(dict(model.named_children()))
+        children.load_state_dict(backbone, assign=True)
+        return deploy(model).state_dict()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        # mmengine loads with strict=False: whatever does not match is passed over. Here,
-        # on the one path that all loading takes, a backbone is loaded whole or not at
-        # all, whoever asks, from any project's layout.
+        # mmengine loads with strict=False, which ignores what does not match. All loading
+        # passes through this method, so a backbone is loaded whole or not at all.
         own = [key for key in state_dict if key.startswith(prefix)]
         found = {key[len(prefix) :]: state_dict[key] for key in own}
-        backbone, said = self.adapt_state_dict(found)
+        try:
+            found = extract_state_dict(found)
+        except CheckpointError as error:
+            raise CheckpointError(f'{_MISFIT}: {error}') from error
+        backbone = self.adapt_state_dict(found)
         for key in own:
             del state_dict[key]
         state_dict.update({prefix + key: value for key, value in backbone.items()})
-        print_log(said, 'current')
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _require_match(backbone: dict[str, Tensor], model: RepVGG, form: str) -> None:
+    mismatch = describe_mismatch(backbone, model.state_dict())
+    if mismatch:
+        raise CheckpointError(
+            f'{_MISFIT}: it is in the {form} form, but of another arch or dtype. '
+            f'{mismatch}'
+        )
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
@@ -228,9 +283,9 @@ def _build_norm(cfg: dict[str, Any], channels: int) -> nn.Module:
     norm = build_norm_layer(cfg, channels)[1]
     if getattr(norm, 'running_mean', None) is None:
         raise ConfigError(
-            'norm_cfg must be a batch norm that keeps running statistics, such as '
-            "dict(type='BN') or dict(type='SyncBN'), since nothing else can be fused "
-            f'into a conv, but got {cfg!r}'
+            'norm_cfg must be a batch norm with running statistics, such as '
+            "dict(type='BN') or dict(type='SyncBN'), to be fused into a conv, but got "
+            f'{cfg!r}'
         )
     return norm
 
@@ -252,15 +307,15 @@ def _build_block(arch: Arch, layer: Layer, norm: Any, deploy: bool) -> RepVGGBlo
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Of the first forward pass, and of the recomputed one."""
+    """Return the contexts of the first and of the recomputed forward pass."""
     return nullcontext(), _running_stats_kept(block)
 
 
 @contextmanager
 def _running_stats_kept(block: nn.Module) -> Iterator[None]:
-    """Let a recomputed forward pass update copies of the running statistics.
+    """Make a forward pass update copies of the running statistics.
 
-    The first pass has updated them already; the same batch must not count twice.
+    The first forward pass has updated them with this batch already.
     """
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]

@@ -1,4 +1,4 @@
-"""Test-time augmentation that holds one view at a time."""
+"""Test-time augmentation that keeps the logits of one view at a time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch import Tensor
 
 @MODELS.register_module()
 class RunningMeanTTAModel(SegTTAModel):
-    """Average the class probabilities of all views, adding up each as it comes.
+    """TTA model that averages the class probabilities of the views one by one.
 
-    ``SegTTAModel`` predicts the same and keeps the logits of every view until the last:
-    of 1024x2048 pixels and 19 classes 160 MB a view, of which the Cityscapes configs have
-    12. No logits are in what this returns; what ``SegTTAModel`` returns has the last
-    view's.
+    ``SegTTAModel`` predicts the same labels, but keeps the logits of all views: 160 MB
+    per view for 1024x2048 pixels and 19 classes, and the Cityscapes configs have 12
+    views. The data samples that this model returns contain no logits.
     """
 
     module: Any  # the segmentor
@@ -30,8 +29,8 @@ class RunningMeanTTAModel(SegTTAModel):
         """Predict a batch.
 
         Args:
-            data: ``inputs`` and ``data_samples``, each a list of views, and each of these
-                a list of images.
+            data: ``inputs`` and ``data_samples``, each a list of views. A view is a list
+                with one item per image.
 
         Returns:
             The data sample of each image's first view, with ``pred_sem_seg``.
@@ -53,8 +52,8 @@ class RunningMeanTTAModel(SegTTAModel):
 
 
 def _probabilities(sample: Any) -> Tensor:
-    """Turn a sample's logits into probabilities and drop them."""
+    """Return the class probabilities of a sample and drop its logits."""
     logits = sample.seg_logits.data
     del sample.seg_logits
-    # Of a single class mmseg's segmentors return the probability already.
+    # For a single class, mmseg's segmentors return the probability already.
     return logits.softmax(0) if len(logits) > 1 else logits

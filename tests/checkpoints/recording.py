@@ -1,8 +1,8 @@
-"""What was recorded of other projects' nets, and the numbers that go into them.
+"""Recordings of other projects' nets, and the weights to fill them with.
 
-A recording holds the keys and shapes of a real class's state dict and a few numbers of
-its outputs, not its weights: those are drawn from the keys, here and there the same.
-`tests/peers.sh --record` writes them anew.
+A recording contains the keys and shapes of a real class's state dict and a few numbers
+of its outputs. Its weights are drawn from the keys, so that they are the same when it is
+recorded and when it is tested. `tests/peers.sh --record` writes the recordings.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def read(name: str) -> dict[str, Any]:
 
 def write(name: str, recording: dict[str, Any]) -> None:
     data = json.dumps(recording, separators=(',', ':')).encode()
-    # Without a time in it, the same recording is the same file.
+    # Without a time stamp, equal recordings give equal files.
     (FOLDER / f'{name}.json.gz').write_bytes(gzip.compress(data, 9, mtime=0))
 
 
 def fill(shapes: dict[str, Any]) -> dict[str, Tensor]:
-    """Draw every tensor from its key, those of batch norms as after training."""
+    """Draw every tensor, seeded by its key; batch norms look as after training."""
     return {key: _draw(key, tuple(shape)) for key, shape in shapes.items()}
 
 
 def _draw(key: str, shape: tuple[int, ...]) -> Tensor:
-    # The one generator whose numbers are promised to stay the same.
+    # NumPy promises that the numbers of this generator never change.
     random = np.random.RandomState(crc32(key.encode()))
     name = key.rpartition('.')[2]
     if name == 'num_batches_tracked':
@@ -58,7 +58,7 @@ def image(size: int = 64) -> Tensor:
 
 
 def summary(output: Tensor) -> dict[str, Any]:
-    """Sum up one output by its shape, its scale and a few numbers, evenly spread."""
+    """Summarize an output by its shape, its scale and a few evenly spaced numbers."""
     flat = output.detach().double().flatten()
     picked = flat[torch.linspace(0, len(flat) - 1, SAMPLES).long()]
     return {
@@ -70,12 +70,12 @@ def summary(output: Tensor) -> dict[str, Any]:
 
 
 def _rounded(value: Tensor) -> float:
-    """Leave out the digits that depend on the number of threads."""
+    """Drop the digits that depend on the number of threads."""
     return float(f'{float(value):.9g}')
 
 
 def difference(output: Tensor, recorded: dict[str, Any]) -> float:
-    """Compare an output with what was recorded of one, relative to its scale."""
+    """Return the largest difference from a recorded output, relative to its scale."""
     own = summary(output)
     assert own['shape'] == recorded['shape']
     numbers = [(own[k], recorded[k]) for k in ('scale', 'mean')]

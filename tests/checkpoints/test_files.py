@@ -1,4 +1,4 @@
-"""Reading runs nothing; writing is whole or not at all."""
+"""Checkpoints are read without running code and written atomically."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_c
 from mmseg_repvgg.errors import CheckpointError
 
 
-def what_mmengine_stores():
+def checkpoint_of_mmengine():
     buffer = HistoryBuffer()
     buffer.update(1.5)
     shared = torch.arange(12.0)
@@ -43,8 +43,8 @@ def what_mmengine_stores():
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_reads_what_mmengine_stores(tmp_path, legacy):
-    stored = what_mmengine_stores()
+def test_everything_that_mmengine_stores_is_read(tmp_path, legacy):
+    stored = checkpoint_of_mmengine()
     torch.save(stored, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
     read = read_checkpoint(tmp_path / 'a.pth')
     for key, value in stored['state_dict'].items():
@@ -59,7 +59,7 @@ def test_reads_what_mmengine_stores(tmp_path, legacy):
     loss.update(2.5)
     assert loss.mean() == 2
     assert read['message_hub']['best'] == 3.5
-    # Tensors that shared memory still do.
+    # Tensors still share their memory.
     read['state_dict']['shared'].zero_()
     assert read['state_dict']['strided'][0].tolist() == [0, 5, 9]
 
@@ -121,15 +121,15 @@ def test_compressed_members_are_refused(tmp_path):
         read_checkpoint(tmp_path / 'b.pth')
 
 
-def test_environment_variable_means_trust(tmp_path, monkeypatch):
+def test_environment_variable_allows_code(tmp_path, monkeypatch):
     torch.save({'x': Bomb(open, str(tmp_path / 'fuse'), 'w')}, tmp_path / 'a.pth')
     monkeypatch.setenv('MMSEG_REPVGG_TRUST_CHECKPOINT', '1')
     read_checkpoint(tmp_path / 'a.pth')
     assert (tmp_path / 'fuse').exists()
 
 
-def test_statistics_of_a_file_do_not_replace_those_of_the_class(tmp_path):
-    """mmengine's HistoryBuffer updates a dict of its class with what the pickle says."""
+def test_statistics_in_a_file_do_not_replace_those_of_the_class(tmp_path):
+    """HistoryBuffer of mmengine would update a dict of its class from the pickle."""
     buffer = HistoryBuffer()
     buffer.statistics_methods = {'mean': 'from the file'}
     buffer._statistics_methods = buffer.statistics_methods
@@ -149,7 +149,7 @@ def test_torchscript_is_refused(tmp_path):
     ('name', 'says'),
     [('gone.pth', 'does not exist'), ('', 'is a folder')],
 )
-def test_no_file(tmp_path, name, says):
+def test_missing_file_or_folder_is_refused(tmp_path, name, says):
     with pytest.raises(CheckpointError, match=says):
         read_checkpoint(tmp_path / name)
 
@@ -157,28 +157,27 @@ def test_no_file(tmp_path, name, says):
 @pytest.mark.parametrize(
     ('data', 'says'),
     [
-        (b'# A page\n', r"a.pth is no PyTorch checkpoint, .*begins with b'# A page'"),
-        (pickle.dumps({'a': 1}), 'truncated or no checkpoint'),
+        (b'# A page\n', r"a.pth is not a PyTorch checkpoint, .*begins with b'# A page'"),
+        (pickle.dumps({'a': 1}), 'truncated or not a checkpoint'),
     ],
 )
-def test_no_checkpoint(tmp_path, data, says):
-    """What torch would say to that, ends with the advice to trust it."""
+def test_other_files_are_refused_without_advice_to_trust_them(tmp_path, data, says):
     (tmp_path / 'a.pth').write_bytes(data[:-1])
     with pytest.raises(CheckpointError, match=says) as caught:
         read_checkpoint(tmp_path / 'a.pth')
     assert 'weights_only' not in str(caught.value)
 
 
-def test_checksum_tells_corruption_that_the_format_does_not(tmp_path):
+def test_checksum_detects_corruption_that_the_format_does_not(tmp_path):
     path = tmp_path / 'a.bin.pth'
     write_bytes(b'first', path, checksum=True)
     path.write_bytes(b'other')
-    with pytest.raises(CheckpointError, match='not what was saved.*SHA-256'):
+    with pytest.raises(CheckpointError, match='is damaged: its SHA-256'):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize('step', [1, 2, 3])
-def test_crash_while_replacing_condemns_neither_version(tmp_path, monkeypatch, step):
+def test_file_is_valid_after_a_crash_while_replacing_it(tmp_path, monkeypatch, step):
     path = tmp_path / 'a.pth'
     torch.save({'state_dict': {'w': torch.zeros(1)}}, path)
     write_bytes(path.read_bytes(), path, checksum=True)
@@ -197,7 +196,7 @@ def test_crash_while_replacing_condemns_neither_version(tmp_path, monkeypatch, s
     assert read_checkpoint(path)['state_dict']['w'] == (step == 3)
 
 
-def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'a.pth'
     write_checkpoint({'w': torch.zeros(1)}, path)
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Hundreds of spoilt checkpoints: each is an error of ours or loads correctly."""
+"""Hundreds of damaged checkpoints are each refused or loaded correctly."""
 
 import io
 import random
@@ -23,7 +23,7 @@ def saved(state):
 
 
 def mutate(rng, state, data):
-    """Spoil a checkpoint; returns its name and bytes."""
+    """Damage a checkpoint; return what was done and the bytes."""
     kind = rng.choice(
         ['cut', 'flip', 'missing', 'shape', 'dtype', 'nan', 'noise', 'extra', 'no tensor']
     )
@@ -54,7 +54,7 @@ def mutate(rng, state, data):
     return f'{kind} {key}', saved(changed)
 
 
-def test_spoilt_checkpoints(tmp_path, randomize_norms):
+def test_damaged_checkpoints_are_refused_or_loaded_correctly(tmp_path, randomize_norms):
     source = randomize_norms(RepVGG(TINY))
     state = source.state_dict()
     data = saved(state)
@@ -86,7 +86,7 @@ def test_spoilt_checkpoints(tmp_path, randomize_norms):
 
 
 @pytest.mark.parametrize('kind', ['empty', 'folder', 'zip that is none', 'sum'])
-def test_files_that_are_none(tmp_path, kind):
+def test_files_that_are_no_checkpoints_are_refused(tmp_path, kind):
     path = tmp_path / 'odd.pth'
     if kind == 'folder':
         path.mkdir()

@@ -1,4 +1,4 @@
-"""A hostile checkpoint runs nothing, by whichever way it is loaded."""
+"""A hostile checkpoint runs no code, whichever way it is loaded."""
 
 import contextlib
 import subprocess
@@ -34,7 +34,7 @@ class Hostile:
 
 @pytest.fixture(autouse=True)
 def _unpatched(monkeypatch):
-    """Begin as a new process does; reading a config applies the patch again."""
+    """Start without the patch; reading a config applies it again."""
     undo()
     monkeypatch.delitem(sys.modules, 'mmseg_repvgg.safe_loading', raising=False)
     yield
@@ -108,14 +108,14 @@ def test_hostile_checkpoint_is_refused(
     assert TRUST in str(caught.value)
     assert not ran.exists()
 
-    # Trusted, it runs: so this way does reach the file.
+    # If trusted, the code runs, so this way of loading does reach the file.
     monkeypatch.setenv(TRUST, '1')
     with contextlib.suppress(Exception):
         way(path, small_street_config(street_root, tmp_path), repo)
     assert ran.exists()
 
 
-def test_importing_the_package_changes_nothing_for_others():
+def test_importing_the_package_does_not_patch_mmengine():
     code = """
 import mmseg_repvgg
 from mmengine.runner import CheckpointLoader
@@ -132,7 +132,7 @@ print(where())
     ]
 
 
-def test_patch_of_a_while_ends_and_leaves_a_lasting_one(tmp_path):
+def test_temporary_patch_is_undone_and_keeps_a_lasting_one(tmp_path):
     original = CheckpointLoader._get_checkpoint_loader
     with pytest.raises(CheckpointError):
         of_the_backbone(str(tmp_path / 'gone.pth'), None, None)
@@ -147,13 +147,13 @@ def test_patch_of_a_while_ends_and_leaves_a_lasting_one(tmp_path):
 
 
 @pytest.mark.parametrize('address', ['https://example.invalid/a.pth', 'torchvision://a'])
-def test_addresses_are_refused(address):
+def test_urls_are_refused(address):
     make_loading_safe()
     with pytest.raises(CheckpointError, match='download it'):
         load_checkpoint(RepVGG(TINY), address)
 
 
-def test_config_text_of_old_checkpoints_is_not_run(tmp_path):
+def test_config_text_of_old_checkpoints_is_dropped(tmp_path):
     """mmengine's Runner.resume executes ``meta['config']``."""
     torch.save({'meta': {'config': 'raise SystemExit', 'iter': 3}}, tmp_path / 'a.pth')
     with loading_safely():

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its training, told from the text of its config."""
+"""The backbone of the training is read from the text of its config."""
 
 import pytest
 from mmengine.config import Config
@@ -6,34 +6,36 @@ from mmengine.config import Config
 from mmseg_repvgg.checkpoints.provenance import trained_backbone
 
 
-def said(text):
+def trained(text):
     return trained_backbone({'meta': {'cfg': text}})
 
 
 @pytest.mark.parametrize(
     'name', ['pspnet_repvgg_b2_fast_cityscapes', 'pspnet_r50_cityscapes']
 )
-def test_as_mmengine_writes_it(repo, name):
+def test_config_written_by_mmengine_is_read(repo, name):
     cfg = Config.fromfile(repo / 'configs' / f'{name}.py')
     backbone = dict(cfg.model.backbone)
-    # Written as a call, which is no plain value.
+    # It is written as a call, so it is not a literal.
     del backbone['norm_cfg']
-    assert said(cfg.pretty_text) == backbone
+    assert trained(cfg.pretty_text) == backbone
 
 
-def test_every_way_to_write_it():
+def test_calls_and_literals_are_read():
     wanted = {'type': 'RepVGG', 'dilation': None}
-    assert said("model = dict(backbone=dict(type='RepVGG', dilation=None))") == wanted
-    assert said("model = {'backbone': {'type': 'RepVGG', 'dilation': None}}") == wanted
-    # The last one counts, as it would in a file.
-    assert said('model = dict()\nmodel = dict(backbone=dict(depth=50))') == {'depth': 50}
-    assert said('model = dict(backbone=dict(depth=50))\nmodel = dict()') == {}
+    assert trained("model = dict(backbone=dict(type='RepVGG', dilation=None))") == wanted
+    assert trained("model = {'backbone': {'type': 'RepVGG', 'dilation': None}}") == wanted
+    # The last assignment counts.
+    assert trained('model = dict()\nmodel = dict(backbone=dict(depth=50))') == {
+        'depth': 50
+    }
+    assert trained('model = dict(backbone=dict(depth=50))\nmodel = dict()') == {}
 
 
-def test_it_is_not_run(tmp_path):
-    file = tmp_path / 'it_was'
+def test_config_is_not_executed(tmp_path):
+    file = tmp_path / 'executed'
     text = f"model = dict(backbone=dict(arch=open({str(file)!r}, 'w'), depth=18))"
-    assert said(text) == {'depth': 18}
+    assert trained(text) == {'depth': 18}
     assert not file.exists()
 
 
@@ -55,5 +57,5 @@ def test_it_is_not_run(tmp_path):
         {'meta': {'cfg': 'other = dict(backbone=dict(depth=50))'}},
     ],
 )
-def test_what_says_nothing(checkpoint):
+def test_checkpoint_without_such_a_config_gives_no_fields(checkpoint):
     assert trained_backbone(checkpoint) == {}

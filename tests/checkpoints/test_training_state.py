@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler
 
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_checkpoint
 
-# The arguments of a family; the names end with LR, Momentum or ParamScheduler.
+# The arguments of each family of schedulers, by name without its ending of KINDS.
 SCHEDULERS = {
     'Constant': [{}],
     'CosineAnnealing': [dict(T_max=4)],
@@ -38,7 +38,7 @@ PYTORCH = {
     'ReduceLROnPlateau': dict(patience=1),
     'StepLR': dict(step_size=2),
 }
-# The base class; it needs a process group.
+# Optimizer is the base class; ZeroRedundancyOptimizer needs a process group.
 NOT_BUILT = {'Optimizer', 'ZeroRedundancyOptimizer'}
 
 
@@ -75,7 +75,7 @@ def through_a_file(folder, state):
 
 
 @pytest.mark.parametrize(('kind', 'arguments'), cases())
-def test_scheduler_goes_on_from_a_checkpoint(tmp_path, assert_same, kind, arguments):
+def test_scheduler_resumes_from_a_checkpoint(tmp_path, assert_same, kind, arguments):
     first, second = kind(sgd(), **arguments), kind(sgd(), **arguments)
     for _ in range(3):
         step(first)
@@ -101,7 +101,7 @@ def train(optimizer, weight, steps):
 
 
 @pytest.mark.parametrize('name', sorted(OPTIMIZERS.module_dict.keys() - NOT_BUILT))
-def test_optimizer_goes_on_from_a_checkpoint(tmp_path, assert_same, name):
+def test_optimizer_resumes_from_a_checkpoint(tmp_path, assert_same, name):
     def build(weight):
         kind = OPTIMIZERS.get(name)
         amsgrad = dict(amsgrad=True) if name in ('Adam', 'AdamW') else {}

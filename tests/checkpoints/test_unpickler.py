@@ -1,4 +1,4 @@
-"""Thousands of pickles made by a grammar: each is refused or is a plain value."""
+"""Thousands of pickles written by a grammar are refused or read as plain values."""
 
 import io
 import random
@@ -17,7 +17,7 @@ KINDS = [
     'torch BoolStorage',
     'torch QInt8Storage',
 ]
-# What the reader knows, what it must not know, and what does not exist.
+# Names that the reader knows; then names that it must not know, or that do not exist.
 NAMES = [
     '__builtin__ getattr',
     '__builtin__ set',
@@ -60,12 +60,12 @@ NUMBERS = [0, 1, 2, 3, 8, 16, 17, -1, -8, 255, 2**31 - 1, -(2**31), 2**62, 2**63
 
 
 class Grammar:
-    """Writes the instructions that leave one value on the stack."""
+    """A writer of instructions that leave one value on the stack."""
 
     def __init__(self, seed, legacy=False):
         self.rng = random.Random(seed)
         self.legacy = legacy
-        # How often a part of a well-formed value is replaced.
+        # The share of the parts of well-formed values that are replaced.
         self.noise = self.rng.choice([0, 0, 0.02, 0.1, 0.3])
         self.memo = 0
 
@@ -81,7 +81,7 @@ class Grammar:
         return written
 
     def noisy(self, written, depth):
-        """Replace what belongs here by any value, now and then."""
+        """Return a part, or now and then any other value."""
         return self.value(depth) if self.rng.random() < self.noise else written
 
     def integer(self, number):
@@ -151,7 +151,7 @@ class Grammar:
         return written + (self.value(depth) + b'b' if self.rng.random() < 0.3 else b'')
 
     def built(self, depth):
-        """Set the state of, append to or assign in what is no place for that."""
+        """Set the state of, append to or assign in an unsuitable value."""
         end = self.rng.choice([b'b', b'a', b'a', b'Q', b'0', b'Rb'])
         return self.value(depth) + self.value(depth) + end
 
@@ -268,7 +268,7 @@ def write_pickle(seed, path):
     if seed % 10 == 0:
         program[grammar.rng.randrange(len(program))] = grammar.rng.randrange(256)
     if grammar.legacy:
-        # The format of torch before 1.6, whose storages follow.
+        # In the format of torch before 1.6 the storages follow the pickle.
         head = [grammar.integer(0x1950A86A20F9469CFC6C), grammar.integer(1001)]
         head.append(b'}' + grammar.string('little_endian') + b'\x88s')
         before = b''.join(b'\x80\x02' + each + b'.' for each in head)
@@ -288,7 +288,7 @@ def write_zip(program, path):
     path.write_bytes(file.getvalue())
 
 
-# Prints the number of each file before it is read, so that a crash names it.
+# The number of each file is printed before it is read, so that a crash names it.
 READ = """
 import sys
 from pathlib import Path
@@ -324,7 +324,7 @@ def check_plain(value):
         elif kind in (list, tuple, set, torch.Size):
             todo += item
         elif kind.__name__ == 'function':
-            # Those of the reader's own table, which calls none of them.
+            # Only functions of the reader's own table, which it never calls.
             assert item in _ATTRIBUTES.values(), item
         else:
             assert kind.__name__ in ('_Name', 'dtype'), kind
@@ -343,7 +343,7 @@ def listen(event, arguments):
 folder, tries = Path(sys.argv[1]), int(sys.argv[2])
 refused = 0
 for number in range(-1, tries):
-    if number == 0:  # What is imported at first use is now imported.
+    if number == 0:  # Everything that is imported at first use is imported now.
         sys.addaudithook(listen)
     print(number, flush=True)
     try:
@@ -361,14 +361,14 @@ def pickles(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pickles')
     for seed in range(TRIES):
         write_pickle(seed, folder / f'{seed}.pth')
-    # Python hashes nested tuples by recursion in C, until the stack overflows.
+    # Python hashes nested tuples by recursion in C, which overflows the stack.
     deep = b')' + b'\x85' * 500_000
     write_zip(b'\x80\x02}' + deep + b'Ns.', folder / f'{TRIES}.pth')
     write_zip(b'\x80\x02' + deep + b'.', folder / f'{TRIES + 1}.pth')
     return folder
 
 
-def test_no_pickle_crashes_or_runs(pickles, tmp_path):
+def test_no_pickle_crashes_the_process_or_runs_code(pickles, tmp_path):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', READ, str(pickles), str(TRIES + 2)],
         cwd=tmp_path,
@@ -378,6 +378,6 @@ def test_no_pickle_crashes_or_runs(pickles, tmp_path):
     *_, number, last = done.stdout.split()[-3:]
     assert done.returncode == 0, f'seed {last}: {done.stderr[-2000:]}'
     assert number == 'refused'
-    # Both outcomes are common: the grammar reaches what is behind the first refusal.
+    # Both outcomes are common, so the grammar gets past the first checks.
     assert TRIES / 5 < int(last) < TRIES * 4 / 5
     assert not list(tmp_path.iterdir())

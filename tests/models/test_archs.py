@@ -1,11 +1,11 @@
-"""The architecture table and the dilation plan; tests/analysis counts what they make."""
+"""The architecture table and the dilation plan."""
 
 import pytest
 
 from mmseg_repvgg.models.archs import ARCHS, get_arch, plan
 
 
-def test_both_families_have_every_number_of_groups():
+def test_families_a_and_b_have_every_number_of_groups():
     plain = [f'A{n}' for n in range(3)] + [f'B{n}' for n in range(4)]
     named = {name + g for name in plain for g in ('', 'g2', 'g4')}
     assert set(ARCHS) == named | {'D2se'}

@@ -1,4 +1,4 @@
-"""The backbone: shapes and strides, freezing, recomputation, what it loads."""
+"""The backbone: shapes and strides, freezing, recomputation and loading."""
 
 import copy
 
@@ -20,7 +20,7 @@ STRIDES = {'full': (4, 8, 8, 8), 'fast': (4, 8, 8, 8), None: (4, 8, 16, 32)}
 
 @pytest.mark.parametrize('dilation', STRIDES)
 @pytest.mark.parametrize('arch', ARCHS)
-def test_shapes_and_strides(arch, dilation):
+def test_outputs_have_the_stated_channels_and_strides(arch, dilation):
     with torch.device('meta'):
         model = MODELS.build(dict(type='RepVGG', arch=arch, dilation=dilation))
         outputs = model(torch.empty(2, 3, 97, 129))
@@ -34,7 +34,7 @@ def test_shapes_and_strides(arch, dilation):
 @pytest.mark.parametrize(
     'arch', ['A0', 'B1g4', pytest.param('D2se', marks=pytest.mark.slow)]
 )
-def test_fused_net_equals_trained_net(randomize_norms, arch, dilation):
+def test_fused_net_matches_training_form(randomize_norms, arch, dilation):
     model = randomize_norms(RepVGG(arch, dilation)).eval()
     fused = deploy(model)
     x = torch.randn(1, 3, 65, 97)
@@ -44,7 +44,7 @@ def test_fused_net_equals_trained_net(randomize_norms, arch, dilation):
 
 
 @pytest.mark.parametrize('arch', ['A0', 'B1g2', 'D2se'])
-def test_deploy_true_builds_what_deploy_makes(arch):
+def test_deploy_argument_builds_what_deploy_returns(arch):
     with torch.device('meta'):
         fused = deploy(RepVGG(arch))
         built = RepVGG(arch, deploy=True)
@@ -62,7 +62,7 @@ def test_deploy_true_builds_what_deploy_makes(arch):
             )
 
 
-def test_state_dict_keys_are_those_of_the_contract():
+def test_state_dict_keys_match_the_contract():
     keys = list(RepVGG(TINY).state_dict())
     assert 'stage_1.0.conv.branch_3x3.conv.weight' in keys
     assert 'stem.conv.branch_1x1.bn.running_mean' in keys
@@ -71,25 +71,25 @@ def test_state_dict_keys_are_those_of_the_contract():
 
 
 @pytest.mark.parametrize('out_indices', [(0,), (3,), (1, 3), (0, 1, 2, 3)])
-def test_out_indices_choose_outputs(out_indices):
+def test_out_indices_select_outputs(out_indices):
     model = RepVGG(TINY, out_indices=out_indices)
     outputs = model(torch.randn(2, 3, 32, 32))
     widths = (16, 32, 64, 128)
     assert tuple(o.shape[1] for o in outputs) == tuple(widths[i] for i in out_indices)
     assert model.out_channels == tuple(widths[i] for i in out_indices)
-    # No parameter that never gets a gradient: DDP would stop at it.
+    # DDP fails if a parameter never gets a gradient.
     sum(o.sum() for o in outputs).backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize('bad', [(4,), (-1,), (), (1, 0), (1, 1)])
-def test_out_indices_out_of_range(bad):
+def test_bad_out_indices_are_refused(bad):
     with pytest.raises(ValueError, match=r'some of \(0, 1, 2, 3\).*but got'):
         RepVGG(TINY, out_indices=bad)
 
 
 @pytest.mark.parametrize('frozen', range(-1, 5))
-def test_frozen_stages(frozen):
+def test_frozen_stages_neither_train_nor_update(frozen):
     model = RepVGG(TINY, frozen_stages=frozen).train()
     for index, stage in enumerate(model.stages):
         still = index <= frozen
@@ -97,7 +97,7 @@ def test_frozen_stages(frozen):
         assert all(m.training != still for m in stage.modules())
 
 
-def test_frozen_stages_out_of_range():
+def test_bad_frozen_stages_are_refused():
     with pytest.raises(ValueError, match='from -1 .* to 4, but got 5'):
         RepVGG(TINY, frozen_stages=5)
 
@@ -112,7 +112,7 @@ def test_norm_eval_keeps_running_statistics(norm_type):
 
 
 @pytest.mark.parametrize('norm_type', ['GN', 'IN'])
-def test_norm_that_cannot_be_fused_is_refused(norm_type):
+def test_norm_without_running_statistics_is_refused(norm_type):
     cfg = dict(type=norm_type, **({'num_groups': 1} if norm_type == 'GN' else {}))
     with pytest.raises(ValueError, match=f'running statistics.*{norm_type}'):
         RepVGG(TINY, norm_cfg=cfg)
@@ -132,16 +132,16 @@ def test_with_cp_changes_neither_gradients_nor_statistics(arch):
         assert torch.equal(a, b), name
 
 
-def test_whoever_listens_to_a_stage_hears_it():
-    model, heard = RepVGG(TINY).eval(), []
+def test_forward_hooks_of_stages_are_called():
+    model, called = RepVGG(TINY).eval(), []
     for stage in model.stages:
-        stage.register_forward_hook(lambda *_: heard.append(True))
+        stage.register_forward_hook(lambda *_: called.append(True))
     with torch.no_grad():
         model(torch.randn(1, 3, 32, 32))
-    assert len(heard) == 5
+    assert len(called) == 5
 
 
-def test_with_cp_recomputes():
+def test_with_cp_recomputes_blocks():
     calls = []
     model = RepVGG(TINY, with_cp=True).train()
     model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
@@ -159,22 +159,22 @@ def test_with_cp_recomputes():
         (dict(in_channels=0), 'in_channels must be .* got 0'),
     ],
 )
-def test_arguments_of_another_kind_are_named(argument, says):
+def test_bad_argument_is_named(argument, says):
     with pytest.raises(ConfigError, match=says):
         RepVGG(TINY, **argument)
 
 
-def test_squeeze_and_excitation_of_few_channels(randomize_norms):
+def test_squeeze_and_excitation_with_few_channels_runs(randomize_norms):
     net = randomize_norms(RepVGG(dict(TINY, a=0.125, se=True))).eval()
     assert net(torch.randn(1, 3, 33, 33))[0].shape[1] == 8
 
 
-def test_in_channels():
+def test_in_channels_of_the_image_are_free():
     outputs = RepVGG(TINY, in_channels=5)(torch.randn(1, 5, 32, 32))
     assert outputs[0].shape == (1, 16, 8, 8)
 
 
-def test_initialization_is_applied():
+def test_init_weights_initializes_convs():
     model = RepVGG(TINY)
     nn.init.zeros_(model.stem.conv.branch_3x3.conv.weight)
     model.init_weights()
@@ -214,7 +214,7 @@ def test_pretrained_init_cfg_loads(files):
         assert torch.equal(value, loaded.state_dict()[key]), key
 
 
-def test_fused_checkpoint_loads_into_fused_form(files):
+def test_fused_checkpoint_loads_into_fused_backbone(files):
     model, folder = files
     built = RepVGG(TINY, deploy=True).eval()
     load_checkpoint(built, str(folder / 'fused.pth'))
@@ -223,7 +223,7 @@ def test_fused_checkpoint_loads_into_fused_form(files):
         assert_close(built(x)[-1], model(x)[-1], rtol=1e-4, atol=1e-5)
 
 
-def test_training_form_is_fused_on_the_way_into_a_fused_model(files):
+def test_training_form_is_fused_when_a_fused_backbone_loads_it(files):
     model, folder = files
     built = RepVGG(TINY, deploy=True)
     load_checkpoint(built, str(folder / 'training.pth'))
@@ -235,7 +235,7 @@ def test_training_form_is_fused_on_the_way_into_a_fused_model(files):
 @pytest.mark.parametrize('wrap', [lambda s: s, lambda s: {'model': s, 'epoch': 3}])
 @pytest.mark.parametrize('fused', [False, True])
 @pytest.mark.parametrize('via', ['load_checkpoint', 'init_cfg'])
-def test_any_layout_loads_as_it_is(files, tmp_path, layout, wrap, fused, via):
+def test_every_layout_loads(files, tmp_path, layout, wrap, fused, via):
     model, _ = files
     source = deploy(model) if fused else model
     classifier = {'weight': torch.ones(10, 128), 'bias': torch.ones(10)}
@@ -266,12 +266,12 @@ def test_any_layout_loads_as_it_is(files, tmp_path, layout, wrap, fused, via):
         (
             'integers',
             False,
-            r'another kind: stem.conv.branch_1x1.conv.weight \(torch.int',
+            r'another dtype: stem.conv.branch_1x1.conv.weight \(torch.int',
         ),
     ],
 )
 @pytest.mark.parametrize('via', ['load_checkpoint', 'load_state_dict', 'init_cfg'])
-def test_what_does_not_fit_is_an_error_on_every_path(files, name, deployed, says, via):
+def test_unfit_checkpoint_is_refused_on_every_path(files, name, deployed, says, via):
     file = str(files[1] / f'{name}.pth')
     model = RepVGG(TINY, deploy=deployed)
     before = copy.deepcopy(model.state_dict())
@@ -292,7 +292,7 @@ def test_what_does_not_fit_is_an_error_on_every_path(files, name, deployed, says
         assert torch.equal(value, before[key]), f'{key} was loaded all the same'
 
 
-def test_stages_that_are_not_built_are_no_loss(files):
+def test_stages_behind_the_last_output_are_dropped(files):
     model, folder = files
     short = RepVGG(TINY, out_indices=(0, 1))
     load_checkpoint(short, str(folder / 'training.pth'))

@@ -1,4 +1,4 @@
-"""Test-time augmentation: mmseg's labels, and never two views' logits at once."""
+"""Test-time augmentation predicts mmseg's labels and holds one view at a time."""
 
 import weakref
 
@@ -22,20 +22,20 @@ ORIGINAL = (80, 112)
 def segmentor(randomize_norms):
     head = dict(in_channels=64, channels=16, num_classes=5, align_corners=True)
     cfg = ConfigDict(
-        type='SlidingEncoderDecoder',
+        type='EncoderDecoder',
         data_preprocessor=dict(type='SegDataPreProcessor', mean=[120] * 3, std=[60] * 3),
         backbone=dict(type='RepVGG', arch=dict(depths=(1, 1, 2, 1), a=0.25, b=0.125)),
         decode_head=dict(type='PSPHead', in_index=3, **head),
         test_cfg=dict(mode='slide', crop_size=(65, 65), stride=(43, 43)),
     )
     model = randomize_norms(MODELS.build(cfg)).eval()
-    # Scores far enough apart for the mean probability not to go with the mean logit.
+    # With large scores, mean probabilities and mean logits give different labels.
     nn.init.normal_(model.decode_head.conv_seg.weight)
     return model
 
 
 def batch(images=2):
-    """Views of images as a dataloader yields them: three sizes, flipped and not."""
+    """Return views as a dataloader yields them: three sizes, flipped and not."""
     inputs, samples = [], []
     for size in ((48, 72), ORIGINAL, (96, 130)):
         for flip in (False, True):
@@ -58,7 +58,7 @@ def cloned(data):
 
 @pytest.mark.parametrize('form', [lambda model: model, deploy])
 @torch.no_grad()
-def test_labels_are_those_of_mmseg(segmentor, form):
+def test_labels_equal_those_of_mmseg(segmentor, form):
     data = batch()
     ours, theirs = (
         form(kind(segmentor)).eval().test_step(cloned(data))
@@ -91,7 +91,7 @@ def test_logits_of_one_view_are_held_at_a_time(segmentor):
     assert len(held) == 12
 
 
-def test_deploying_keeps_what_it_is(segmentor):
+def test_deploy_keeps_the_tta_model(segmentor):
     fused = deploy(RunningMeanTTAModel(segmentor))
     assert isinstance(fused, RunningMeanTTAModel)
     assert type(fused.module) is type(segmentor)
@@ -100,7 +100,7 @@ def test_deploying_keeps_what_it_is(segmentor):
 
 
 def test_runner_augments_the_fused_model(street_config, monkeypatch):
-    """No multi-branch block computes anything in a test of the demo's config."""
+    """No multi-branch block runs in a test with the demo's config."""
     cfg = street_config
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, 'module': cfg.model}

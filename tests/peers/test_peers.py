@@ -1,4 +1,4 @@
-"""Checkpoints of the real classes of timm and mmpretrain, and the way back into them.
+"""Checkpoints of the real classes of timm and mmpretrain are read and written.
 
 Run by `make test-peers`, in an environment of its own.
 """
@@ -15,9 +15,10 @@ import recording
 import torch
 from torch import Tensor, nn
 
-from mmseg_repvgg import RepVGG
+from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.checkpoints.key_names import fuse_state_dict, to_native, unwrap
+from mmseg_repvgg.checkpoints.key_names import to_native
+from mmseg_repvgg.checkpoints.state_dict import extract_state_dict
 from mmseg_repvgg.models.archs import ARCHS
 from mmseg_repvgg.models.convert import convert
 from mmseg_repvgg.models.infer_arch import infer_name
@@ -37,12 +38,12 @@ MMPRETRAIN_ARCHS = [name for name in ARCHS if name in MmpretrainRepVGG.arch_sett
 
 @dataclass
 class Peer:
-    """One of the two projects.
+    """Another project.
 
     Attributes:
-        build: Makes the net of an arch, with its classifier.
-        fuse: Turns a net into its fused form.
-        stages: Computes the outputs of the four stages.
+        build: Build the net of an arch, with its classifier.
+        fuse: Turn a net into its fused form.
+        stages: Compute the outputs of the four stages.
     """
 
     build: Callable[[str], nn.Module]
@@ -94,14 +95,14 @@ CASES = [('timm', a) for a in TIMM_ARCHS] + [('mmpretrain', a) for a in MMPRETRA
 
 @pytest.fixture(name='folder')
 def _folder(tmp_path):
-    """A folder whose files go with the test: all together they would be 60 GB."""
+    """Return a folder that is removed after the test: all files together take 60 GB."""
     yield tmp_path
     shutil.rmtree(tmp_path)
     gc.collect()
 
 
 def build(layout: str, arch: str) -> nn.Module:
-    """Build a real net with numbers as after training."""
+    """Build a real net with weights as after training."""
     with torch.device('meta'):
         net = PEERS[layout].build(arch)
     shapes = {key: value.shape for key, value in net.state_dict().items()}
@@ -116,11 +117,15 @@ def outputs_of(layout: str, net: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def our_outputs(arch: str, backbone: dict[str, Tensor], fused: bool) -> list[Tensor]:
+def our_outputs(model: nn.Module) -> list[Tensor]:
+    return list(model.double().eval()(recording.image()))
+
+
+def our_net(arch: str, backbone: dict[str, Tensor], fused: bool = False) -> nn.Module:
     with torch.device('meta'):
         model = RepVGG(arch, dilation=None, deploy=fused)
     model.load_state_dict(backbone, strict=True, assign=True)
-    return list(model.double().eval()(recording.image()))
+    return model
 
 
 def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -130,7 +135,7 @@ def largest_difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def read(path) -> dict[str, Tensor]:
-    return unwrap(read_checkpoint(path))
+    return extract_state_dict(read_checkpoint(path))
 
 
 @pytest.mark.parametrize(('layout', 'arch'), CASES)
@@ -147,11 +152,11 @@ def test_their_weights_compute_the_same_here(layout, arch, folder, record_proper
     assert len(native.classifier) == 2
     assert not native.rest
     assert infer_name(native.backbone) == arch
+    model = our_net(arch, native.backbone)
+    fused = deploy(model)
     differences = {
-        'training': largest_difference(our_outputs(arch, native.backbone, False), theirs),
-        'fused here': largest_difference(
-            our_outputs(arch, fuse_state_dict(native.backbone), True), theirs
-        ),
+        'training': largest_difference(our_outputs(model), theirs),
+        'fused here': largest_difference(our_outputs(fused), theirs),
     }
     record_property('differences', differences)
     assert max(differences.values()) < TOLERANCE
@@ -161,8 +166,8 @@ def test_their_weights_compute_the_same_here(layout, arch, folder, record_proper
 def test_their_fused_weights_compute_the_same_here(layout, arch, folder, record_property):
     file = folder / 'theirs.pth'
     net = build(layout, arch)
-    # mmpretrain's fused form leaves squeeze-and-excitation out, though its weights are
-    # in the file: what they stand for is what the training form computes.
+    # mmpretrain's fused form leaves squeeze-and-excitation out, though its weights are in
+    # the file. They must compute what the training form computes.
     forgets_se = layout == 'mmpretrain' and ARCHS[arch].se
     if forgets_se:
         theirs = outputs_of(layout, net)
@@ -175,9 +180,9 @@ def test_their_fused_weights_compute_the_same_here(layout, arch, folder, record_
     native = to_native(read(file))
     assert (native.recognised.layout, native.recognised.form) == (layout, 'fused')
     assert infer_name(native.backbone) == arch
-    ours = our_outputs(arch, native.backbone, True)
+    ours = our_outputs(our_net(arch, native.backbone, fused=True))
     if forgets_se:
-        assert largest_difference(ours, fused) > 0.1, 'mmpretrain has mended its SE'
+        assert largest_difference(ours, fused) > 0.1, 'mmpretrain has fixed its SE'
         fused = theirs
     difference = largest_difference(ours, fused)
     record_property('difference', difference)
@@ -186,13 +191,13 @@ def test_their_fused_weights_compute_the_same_here(layout, arch, folder, record_
 
 @pytest.mark.parametrize('form', ['training', 'fused'])
 @pytest.mark.parametrize(('layout', 'arch'), CASES)
-def test_the_way_back_is_strict_and_exact(layout, arch, form, folder):
+def test_written_file_loads_strictly_and_equals_the_original(layout, arch, form, folder):
     theirs, ours, back = (folder / f'{name}.pth' for name in ('theirs', 'ours', 'back'))
     net = build(layout, arch)
     if form == 'fused':
         net = PEERS[layout].fuse(net)
     torch.save(net.state_dict(), theirs)
-    # Through the author's layout, which keeps the classifier, by files.
+    # The conversion goes through the author's layout, which keeps the classifier.
     convert(theirs, ours, to='official')
     conversion = convert(ours, back, to=layout)
     ours.unlink()
@@ -211,20 +216,18 @@ def test_the_way_back_is_strict_and_exact(layout, arch, form, folder):
 
 
 @pytest.mark.parametrize('layout', PEERS)
-def test_their_file_is_taken_as_pretrained(layout, folder):
+def test_their_file_loads_by_init_cfg(layout, folder):
     file = folder / 'theirs.pth'
     net = build(layout, 'A0')
     torch.save({'state_dict': net.state_dict(), 'meta': {}}, file)
     model = RepVGG('A0', None, init_cfg=dict(type='Pretrained', checkpoint=str(file)))
     model.init_weights()
     theirs = outputs_of(layout, net)
-    with torch.no_grad():
-        ours = list(model.double().eval()(recording.image()))
-    assert largest_difference(ours, theirs) < TOLERANCE
+    assert largest_difference(our_outputs(model), theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize('arch', ['A0', 'D2se'])
-def test_layout_of_features_only(arch, folder):
+def test_features_only_layout_is_read(arch, folder):
     net = timm.create_model(
         f'repvgg_{arch.lower()}', features_only=True, out_indices=(1, 2, 3, 4)
     ).eval()
@@ -234,14 +237,13 @@ def test_layout_of_features_only(arch, folder):
     with torch.no_grad():
         theirs = net.double()(recording.image())
     native = to_native(read(folder / 'features.pth'))
-    assert (
-        largest_difference(our_outputs(arch, native.backbone, False), theirs) < TOLERANCE
-    )
+    ours = our_outputs(our_net(arch, native.backbone))
+    assert largest_difference(ours, theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize('arch', ['A0', 'B1g4', 'D2se'])
 @pytest.mark.parametrize('layout', PEERS)
-def test_recordings_are_of_these_classes(layout, arch, request):
+def test_recordings_match_the_real_classes(layout, arch, request):
     version = {'timm': timm, 'mmpretrain': mmpretrain}[layout].__version__
     net = build(layout, arch)
     recordings = {}

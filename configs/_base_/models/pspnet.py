@@ -9,7 +9,7 @@ head = dict(
     align_corners=True,
 )
 model = dict(
-    type='SlidingEncoderDecoder',
+    type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
