@@ -113,7 +113,7 @@ def test_weights_that_are_a_pipe_are_refused(tmp_path):
 
 
 WRITERS = {
-    'checkpoint': (lambda path: write_checkpoint({}, path), CheckpointError),
+    'checkpoint': (lambda path: write_checkpoint({}, path), WriteError),
     'picture': (lambda path: write_atomically(path, b'x'), WriteError),
 }
 

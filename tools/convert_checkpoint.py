@@ -18,9 +18,7 @@ from mmseg_repvgg.models.convert import convert
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help='checkpoint in any layout and form')
-    parser.add_argument(
-        'dst', help='file to write; *.safetensors has no pickle in it'
-    )
+    parser.add_argument('dst', help='file to write; *.safetensors has no pickle in it')
     parser.add_argument(
         '--to', choices=LAYOUTS, default='mmseg_repvgg', help='layout to write'
     )

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 
 # Threads of GNU OpenMP, which PyTorch uses on Linux, spin for milliseconds after each
@@ -14,6 +15,9 @@ if 'OMP_WAIT_POLICY' not in os.environ:
 
 # The wheel does not have `benchmarks` and `demo`.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# mmcv-lite warns that it lacks operators that nothing here uses.
+warnings.filterwarnings('ignore', 'Fail to import')
 
 # It prints that it lacks an optional package, where a tool may print JSON.
 with contextlib.redirect_stdout(io.StringIO()):

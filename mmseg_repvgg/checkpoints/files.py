@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..atomic_write import write_atomically
 from ..errors import CheckpointError
 from ..special_files import refuse_special_file
 from . import unpickler
@@ -110,10 +109,10 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
     Args:
         checkpoint: An object for ``torch.save``, or for ``*.safetensors`` a dict of
             tensors.
-        path: The file to write or replace; its folder must exist.
+        path: The file to write or replace.
 
     Raises:
-        CheckpointError: If the file cannot be written, for example on a full disk.
+        WriteError: If the file cannot be written, for example on a full disk.
     """
     path = os.fspath(path)
     if path.endswith('.safetensors'):
@@ -128,7 +127,7 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
 def write_bytes(
     data: bytes, path: str | os.PathLike[str], checksum: bool = False
 ) -> None:
-    """Write a file atomically: under a temporary name, flushed to disk, then renamed.
+    """Write a file atomically, with its checksum if wanted.
 
     Args:
         data: The content.
@@ -137,54 +136,19 @@ def write_bytes(
             :func:`read_checkpoint` detects corruption.
 
     Raises:
-        CheckpointError: If the file cannot be written; it is left unchanged.
+        WriteError: If the file cannot be written; it is left unchanged.
     """
     path = Path(path)
-    try:
-        if not checksum:
-            _replace(path, data)
-            return
-        # The sums of both versions are stored until the file is replaced, so that either
-        # is valid after a crash in between.
-        sums = path.with_name(path.name + CHECKSUM_SUFFIX)
-        line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
-        _replace(sums, (line + read_note(sums)).encode())
-        _replace(path, data)
-        _replace(sums, line.encode())
-    except OSError as error:
-        raise CheckpointError(
-            f'{path} cannot be written: {error.strerror or error}. Earlier files are '
-            'unchanged. Free some space, or choose another folder'
-        ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    refuse_special_file(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    # The rename must reach the disk as well. Some file systems do not support this.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    if not checksum:
+        write_atomically(path, data)
+        return
+    # The sums of both versions are stored until the file is replaced, so that either is
+    # valid after a crash in between.
+    sums = path.with_name(path.name + CHECKSUM_SUFFIX)
+    line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
+    write_atomically(sums, (line + read_note(sums)).encode())
+    write_atomically(path, data)
+    write_atomically(sums, line.encode())
 
 
 def _verify_checksum(path: str, data: bytes) -> None:

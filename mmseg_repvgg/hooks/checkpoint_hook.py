@@ -87,5 +87,5 @@ class CrashSafeCheckpointHook(CheckpointHook):
 def _sweep(folder: Path) -> None:
     """Remove temporary files of a run that was killed while it wrote a checkpoint."""
     for pattern in ('iter_*', 'epoch_*', 'best_*'):
-        for path in folder.glob(f'.{pattern}.????????'):
+        for path in folder.glob(f'.{pattern}.????????*'):
             path.unlink(missing_ok=True)

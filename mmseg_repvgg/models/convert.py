@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..atomic_write import atomic_path
 from ..checkpoints.files import (
     CHECKSUM_SUFFIX,
     is_trusted,
@@ -23,9 +24,10 @@ from ..checkpoints.files import (
 from ..checkpoints.key_names import LAYOUTS, Recognised, from_native, to_native
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.state_dict import extract_state_dict, few
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UserError
 from ..reparam import deploy
 from .archs import get_arch
+from .comparison import relative_difference
 from .infer_arch import has_se, in_channels, infer_arch, infer_name, kernel_shapes
 from .repvgg import RepVGG
 
@@ -109,6 +111,7 @@ def convert(
         CheckpointError: If ``src`` cannot be read, is not a RepVGG, or is fused while
             the training form is requested, or if the new file computes something else.
             ``dst`` is left unchanged.
+        WriteError: If ``dst`` cannot be written.
     """
     src, dst, trust = Path(src), Path(dst), is_trusted(trust)
     _check_arguments(src, dst, to, force)
@@ -131,22 +134,19 @@ def convert(
 
     # The meta of a trusted file may hold objects that make the new file untrusted.
     meta = None if trust else checkpoint.get('meta')
-    # The suffix tells the format, so the temporary name ends with it too.
-    temporary = dst.with_name(f'.{dst.stem}.{os.getpid()}{dst.suffix}')
-    try:
-        write_checkpoint(_wrapped(written, to, meta, dst), temporary)
-        read_back = extract_state_dict(read_checkpoint(temporary))
-        _require_equal(written, read_back)
-        model, _ = _build(to_native(read_back).backbone, arch, eps)
-        difference = _difference(expected, _outputs(model), backbone)
+    with atomic_path(dst) as temporary:
+        try:
+            write_checkpoint(_wrapped(written, to, meta, dst), temporary)
+            read_back = extract_state_dict(read_checkpoint(temporary))
+            _require_equal(written, read_back)
+            model, _ = _build(to_native(read_back).backbone, arch, eps)
+            difference = _difference(_outputs(model), expected, backbone)
+        except UserError as error:
+            # The user does not know the temporary file.
+            message = str(error).replace(str(temporary), str(dst))
+            raise type(error)(message) from error
         # The checksum of the file that is replaced would not fit the new one.
         dst.with_name(dst.name + CHECKSUM_SUFFIX).unlink(missing_ok=True)
-        os.replace(temporary, dst)
-    except CheckpointError as error:
-        # The user has not heard of the temporary file.
-        raise CheckpointError(str(error).replace(str(temporary), str(dst))) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     warning = None
     if (to, form) == ('mmpretrain', 'fused') and has_se(backbone):
         warning = (
@@ -229,12 +229,9 @@ def _outputs(model: RepVGG) -> list[Tensor]:
 
 
 def _difference(
-    expected: list[Tensor], actual: list[Tensor], backbone: Mapping[str, Tensor]
+    outputs: list[Tensor], expected: list[Tensor], backbone: Mapping[str, Tensor]
 ) -> float:
-    difference = max(
-        float((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny))
-        for a, b in zip(expected, actual)
-    )
+    difference = max(map(relative_difference, outputs, expected))
     # Kernels in half precision hold the fused numbers less exactly.
     coarsest = max(torch.finfo(v.dtype).eps for v in backbone.values() if v.dim() == 4)
     if not difference <= max(TOLERANCE, 20 * coarsest):

@@ -11,7 +11,7 @@ from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints.files import read_checkpoint
 from mmseg_repvgg.checkpoints.key_names import LAYOUTS, from_native, to_native
 from mmseg_repvgg.checkpoints.state_dict import extract_state_dict
-from mmseg_repvgg.errors import CheckpointError, ConfigError
+from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
 from mmseg_repvgg.models import convert as module
 from mmseg_repvgg.models.convert import convert
 
@@ -360,7 +360,7 @@ def test_full_disk_leaves_nothing(source, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         says = rf'^{tmp_path}/dst.pth cannot be written: File too large\. '
-        with pytest.raises(CheckpointError, match=says) as caught:
+        with pytest.raises(WriteError, match=says) as caught:
             convert(source, tmp_path / 'dst.pth')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
