@@ -116,7 +116,9 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
     """
     path = os.fspath(path)
     if path.endswith('.safetensors'):
-        data = _safetensors(path).save({k: v.contiguous() for k, v in checkpoint.items()})
+        # The format refuses tensors that share memory or are not contiguous.
+        tensors = {key: value.clone().contiguous() for key, value in checkpoint.items()}
+        data = _safetensors(path).save(tensors)
     else:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)

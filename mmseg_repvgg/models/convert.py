@@ -256,10 +256,7 @@ def _require_equal(written: dict[str, Tensor], read_back: dict[str, Tensor]) -> 
 
 def _wrapped(state_dict: dict[str, Tensor], to: str, meta: Any, dst: Path) -> Any:
     """Wrap a state dict as the project's own tools expect it."""
-    if dst.suffix == '.safetensors':
-        # The format refuses tensors that share memory.
-        return {key: value.clone() for key, value in state_dict.items()}
-    if to in ('official', 'timm'):
+    if dst.suffix == '.safetensors' or to in ('official', 'timm'):
         return state_dict
     kept = {'meta': meta} if meta is not None and to == 'mmseg_repvgg' else {}
     return {**kept, 'state_dict': state_dict}

@@ -260,8 +260,8 @@ def _require_match(backbone: dict[str, Tensor], model: RepVGG, form: str) -> Non
     mismatch = describe_mismatch(backbone, model.state_dict())
     if mismatch:
         raise CheckpointError(
-            f'{_MISFIT}: it is in the {form} form, but of another arch or dtype. '
-            f'{mismatch}'
+            f'{_MISFIT}: it is in the {form} form, but of another arch or dtype '
+            f'({mismatch})'
         )
 
 

@@ -255,23 +255,6 @@ def test_unfit_source_is_refused(source, tmp_path, spoil, says, fuse):
     assert_nothing_left(tmp_path, 'source.pth')
 
 
-@pytest.mark.parametrize(
-    'data', [b'', b'text', b'PK\x03\x04 no zip at all', b'\x80\x02}q\x00.']
-)
-def test_file_that_is_no_checkpoint_is_refused(source, tmp_path, data):
-    source.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r'source\.pth'):
-        convert(source, tmp_path / 'dst.pth')
-    assert_nothing_left(tmp_path, 'source.pth')
-
-
-@pytest.mark.parametrize('name', ['missing.pth', '.'])
-def test_missing_file_or_folder_is_refused(tmp_path, name):
-    with pytest.raises(CheckpointError, match='does not exist|is a folder'):
-        convert(tmp_path / name, tmp_path / 'dst.pth')
-    assert_nothing_left(tmp_path)
-
-
 def test_fusing_cannot_be_undone(native, tmp_path):
     torch.save(native['fused'], tmp_path / 'src.pth')
     with pytest.raises(
