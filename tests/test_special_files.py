@@ -168,7 +168,7 @@ def test_a_checksum_that_is_a_pipe_is_not_read(tmp_path):
     training_state(tmp_path / 'iter_2.pth')
     os.mkfifo(tmp_path / 'iter_2.pth.sha256')
     assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
-    with pytest.raises(CheckpointError, match=SPECIAL):
+    with pytest.raises(WriteError, match=SPECIAL):
         write_bytes(b'', tmp_path / 'iter_2.pth', checksum=True)
 
 

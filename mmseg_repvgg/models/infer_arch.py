@@ -41,7 +41,11 @@ def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
     """
     shapes = kernel_shapes(backbone)
     layers = [shape for stage in shapes for shape in stage]
-    if not all(shapes) or any(len(s) != 4 or min(s) < 1 for s in layers):
+    if (
+        len(shapes) < 2
+        or not all(shapes)
+        or any(len(s) != 4 or min(s) < 1 for s in layers)
+    ):
         return None
     widths = [stage[0][0] for stage in shapes]
     # A width is its multiple rounded down, so the widest stage gives the best estimate.
