@@ -12,8 +12,8 @@ from mmseg.registry import MODELS
 
 from ..checkpoints.files import read_checkpoint
 from ..checkpoints.key_names import recognise
-from ..checkpoints.state_dict import extract_state_dict
 from ..checkpoints.loading import naming_checkpoint
+from ..checkpoints.state_dict import extract_state_dict
 from ..datasets.nested import can_wait, innermost, lazily
 from ..hooks.load_hook import fit_checkpoint
 from ..registry_types import is_a

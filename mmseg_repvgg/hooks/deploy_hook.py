@@ -170,6 +170,7 @@ def compare_logits(
     # TF32 alone makes differences of about 1e-3.
     with tf32(False):
         comparison.add(
-            predict(strip_wrappers(original), data_batch), predict(strip_wrappers(deployed), data_batch)
+            predict(strip_wrappers(original), data_batch),
+            predict(strip_wrappers(deployed), data_batch),
         )
     return comparison
