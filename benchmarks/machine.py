@@ -64,14 +64,6 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def missing_for_int8() -> str | None:
-    """Return what an x86 processor lacks for fast int8; None if nothing or unknown."""
-    flags = _line('/proc/cpuinfo', 'flags')
-    if flags is None or 'vnni' in flags:
-        return None
-    return 'this processor has neither VNNI nor AMX, with which int8 is faster'
-
-
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
     """Have torch compute with so many threads, and then with as many as before.

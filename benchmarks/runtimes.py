@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import missing_for_int8
 from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.extras import require
+from mmseg_repvgg.export.quantized import missing_for_int8
 from mmseg_repvgg.export.signal_stack import keep_signal_stack
 from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.comparison import relative_difference

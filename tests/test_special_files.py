@@ -18,7 +18,7 @@ from mmseg_repvgg.datasets.transforms import LoadCheckedAnnotations, LoadChecked
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.errors import CheckpointError, UserError, WriteError
 from mmseg_repvgg.export.backends import open_backend
-from mmseg_repvgg.export.exporting import writer_for
+from mmseg_repvgg.export.exported import check_path
 from mmseg_repvgg.special_files import refuse_special_file
 
 SPECIAL = 'not a regular file|not regular'
@@ -175,4 +175,4 @@ def test_a_checksum_that_is_a_pipe_is_not_read(tmp_path):
 def test_exporting_onto_a_device_is_refused(tmp_path):
     MAKE['device'](tmp_path / 'a.onnx')
     with pytest.raises(UserError, match='a.onnx is not a regular file'):
-        writer_for(tmp_path / 'a.onnx', 'onnx')
+        check_path(tmp_path / 'a.onnx', 'onnx')

@@ -1,4 +1,4 @@
-"""Evaluate an exported file on a config's test set, as test.py does a checkpoint."""
+"""Evaluate an exported file on a config's test set, as test.py evaluates a checkpoint."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.config_checks import check_keys
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.export.evaluate import put_in_place
+from mmseg_repvgg.export.exported_segmentor import use_exported_file
 
 
 def main() -> None:
@@ -19,14 +19,14 @@ def main() -> None:
         '--work-dir', help='for logs and metrics; default work_dirs/NAME_OF_CONFIG'
     )
     parser.add_argument(
-        '--device', default='cpu', help='where the file runs; default cpu'
+        '--device', default='cpu', help='device to run the file on; default cpu'
     )
     cli.add_common_arguments(parser, trust=False, verbose=True)
     args = parser.parse_args()
 
     cfg = load_config(args)
     check_keys(cfg, 'test')
-    put_in_place(cfg, args.file, args.device)
+    use_exported_file(cfg, args.file, args.device)
     build_runner(cfg, verbose=args.verbose).test()
 
 

@@ -1,4 +1,4 @@
-"""Export the fused model of a checkpoint as a file that is proved before it is there."""
+"""Export the fused model of a checkpoint and verify the file before it is saved."""
 
 import argparse
 import os
@@ -9,7 +9,8 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
-from mmseg_repvgg.export.exporting import export
+from mmseg_repvgg.export.backends import shape_text
+from mmseg_repvgg.export.exported import export
 from mmseg_repvgg.export.formats import FORMATS
 from mmseg_repvgg.export.metadata import OUTPUTS
 
@@ -18,13 +19,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, in any form')
-    parser.add_argument('--to', choices=list(FORMATS), required=True)
+    parser.add_argument('--to', choices=list(FORMATS), required=True, help='format')
     parser.add_argument(
         '--size',
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='of the images; with --dynamic, one more size to compare at',
+        help='size of the images; with --dynamic, one more size to compare at',
     )
     parser.add_argument('--batch', type=int, default=1, help='images at once; default 1')
     parser.add_argument(
@@ -36,10 +37,10 @@ def main() -> None:
     parser.add_argument(
         '--normalize',
         action='store_true',
-        help='take images as they are read, uint8, and normalise them in the graph',
+        help='take images as they are read, uint8, and normalize them in the graph',
     )
     parser.add_argument(
-        '--opset', type=int, help='of ONNX, at least 17; default: what the exporter takes'
+        '--opset', type=int, help="ONNX opset, at least 17; default: torch's choice"
     )
     parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--out', help='default WORK_DIR/NAME_OF_CHECKPOINT.SUFFIX')
@@ -47,12 +48,10 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = load_config(args)
-    suffix = FORMATS[args.to][0]
-    name = Path(args.checkpoint).with_suffix(suffix).name
-    model = load_model(cfg, args.checkpoint, trust=args.trust_checkpoint)
+    name = Path(args.checkpoint).with_suffix(FORMATS[args.to][0]).name
     done = export(
         cfg,
-        model,
+        load_model(cfg, args.checkpoint, trust=args.trust_checkpoint),
         args.out or os.path.join(cfg.work_dir, name),
         args.to,
         size=tuple(args.size) if args.size else None,
@@ -63,20 +62,18 @@ def main() -> None:
         opset=args.opset,
     )
     facts = done.metadata
-    shape = 'x'.join('any' if side is None else str(side) for side in facts.shape)
+    values = '0 to 255' if facts.normalize else 'normalized'
+    takes = f'{shape_text(facts.shape)}, {facts.channels}, {values}'
+    shapes = ', '.join('x'.join(map(str, shape)) for shape in done.shapes)
     print(f"""
   written               {done.path} ({done.megabytes:.1f} MB)
-  takes                 {facts.dtype} {shape}, {facts.channels}, \
-{'0 to 255' if facts.normalize else 'normalised'}
-  gives                 {facts.output}
-  compared with torch   on {', '.join('x'.join(map(str, s)) for s in done.shapes)}
-  largest logit error   {done.logits.logit_error:.1e} of the largest logit
-  other labels          {(done.labels or done.logits).label_error:.4%} of the pixels""")
+  input                 {facts.dtype} {takes}
+  output                {facts.output}
+  compared with torch   on {shapes}
+  largest logit error   {done.agreement.logit_error:.1e} of the largest logit
+  other labels          {done.agreement.label_error:.4%} of the pixels""")
     if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
-        print(
-            '  The config slides a window over the image; the file takes what it is given'
-            ' whole.'
-        )
+        print('  The config slides a window over the image; the file takes whole images.')
 
 
 if __name__ == '__main__':

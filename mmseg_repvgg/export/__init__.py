@@ -1,1 +1,1 @@
-"""Files of the fused model for ONNX Runtime, OpenVINO and TorchScript, each proved."""
+"""Export to ONNX, OpenVINO and TorchScript; every file is verified before it is saved."""

@@ -1,6 +1,6 @@
-"""Running exported files: ONNX Runtime, OpenVINO, TorchScript, behind one call.
+"""Exported files, ready to run in ONNX Runtime, OpenVINO or TorchScript.
 
-All compute in float32: OpenVINO would by itself take bfloat16 where a CPU has it.
+All compute in float32, although OpenVINO prefers bfloat16 on a CPU that has it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ Array = npt.NDArray[Any]
 
 
 class Backend(ABC):
-    """An exported file, ready to run.
+    """Exported file, ready to run.
 
     Args:
         path: The file.
-        device: Where to run it.
-        threads: How many threads may compute.
+        device: Device to run it on.
 
     Attributes:
-        metadata: What the file says about itself.
+        metadata: Facts that the file stores about itself.
     """
 
     metadata: Metadata
 
-    def __init__(self, path: Path, device: str, threads: int) -> None:
+    def __init__(self, path: Path, device: str) -> None:
         self.path = path
-        self.metadata = Metadata.load(self._open(device, threads), path)
+        self.metadata = Metadata.load(self._open(device), path)
 
     def __call__(self, images: Array) -> Array:
         """Segment images.
@@ -66,37 +65,37 @@ class Backend(ABC):
         )
         if not fits:
             raise ConfigError(
-                f'{self.path} takes images of shape {_text(wanted)}, but got '
-                f'{_text(images.shape)}. Resize them to that in the test_pipeline, or '
-                'write the file anew with the --size they have, or with --dynamic'
+                f'{self.path.name} takes images of shape {shape_text(wanted)}, but got '
+                f'{shape_text(images.shape)}. Resize the images in the test_pipeline, or '
+                'write the file again with that --size or with --dynamic'
             )
         if images.dtype != dtype:
-            raise ConfigError(f'{self.path} takes {dtype}, but got {images.dtype}')
+            raise ConfigError(f'{self.path.name} takes {dtype}, but got {images.dtype}')
 
     @abstractmethod
-    def _open(self, device: str, threads: int) -> dict[str, str]:
-        """Make the file ready, and read its metadata."""
+    def _open(self, device: str) -> dict[str, str]:
+        """Load the file and return its metadata."""
 
     @abstractmethod
     def _run(self, images: Array) -> Array:
-        """Compute the one output."""
+        """Compute the output."""
 
 
 class OnnxBackend(Backend):
-    """An ONNX file in ONNX Runtime; ``device`` is ``'cpu'`` or ``'cuda'``."""
+    """ONNX file in ONNX Runtime; ``device`` is ``'cpu'`` or ``'cuda'``."""
 
-    def _open(self, device: str, threads: int) -> dict[str, str]:
+    def _open(self, device: str) -> dict[str, str]:
         runtime = require('onnxruntime')
         provider = f'{device.upper()}ExecutionProvider'
         available = runtime.get_available_providers()
         if provider not in available:
             raise ConfigError(
-                f'ONNX Runtime has no {provider}, it has {", ".join(available)}: give '
-                'another --device, or install the build for it'
+                f'ONNX Runtime has no {provider}, only {", ".join(available)}. Give '
+                'another --device, or install a build of it that has'
             )
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Waiting threads would keep a core from whatever else runs.
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait take a core from other work.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self._session = runtime.InferenceSession(
             str(self.path), options, providers=[provider]
@@ -109,12 +108,11 @@ class OnnxBackend(Backend):
 
 
 class OpenVINOBackend(Backend):
-    """An OpenVINO IR, int8 too; ``device`` is one of OpenVINO's, such as ``'cpu'``."""
+    """OpenVINO IR, int8 too; ``device`` is one of OpenVINO's, such as ``'cpu'``."""
 
     @keep_signal_stack()
-    def _open(self, device: str, threads: int) -> dict[str, str]:
-        openvino = require('openvino')
-        core = openvino.Core()
+    def _open(self, device: str) -> dict[str, str]:
+        core = require('openvino').Core()
         refuse_special_file(self.path.with_suffix('.bin'))
         model = core.read_model(self.path)
         settings: dict[str, Any] = {
@@ -122,19 +120,18 @@ class OpenVINOBackend(Backend):
             'PERFORMANCE_HINT': 'LATENCY',
         }
         if device.lower() == 'cpu':
-            settings['INFERENCE_NUM_THREADS'] = threads
+            settings['INFERENCE_NUM_THREADS'] = torch.get_num_threads()
         self._model = core.compile_model(model, device.upper(), settings)
-        return {
-            name: model.get_rt_info([METADATA_KEY, name]).astype(str)
-            for name in Metadata.names()
-            if model.has_rt_info([METADATA_KEY, name])
-        }
+        if not model.has_rt_info([METADATA_KEY]):
+            return {}
+        return model.get_rt_info([METADATA_KEY]).value
 
     def precisions(self) -> dict[str, str]:
-        """In which type each operation computes here, such as ``'f32'`` or ``'u8'``.
+        """Return the type in which each operation computes on this machine.
 
         Returns:
-            By the name of the operation in the file; of what was merged into one, each.
+            Types such as ``'f32'`` or ``'u8'`` by the name of the operation in the file;
+            operations that were fused into one have the type of that one.
         """
         types = {}
         for operation in self._model.get_runtime_model().get_ops():
@@ -144,32 +141,22 @@ class OpenVINOBackend(Backend):
         return types
 
     def _run(self, images: Array) -> Array:
-        # The result's memory is the request's, which the next call overwrites.
-        return self._model(images)[0].copy()
+        return self._model(images)[0]
 
 
 class TorchScriptBackend(Backend):
-    """A TorchScript file in torch; ``device`` is ``'cpu'``, on which it was traced."""
+    """TorchScript file in torch; ``device`` is ``'cpu'``, for which it was traced."""
 
-    def _open(self, device: str, threads: int) -> dict[str, str]:
+    def _open(self, device: str) -> dict[str, str]:
         if device != 'cpu':
-            raise ConfigError(
-                f'TorchScript files are traced for the CPU and run there only, not on '
-                f'{device}'
-            )
-        self._threads = threads
+            raise ConfigError(f'TorchScript files run on the CPU only, not on {device}')
         extra = {METADATA_KEY: ''}
         self._module = torch.jit.load(str(self.path), 'cpu', _extra_files=extra)
         return json.loads(extra[METADATA_KEY] or '{}')
 
     @torch.inference_mode()
     def _run(self, images: Array) -> Array:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-        try:
-            return self._module(torch.from_numpy(images)).numpy()
-        finally:
-            torch.set_num_threads(before)
+        return self._module(torch.from_numpy(images)).numpy()
 
 
 BACKENDS: dict[str, type[Backend]] = {
@@ -177,51 +164,46 @@ BACKENDS: dict[str, type[Backend]] = {
     '.xml': OpenVINOBackend,
     '.pt': TorchScriptBackend,
 }
-"""By the suffix of the file."""
+"""Backend of each file suffix."""
 
 
-def open_backend(
-    path: str | Path, device: str = 'cpu', threads: int | None = None
-) -> Backend:
-    """Open an exported file.
+def open_backend(path: str | Path, device: str = 'cpu') -> Backend:
+    """Open an exported file, to be run by as many threads as torch uses.
 
-    A file is a program: open only what you trust.
+    A file is a program: open only files that you trust.
 
     Args:
         path: The file: ``.onnx``, ``.xml`` (with its ``.bin`` beside it) or ``.pt``.
-        device: Where to run it.
-        threads: How many threads may compute; by default as many as torch takes.
+        device: Device to run it on.
 
     Raises:
-        ConfigError: If it does not exist, cannot be read, is none of ours, or the device
-            is none of the backend's.
+        ConfigError: If the file does not exist, cannot be read or was not exported by
+            this package, or the backend does not have the device.
         ExtraError: If the backend is not installed.
     """
     path = Path(path)
     if path.suffix not in BACKENDS:
-        raise ConfigError(
-            f'{path} must be a file of one of {", ".join(BACKENDS)}, by which its '
-            'backend is chosen'
-        )
+        raise ConfigError(f'{path} must end in one of {", ".join(BACKENDS)}')
     if not path.exists():
-        raise ConfigError(f'the file {path} does not exist. Make it with tools/export.py')
+        raise ConfigError(f'{path} does not exist. Make it with tools/export.py')
     try:
         refuse_special_file(path)
-        return BACKENDS[path.suffix](path, device, threads or torch.get_num_threads())
+        return BACKENDS[path.suffix](path, device)
     except (ConfigError, ImportError):
         raise
     except Exception as error:
-        # Each of the three has errors of its own.
+        # The runtimes raise errors of types of their own.
         raise ConfigError(
-            f'{path} cannot be opened on {device}: {said_last(error)}'
+            f'{path} cannot be opened on {device}: {last_line(error)}'
         ) from error
 
 
-def _text(shape: tuple[int | None, ...]) -> str:
+def shape_text(shape: tuple[int | None, ...]) -> str:
+    """Return a shape as text, such as ``1x3xanyxany``."""
     return 'x'.join('any' if side is None else str(side) for side in shape)
 
 
-def said_last(error: Exception) -> str:
-    """The last line of what an error says: C++ puts where it happened before it."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+def last_line(error: Exception) -> str:
+    """Return the last line of an error: C++ runtimes put source locations before it."""
+    lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else repr(error)

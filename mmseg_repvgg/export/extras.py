@@ -1,8 +1,12 @@
-"""Optional packages, imported when they are needed."""
+"""Optional packages: imported when they are needed, and kept from logging."""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ExtraError
@@ -12,11 +16,11 @@ def require(name: str, extra: str = 'export') -> Any:
     """Import an optional package.
 
     Args:
-        name: Of the package, such as ``onnx``.
-        extra: The extra of this project that installs it.
+        name: Name of the package, such as ``onnx``.
+        extra: Extra of this project that installs the package.
 
     Raises:
-        ExtraError: If it is not installed.
+        ExtraError: If the package cannot be imported.
     """
     try:
         return importlib.import_module(name)
@@ -24,3 +28,18 @@ def require(name: str, extra: str = 'export') -> Any:
         raise ExtraError(
             f"{name} cannot be imported ({error}): pip install 'mmseg_repvgg[{extra}]'"
         ) from error
+
+
+@contextmanager
+def quiet(*loggers: logging.Logger) -> Iterator[None]:
+    """Suppress warnings, and what loggers say."""
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

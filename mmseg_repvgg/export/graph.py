@@ -15,31 +15,29 @@ from .pooling import make_pooling_exact, upsample
 
 
 class SegmentorGraph(nn.Module):
-    """The fused form of a segmentor as one function of the image, taken whole.
+    """The fused form of a segmentor as one function of the whole image.
 
     Args:
-        model: A segmentor of a backbone and one decode head, in any form; it stays as it
-            is.
-        metadata: What the function is to be.
+        model: Segmentor of a backbone and one decode head, in any form; not changed.
+        metadata: Facts that choose the input and the output of the function.
 
     Raises:
-        ConfigError: If the model is none that can be exported.
+        ConfigError: If the model cannot be exported.
     """
 
     def __init__(self, model: nn.Module, metadata: Metadata) -> None:
         super().__init__()
         if not isinstance(getattr(model, 'decode_head', None), BaseDecodeHead):
             raise ConfigError(
-                'only a segmentor of a backbone and one decode head is exported, this is '
-                f'a {type(model).__name__}'
+                'only segmentors of a backbone and one decode head can be exported, but '
+                f'got a {type(model).__name__}'
             )
         if model.out_channels == 1 and metadata.output == 'labels':
             raise ConfigError(
-                'the model has a single output channel, whose label is a matter of a '
-                'threshold: export it with --output logits'
+                'the labels of a model of one output channel depend on a threshold. '
+                'Export it with --output logits'
             )
         network: Any = make_pooling_exact(deploy(model))
-        # Trained with, never run again.
         network.auxiliary_head = None
         self.network: Any = network
         self.normalize = Normalize(metadata) if metadata.normalize else nn.Identity()
@@ -49,7 +47,7 @@ class SegmentorGraph(nn.Module):
         """Segment images.
 
         Args:
-            image: Shape (B, 3, H, W); what its numbers are, the metadata says.
+            image: Shape (B, 3, H, W), of the type and range that the metadata says.
 
         Returns:
             Labels, uint8 (int32 if there are more than 256 classes), (B, H, W); or
@@ -58,7 +56,7 @@ class SegmentorGraph(nn.Module):
         features = self.network.extract_feat(self.normalize(image))
         logits = self.network.decode_head(features)
         if isinstance(logits, (tuple, list)):
-            logits = logits[0]  # EncHead gives the classes of the image as well.
+            logits = logits[0]  # EncHead returns the classes of the image as well.
         logits = upsample(logits, image, self.network.align_corners)
         if not self.labels:
             return logits
@@ -67,10 +65,10 @@ class SegmentorGraph(nn.Module):
 
 
 class Normalize(nn.Module):
-    """What the model's data preprocessor does to an image before the network has it.
+    """Normalization of the model's data preprocessor, as part of the graph.
 
     Args:
-        metadata: Names the orders of the channels, mean and std.
+        metadata: Source of the orders of the channels, the mean and the std.
     """
 
     mean: Tensor
@@ -84,7 +82,7 @@ class Normalize(nn.Module):
             self.register_buffer(name, values.view(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalise images of numbers from 0 to 255, (B, 3, H, W)."""
+        """Normalize images of values from 0 to 255, (B, 3, H, W)."""
         if self.flips:
             image = image.flip(1)
         return (image.float() - self.mean) / self.std

@@ -1,41 +1,41 @@
 """Adaptive average pooling as two matrix products: exact at any size, in any runtime.
 
-ONNX has no adaptive pooling, and a plain one with a computed window is the same only
-where the size is a multiple of the number of bins. Bin i of k covers, of n pixels, those
-from floor(i n / k) to ceil((i + 1) n / k): it is a row of a matrix, and pooling a map is
-a product with one such matrix from each side. Where the size is fixed when the model is
-exported, the matrices end up as constants; where it is not, the graph makes them.
+ONNX has no adaptive pooling, and plain pooling equals it only where the size is a
+multiple of the number of bins. Bin i of k covers the pixels from floor(i n / k) to
+ceil((i + 1) n / k) of n. It is one row of a matrix, and pooling a map multiplies it by
+such a matrix from each side. With a fixed size the exporter folds the matrices into
+constants; with an open one the graph computes them.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from mmseg.models.decode_heads.psp_head import PPM
+from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 
 def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
-    """The matrix that averages ``length`` values into bins.
+    """Return the matrix that averages ``length`` values into bins.
 
     Args:
-        length: Number of values; when tracing or exporting, its symbol.
-        bins: Number of bins; more than there are values makes some overlap.
-        like: Gives dtype and device.
+        length: Number of values; a symbol while the module is traced or exported.
+        bins: Number of bins; bins overlap if there are more of them than values.
+        like: Tensor of the dtype and device of the result.
 
     Returns:
         Shape (bins, length); each row sums to 1.
     """
     index = torch.arange(bins, device=like.device).unsqueeze(1)
     pixel = torch.arange(length, device=like.device).unsqueeze(0)
-    # p >= floor(i n / k) and p < ceil((i + 1) n / k), of integers, without dividing.
+    # p >= floor(i n / k) and p < ceil((i + 1) n / k) in integers, without dividing.
     inside = ((pixel + 1) * bins > index * length) & (pixel * bins < (index + 1) * length)
     weight = inside.to(like.dtype)
     return weight / weight.sum(1, keepdim=True)
 
 
 class MatrixAvgPool2d(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as products with matrices.
+    """``nn.AdaptiveAvgPool2d`` as a product with two matrices.
 
     Args:
         bins: Number of bins down and across.
@@ -52,32 +52,29 @@ class MatrixAvgPool2d(nn.Module):
         return down @ (x @ across.transpose(0, 1))
 
 
-class Pyramid(nn.Module):
-    """mmseg's ``PPM`` without what keeps it from being exported at a size left open.
+class Pyramid(nn.ModuleList):
+    """mmseg's ``PPM`` without the size check that fixes the size of an exported graph.
 
     Args:
-        ppm: The module whose branches, each a pooling and a conv, are taken over.
+        ppm: Module whose branches, each a pooling and a conv, are used.
     """
 
     def __init__(self, ppm: PPM) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(ppm.children())
+        super().__init__(ppm)
         self.align_corners = ppm.align_corners
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Give each branch's maps of x, (B, C, H, W), scaled up to its size."""
-        return [upsample(branch(x), x, self.align_corners) for branch in self.branches]
+        """Return the maps of each branch, scaled up to the size of x, (B, C, H, W)."""
+        return [upsample(branch(x), x, self.align_corners) for branch in self]
 
 
 def upsample(x: Tensor, like: Tensor, align_corners: bool) -> Tensor:
-    """Scale maps bilinearly to the height and width of other ones."""
-    return F.interpolate(
-        x, size=like.shape[2:], mode='bilinear', align_corners=align_corners
-    )
+    """Scale maps bilinearly to the height and width of other maps."""
+    return resize(x, like.shape[2:], None, 'bilinear', align_corners, warning=False)
 
 
 def make_pooling_exact(model: nn.Module) -> nn.Module:
-    """Put matrix products in the place of every adaptive average pooling, in place."""
+    """Replace every adaptive average pooling by matrix products, in place."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d):

@@ -1,15 +1,14 @@
-"""Real images, given to an exported file just as it would be given them in a test.
+"""Images of a config's data sets, given to an exported file just as a test gives them.
 
-Both what calibrates a file and what scores it passes through the config's own pipeline,
-preprocessor and segmentor, with its sliding window if it has one.
+The images that calibrate a file and those that score it pass through the config's own
+pipeline and preprocessor, and its sliding window if it has one.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,101 +24,76 @@ from ..datasets.checks import check_dataset
 from ..datasets.nested import innermost
 from ..errors import ConfigError
 from ..models.wrappers import predict
-from .backends import Array, Backend, open_backend
-from .evaluate import put_in_place
-
-
-class StandIn:
-    """In the place of a backend: its facts, and another way to compute.
-
-    Args:
-        backend: Whose facts these are.
-        run: Images in, labels or logits out.
-    """
-
-    def __init__(self, backend: Backend, run: Callable[[Array], Array]) -> None:
-        self.path, self.metadata = backend.path, backend.metadata
-        self._run = run
-
-    def __call__(self, images: Array) -> Array:
-        """Compute."""
-        return self._run(images)
+from .backends import Array
+from .exported_segmentor import use_exported_file
+from .extras import quiet
 
 
 class RealImages:
-    """A data set and the segmentor of a config, around an exported file.
+    """Images of a data set, with a segmentor around an exported file.
 
     Args:
-        cfg: The config; stays as it is.
-        file: The file, of which what it takes and gives is read.
+        cfg: The config; not changed.
+        file: The file that takes the images.
         dataset: Config of the data set.
-
-    Raises:
-        ConfigError: If config and file do not go together.
-        DataError: If data is missing.
     """
 
     def __init__(self, cfg: Config, file: str, dataset: dict[str, Any]) -> None:
         cfg = copy.deepcopy(cfg)
         cfg.test_dataloader = dict(dataset=dataset)
         init_default_scope(cfg.get('default_scope', 'mmseg'))
-        put_in_place(cfg, file)
+        use_exported_file(cfg, file)
         check_loading(cfg.test_dataloader.dataset)
-        self.backend = open_backend(file)
         self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
         self._model = MODELS.build(cfg.model).eval()
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.dataset)
 
     def predict(
-        self, index: int, backend: Callable[[Array], Array]
+        self, index: int, run: Callable[[Array], Array]
     ) -> tuple[dict[str, Any], Sequence[Any]]:
-        """Take one image through everything.
+        """Segment one image.
 
         Args:
-            index: Of the image in the data set.
-            backend: What computes, a :class:`Backend` or a :class:`StandIn` of one.
+            index: Index of the image in the data set.
+            run: Function that computes labels or logits as the file does.
 
         Returns:
             The batch of one image, and its predictions.
         """
         batch = pseudo_collate([self.dataset[index]])
-        self._model.backbone.backend = backend
+        self._model.run = run
         return batch, predict(self._model, batch)
 
-    def seen(self, index: int) -> list[Array]:
-        """What the file is given of one image: all of it, or window after window.
-
-        Raises:
-            ConfigError: If it is not what the file takes.
-        """
-        facts, given = self.backend.metadata, []
+    def inputs(self, index: int) -> list[Array]:
+        """Return the inputs of the file for one image: the whole, or each window."""
+        backend, inputs = self._model.backend, []
 
         def keep(images: Array) -> Array:
-            self.backend.check(images)
-            given.append(images)
+            backend.check(images)
+            inputs.append(images)
             batch, size = len(images), images.shape[2:]
-            if facts.output == 'labels':
+            if backend.metadata.output == 'labels':
                 return np.zeros((batch, *size), np.uint8)
-            return np.zeros((batch, facts.out_channels, *size), np.float32)
+            return np.zeros((batch, backend.metadata.out_channels, *size), np.float32)
 
-        self.predict(index, StandIn(self.backend, keep))
-        return given
+        self.predict(index, keep)
+        return inputs
 
 
 class CalibrationImages:
-    """Images of the training set, without what training does to them.
+    """Images of the training set that go through the pipeline of validation.
 
-    They go through the pipeline of validation. None is of the validation set. Of an
-    image over which a window slides, one window is taken.
+    Images that are in the validation set too are left out. If a window slides over an
+    image, one window is taken.
 
     Args:
         cfg: The config.
-        file: The exported file that is to be given them.
-        count: How many; all there are, if there are fewer.
-        seed: Of which images and which windows.
+        file: The exported file to calibrate.
+        count: Number of images; all images if there are fewer.
+        seed: Seed that chooses the images and the windows.
 
     Raises:
         ConfigError: If all images are in the validation set too.
@@ -131,19 +105,19 @@ class CalibrationImages:
             _dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader')
         )
         pipeline = innermost(validation)[0].pipeline
-        self._images = RealImages(cfg, file, _bare(training, pipeline))
-        scored = set(_paths(DATASETS.build(_bare(validation, []))))
+        self._images = RealImages(cfg, file, _with_pipeline(training, pipeline))
+        scored = set(_paths(DATASETS.build(_with_pipeline(validation, []))))
         paths = _paths(self._images.dataset)
         usable = [index for index, path in enumerate(paths) if path not in scored]
         if not usable:
             raise ConfigError(
-                f'there is no image to calibrate on: all {len(paths)} of the training '
-                'set are in the validation set too'
+                f'all {len(paths)} images of the training set are in the validation set '
+                'too, so that none is left to calibrate on'
             )
         if len(usable) < count:
             print_log(
-                f'{count} images to calibrate on were asked for: the training set has '
-                f'{len(usable)}, all of which are taken',
+                f'The training set has only {len(usable)} of {count} images to calibrate '
+                'on. All are taken',
                 'current',
                 logging.WARNING,
             )
@@ -152,47 +126,36 @@ class CalibrationImages:
         self._seed = seed
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self._chosen)
 
     def __getitem__(self, position: int) -> Array:
-        """Read one image: (1, 3, H, W), as the file takes it."""
+        """Read one image, (1, 3, H, W), as the file takes it."""
         index = self._chosen[position]
-        windows = self._images.seen(index)
+        windows = self._images.inputs(index)
         return windows[np.random.default_rng((self._seed, index)).integers(len(windows))]
 
 
-class Validation:
-    """The validation set of a config, and its metric.
+class Validation(RealImages):
+    """Validation set of a config, and its metric.
 
     Args:
         cfg: The config.
-        file: An exported file; every other that is scored takes and gives the same.
-
-    Raises:
-        ConfigError: If config and file do not go together.
+        file: An exported file; all files to score take and give the same.
     """
 
     def __init__(self, cfg: Config, file: str) -> None:
-        self._images = RealImages(cfg, file, _dataset(cfg, 'val_dataloader'))
+        super().__init__(cfg, file, _dataset(cfg, 'val_dataloader'))
         self._metrics = cfg.val_evaluator
 
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self._images)
-
-    def sample(self) -> Array:
-        """The first image, as the file takes it: (1, 3, H, W)."""
-        return self._images.seen(0)[0]
-
     def score(
-        self, backend: Callable[[Array], Array], indices: Iterable[int] | None = None
+        self, run: Callable[[Array], Array], indices: Iterable[int] | None = None
     ) -> tuple[float, list[float]]:
-        """Score by mmseg's own metric.
+        """Score a file by mmseg's metric.
 
         Args:
-            backend: What computes.
-            indices: Of the images to score on; all by default.
+            run: The file, or a function that computes what a file does.
+            indices: Indices of the images to score on; all by default.
 
         Returns:
             The mIoU in percent, of all images together and of each by itself.
@@ -200,11 +163,10 @@ class Validation:
         Raises:
             ConfigError: If the metrics of the config give no mIoU.
         """
-        # Its table of classes.
-        with quiet(MMLogger.get_current_instance()):
+        with quiet(MMLogger.get_current_instance()):  # It logs a table of classes.
             together, each = self._evaluator(), []
             for index in range(len(self)) if indices is None else indices:
-                batch, outputs = self._images.predict(index, backend)
+                batch, outputs = self.predict(index, run)
                 alone = self._evaluator()
                 for evaluator in (together, alone):
                     evaluator.process(data_samples=outputs, data_batch=batch)
@@ -213,7 +175,7 @@ class Validation:
 
     def _evaluator(self) -> Evaluator:
         evaluator = Evaluator(copy.deepcopy(self._metrics))
-        evaluator.dataset_meta = self._images.dataset.metainfo
+        evaluator.dataset_meta = self.dataset.metainfo
         return evaluator
 
 
@@ -222,21 +184,21 @@ def _miou(metrics: dict[str, float]) -> float:
         if name.split('/')[-1] == 'mIoU':
             return float(value)
     raise ConfigError(
-        f'the val_evaluator gives no mIoU, but {", ".join(metrics) or "nothing"}'
+        f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or "nothing"}'
     )
 
 
 def check_sets(cfg: Config) -> None:
-    """Check that training and validation set are there, before anything is made.
+    """Check that the training and the validation set exist, before anything is written.
 
     Raises:
-        ConfigError: If the config has none, or no metric of validation.
+        ConfigError: If the config lacks one, or a metric of validation.
         DataError: If data is missing.
     """
     for name in ('train_dataloader', 'val_dataloader'):
         check_dataset(_dataset(cfg, name))
     if not cfg.get('val_evaluator'):
-        raise ConfigError('the config has no val_evaluator, which is to give the mIoU')
+        raise ConfigError('the config has no val_evaluator, which computes the mIoU')
 
 
 def _dataset(cfg: Config, name: str) -> Any:
@@ -246,7 +208,7 @@ def _dataset(cfg: Config, name: str) -> Any:
     return copy.deepcopy(loader.dataset)
 
 
-def _bare(dataset: Any, pipeline: list) -> Any:
+def _with_pipeline(dataset: Any, pipeline: list) -> Any:
     """Return a data set with another pipeline, without repeating or mixing images."""
     changes = dict(pipeline=pipeline, test_mode=True)
     parts = [{**part, **changes} for part in innermost(dataset)]
@@ -255,14 +217,3 @@ def _bare(dataset: Any, pipeline: list) -> Any:
 
 def _paths(dataset: Any) -> list[str]:
     return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-
-
-@contextmanager
-def quiet(logger: logging.Logger) -> Iterator[None]:
-    """Let a logger say nothing but errors."""
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ExportError, UserError
-from .backends import Backend, said_last
+from ..models.comparison import relative_difference
+from .backends import Array, Backend, last_line, shape_text
 
 TOLERANCE = 1e-4
 # Pixels between independent values of the noise.
@@ -23,7 +24,7 @@ _CELL = 16
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How far a file is from the model.
+    """Difference between a file and the model.
 
     Attributes:
         logit_error: Largest difference of a logit relative to the largest absolute logit
@@ -42,7 +43,7 @@ def verify(
 
     Args:
         backend: The file.
-        model: The fused segmentor, by whose own code the reference is computed.
+        model: The fused segmentor; mmseg's own code computes the reference.
         batches: Images as they are read, each batch (B, 3, H, W), such as
             :func:`smooth_noise`.
 
@@ -53,76 +54,61 @@ def verify(
     facts = backend.metadata
     errors, differing, pixels, shapes = [], 0, 0, []
     for images in batches:
-        shapes.append((len(images), *images.shape[2:]))
         inputs, expected = reference(model, images)
         found = _run(backend, images if facts.normalize else inputs.numpy())
         labels = expected.argmax(1)
-        shape = labels.shape if facts.output == 'labels' else expected.shape
-        if found.shape != shape:
+        wanted = labels if facts.output == 'labels' else expected
+        if found.shape != wanted.shape:
             raise ExportError(
                 f'{backend.path.name} gives {facts.output} of shape '
-                f'{tuple(found.shape)}, where the model gives {tuple(shape)}'
+                f'{tuple(found.shape)}, but the model gives {tuple(wanted.shape)}'
             )
         if facts.output == 'logits':
-            scale = max(float(expected.abs().max()), 1e-30)
-            errors.append(float((found - expected).abs().max()) / scale)
+            errors.append(relative_difference(found, expected))
             found = found.argmax(1)
         differing += int((found != labels).sum())
         pixels += labels.numel()
-    # Sorting would lose a NaN; np.max keeps it.
-    agreement = Agreement(
-        float(np.max(errors)) if errors else None, differing / max(pixels, 1)
-    )
-    _require(agreement, backend, shapes)
+        shapes.append(shape_text(images.shape))
+    # np.max keeps a NaN, max() does not.
+    agreement = Agreement(float(np.max(errors)) if errors else None, differing / pixels)
+    # A comparison with NaN is false.
+    if not (agreement.logit_error or 0) <= TOLERANCE or agreement.label_error > TOLERANCE:
+        raise ExportError(
+            f'{backend.path.name} does not compute what the fused model computes: '
+            f'relative error of the logits {agreement.logit_error}, other labels on '
+            f'{agreement.label_error:.3%} of the pixels, {TOLERANCE:.0e} allowed, on '
+            f'images of {", ".join(shapes)}. Nothing was saved; try another --opset or '
+            '--to, or a fixed --size'
+        )
     return agreement
 
 
-def _run(backend: Backend, images: npt.NDArray[Any]) -> Tensor:
+def _run(backend: Backend, images: Array) -> Tensor:
     try:
         return torch.from_numpy(backend(images))
     except UserError:
         raise
     except Exception as error:
-        # Each backend has errors of its own.
+        # The runtimes raise errors of types of their own.
         raise ExportError(
-            f'{backend.path.name} cannot be run on images of {tuple(images.shape)}: '
-            f'{said_last(error)}. Nothing was kept'
+            f'{backend.path.name} cannot be run on images of {shape_text(images.shape)}: '
+            f'{last_line(error)}. Nothing was saved'
         ) from error
-
-
-def _require(
-    agreement: Agreement, backend: Backend, shapes: list[tuple[int, ...]]
-) -> None:
-    # Written so that NaN fails as well.
-    fits = agreement.logit_error is None or agreement.logit_error <= TOLERANCE
-    if fits and agreement.label_error <= TOLERANCE:
-        return
-    logits = (
-        ''
-        if agreement.logit_error is None
-        else f'its logits differ by {agreement.logit_error:.1e} of their scale, '
-    )
-    raise ExportError(
-        f'{backend.path.name} does not compute what the fused model does: {logits}its '
-        f'labels on {agreement.label_error:.3%} of the pixels, where {TOLERANCE:.0e} is '
-        f'allowed (tried: {", ".join("x".join(map(str, s)) for s in shapes)}). Nothing '
-        'was kept. Try another --opset or --to, or a fixed --size'
-    )
 
 
 @torch.inference_mode()
 def reference(model: Any, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """What the model makes of images, by mmseg's own code.
+    """Compute the logits of images by mmseg's own code.
 
     Args:
         model: The segmentor.
-        images: As files of images are read, (B, 3, H, W).
+        images: Images as they are read, (B, 3, H, W).
 
     Returns:
-        The images as the preprocessor normalises them, without padding, and the logits
-        of the whole image, (B, classes, H, W).
+        The images as the preprocessor normalizes them, without padding, and the logits
+        of the whole images, (B, classes, H, W).
     """
-    # Padding, which test_cfg may ask for, is the caller's, not the file's.
+    # An exported file does not pad.
     preprocessor = copy(model.data_preprocessor)
     preprocessor.test_cfg = None
     inputs = preprocessor({'inputs': list(torch.from_numpy(images))}, False)['inputs']

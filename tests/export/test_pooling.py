@@ -13,7 +13,7 @@ from mmseg_repvgg.export.pooling import (
 
 
 @pytest.mark.parametrize('bins', [1, 2, 3, 6, 7])
-def test_the_matrix_is_adaptive_pooling_at_any_length(bins):
+def test_matrix_equals_adaptive_pooling_at_any_length(bins):
     for length in (*range(1, 40), 45, 64, 90, 97, 128, 719):
         x = torch.rand(1, 2, length, dtype=torch.float64)
         expected = F.adaptive_avg_pool1d(x, bins)
@@ -22,7 +22,7 @@ def test_the_matrix_is_adaptive_pooling_at_any_length(bins):
 
 
 @pytest.mark.parametrize('size', [(90, 90), (17, 33), (5, 61), (1, 1)])
-def test_both_sides_have_bins_of_their_own(size):
+def test_height_and_width_may_have_different_bins(size):
     x = torch.rand(2, 3, *size, dtype=torch.float64)
     expected = F.adaptive_avg_pool2d(x, (3, 6))
     torch.testing.assert_close(MatrixAvgPool2d((3, 6))(x), expected, rtol=1e-12, atol=0)

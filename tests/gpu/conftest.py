@@ -17,7 +17,7 @@ def device(request) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_cache():
-    """Leave the memory of one test to the next."""
+    """Free the memory of one test for the next."""
     yield
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

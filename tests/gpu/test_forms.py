@@ -1,4 +1,4 @@
-"""The fused form on a device: every architecture, every precision, engines, memory."""
+"""Tests of the fused form on a device: architectures, precisions, engines, memory."""
 
 import copy
 from functools import partial
@@ -19,8 +19,8 @@ from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.archs import ARCHS
 from mmseg_repvgg.winograd import WinogradConv2d
 
-# Of the largest number. On a CPU, with TF32 imitated by rounding what enters each conv,
-# the worst of all architectures were 1.2e-6, 1.8e-3, 1.9e-3 and 1.4e-2.
+# Tolerances relative to the largest output. On a CPU, with TF32 imitated by rounding the
+# input of each conv, the worst architecture reached 1.2e-6, 1.8e-3, 1.9e-3 and 1.4e-2.
 TOLERANCES = {
     ('float32', False): 1e-4,
     ('float32', True): 1e-2,
@@ -47,18 +47,16 @@ def test_fused_output_matches_the_training_form_in_float64(device, arch, randomi
     for name, allowed in TOLERANCES:
         dtype = getattr(torch, name)
         if device == 'cpu' and dtype == torch.float16:
-            continue  # not in every version of torch
+            continue  # Some versions of torch lack it.
         with tf32(allowed), torch.no_grad():
             output = copy.deepcopy(fused).to(dtype)(x.to(device, dtype))[-1]
         difference = (output.cpu().double() - expected).abs().max()
         errors[name, allowed] = float(difference / expected.abs().max())
-    # Written so that NaN fails as well.
+    # A comparison with NaN is false.
     assert all(error <= TOLERANCES[key] for key, error in errors.items()), errors
 
 
-def test_the_check_of_the_hook_computes_without_tf32(
-    device, street_config, randomize_norms
-):
+def test_hook_compares_without_tf32(device, street_config, randomize_norms):
     runner = Runner.from_cfg(street_config)
     trained = randomize_norms(runner.model).to(device).eval()
     fused = deploy(trained)
@@ -70,13 +68,13 @@ def test_the_check_of_the_hook_computes_without_tf32(
         with tf32(allowed):
             difference = compare_logits(trained, fused, batch).logit_difference
             assert tf32_allowed() == (allowed, allowed)
-        # A tenth of what TF32 alone makes of it.
+        # TF32 alone would cause ten times this difference.
         assert difference < 1e-4
     assert used == [(False, False)] * 4
 
 
 def tf32_allowed() -> tuple[bool, bool]:
-    """Tell whether convolutions and matrix products may use it."""
+    """Return whether convolutions and matrix products may use TF32."""
     matmul = torch.backends.cuda.matmul
     if hasattr(torch.backends.cudnn, 'conv'):
         owners = (torch.backends.cudnn.conv, matmul)
@@ -85,7 +83,7 @@ def tf32_allowed() -> tuple[bool, bool]:
 
 
 @pytest.mark.cuda
-def test_engines_on_a_gpu_leave_the_convs_to_cudnn_or_say_so():
+def test_engines_use_cudnn_or_raise_on_a_gpu():
     model = RepVGG('A0').cuda()
     for engine in ('torch', 'auto'):
         convs = deploy(model, engine).modules()
@@ -95,14 +93,14 @@ def test_engines_on_a_gpu_leave_the_convs_to_cudnn_or_say_so():
 
 
 @pytest.mark.cuda
-def test_the_fused_form_takes_less_memory():
+def test_fused_form_takes_less_memory():
     setup = Setup((4, 3, 128, 128), 1, 'cuda', True, '')
     forms = ('training', 'fused')
     memory = {
         form: run_on_gpu(partial(build, Source('A0', 'A0'), form, setup))[2]
         for form in forms
     }
-    # 7.0 million parameters of 4 bytes, and in training form the 1x1 branches besides.
+    # 7.0 million parameters of 4 bytes; the training form also has 1x1 branches.
     assert 28e6 < memory['fused'].model < memory['training'].model < 60e6
     assert 0 < memory['fused'].run <= memory['training'].run
 

@@ -1,4 +1,4 @@
-"""Training on a device by the real tools: mixed precision, exact resuming, processes."""
+"""Tests of training with the tools: mixed precision, exact resuming, processes."""
 
 import json
 import sys
@@ -15,14 +15,14 @@ ITERATIONS = 6
 
 @pytest.fixture
 def config(street_config, tmp_path):
-    """The demo's, of a few iterations, on maps that the bins of PSPNet's pooling divide.
+    """Config of the demo with a few iterations, on a size that the pooling bins divide.
 
     A pixel in several bins would get its gradient by several atomic additions.
     """
     cfg = street_config
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=ITERATIONS)
     cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=-1)
-    # What a worker draws is not drawn from the generator that dropout draws from.
+    # A worker draws from a generator of its own, not from that of dropout.
     cfg.train_dataloader.num_workers = 1
     cfg.model.data_preprocessor.size = (48, 48)
     for step in cfg.train_dataloader.dataset.pipeline:
@@ -83,7 +83,7 @@ def test_resuming_is_exact_with_deterministic_algorithms(
     config, device, tmp_path, start, assert_same
 ):
     straight, broken = tmp_path / 'straight', tmp_path / 'broken'
-    # Without it cuBLAS is not deterministic.
+    # cuBLAS is deterministic only with this setting.
     env = dict(CUBLAS_WORKSPACE_CONFIG=':4096:8')
     options = ['--cfg-options', 'randomness.deterministic=True']
     train(start, config, device, straight, *options, **env).succeed()
@@ -99,7 +99,7 @@ def test_resuming_is_exact_with_deterministic_algorithms(
 
 
 def all_gpus() -> int:
-    """How many processes a test of more than one takes."""
+    """Return the number of GPUs, or skip the test if there is one at most."""
     count = torch.cuda.device_count()
     if count < 2:
         pytest.skip(f'needs 2 CUDA devices: torch.cuda.device_count() is {count}')
@@ -127,7 +127,7 @@ def test_norms_are_synchronized_by_nccl(config, device, processes, tmp_path, sta
 @pytest.mark.cuda
 def test_processes_compute_the_loss_of_one(config, tmp_path, start):
     count = all_gpus()
-    # The parts of a batch hold different numbers of labelled pixels.
+    # Parts of a batch have different numbers of labelled pixels to average over.
     options = [
         f'model.{head}.{option}'
         for head in ('decode_head', 'auxiliary_head')
@@ -141,5 +141,5 @@ def test_processes_compute_the_loss_of_one(config, tmp_path, start):
         run = train(start, config, 'cuda', work_dir, *settings, processes=processes)
         run.succeed()
         found.append(losses(work_dir)[0])
-    # Convolutions compute in TF32 here, and the norms of all have the same statistics.
+    # Convolutions compute in TF32; synchronized norms share their statistics.
     assert found[1] == pytest.approx(found[0], rel=1e-2)

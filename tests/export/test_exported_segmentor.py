@@ -7,8 +7,8 @@ from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.testing import prepare_testing
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.export.evaluate import put_in_place
-from mmseg_repvgg.export.exporting import export
+from mmseg_repvgg.export.exported import export
+from mmseg_repvgg.export.exported_segmentor import use_exported_file
 
 onnx, *_ = (
     pytest.importorskip(package, reason="needs pip install -e '.[export]'")
@@ -28,7 +28,7 @@ def exported(cfg, checkpoint, tmp_path):
 def metrics_of_file(cfg, file):
     cfg = copy.deepcopy(cfg)
     cfg.launcher = 'none'
-    put_in_place(cfg, file)
+    use_exported_file(cfg, file)
     return build_runner(cfg).test()
 
 
@@ -46,7 +46,7 @@ def resize_images(cfg, size):
 
 
 @pytest.mark.slow
-def test_metrics_are_those_of_the_checkpoint(cfg, checkpoint, exported):
+def test_metrics_match_the_checkpoint(cfg, checkpoint, exported):
     expected = metrics_of_checkpoint(cfg, checkpoint)
     assert expected['mIoU'] > 0
     for file in (
@@ -55,14 +55,14 @@ def test_metrics_are_those_of_the_checkpoint(cfg, checkpoint, exported):
         exported('x.pt', 'torchscript', size=(64, 128), normalize=True),
     ):
         assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
-    # Other weights do score otherwise.
+    # Other weights must score otherwise, or the comparison proves nothing.
     other = load_model(copy.deepcopy(cfg), checkpoint)
     other.decode_head.conv_seg.weight.data.neg_()
     file = export(cfg, other, file, 'torchscript', size=(64, 128)).path
     assert metrics_of_file(cfg, str(file)) != pytest.approx(expected, abs=0.01)
 
 
-def test_images_that_are_resized(cfg, checkpoint, exported):
+def test_logits_are_resized_and_labels_are_refused(cfg, checkpoint, exported):
     resize_images(cfg, (97, 49))
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.pt', 'torchscript', size=(49, 97), output='logits')
@@ -72,7 +72,7 @@ def test_images_that_are_resized(cfg, checkpoint, exported):
         metrics_of_file(cfg, file)
 
 
-def test_hooks_of_a_training_take_no_part(cfg, checkpoint, exported):
+def test_training_hooks_are_removed(cfg, checkpoint, exported):
     """EMAHook would copy the file's session."""
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.onnx', 'onnx', size=(64, 128), output='logits')
@@ -80,8 +80,8 @@ def test_hooks_of_a_training_take_no_part(cfg, checkpoint, exported):
     assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
 
 
-def test_images_that_fill_no_batch(cfg, checkpoint, exported):
-    """3 of them, one at a time or all at once, in a file of two."""
+def test_images_may_leave_the_last_batch_incomplete(cfg, checkpoint, exported):
+    """3 images, one at a time or all at once, and a file of a batch of 2."""
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.pt', 'torchscript', size=(64, 128), batch=2)
     for at_once in (1, 3):
@@ -89,7 +89,7 @@ def test_images_that_fill_no_batch(cfg, checkpoint, exported):
         assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
 
 
-def test_a_window_that_slides(cfg, checkpoint, exported):
+def test_sliding_window_needs_logits(cfg, checkpoint, exported):
     cfg.model.test_cfg = dict(mode='slide', crop_size=(49, 49), stride=(30, 30))
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.pt', 'torchscript', size=(49, 49), output='logits')
@@ -98,7 +98,7 @@ def test_a_window_that_slides(cfg, checkpoint, exported):
         metrics_of_file(cfg, exported('x.pt', 'torchscript', size=(49, 49)))
 
 
-def test_what_does_not_go_together(cfg, exported, tmp_path):
+def test_mismatched_config_and_file_are_refused(cfg, exported, tmp_path):
     file = exported('x.onnx', 'onnx', size=(49, 49), output='logits')
     with pytest.raises(ConfigError, match=r'1x3x49x49, but got 1x3x64x128'):
         metrics_of_file(cfg, file)
@@ -106,40 +106,40 @@ def test_what_does_not_go_together(cfg, exported, tmp_path):
     changed = copy.deepcopy(cfg)
     changed.model.data_preprocessor.mean = [0, 0, 0]
     with pytest.raises(ConfigError, match=r'123\.675.*0\.0'):
-        put_in_place(changed, file)
+        use_exported_file(changed, file)
 
     changed = copy.deepcopy(cfg)
     changed.test_dataloader.dataset.metainfo = dict(classes=('sky', 'car'))
-    with pytest.raises(ConfigError, match='knows the classes road.*has sky, car'):
-        put_in_place(changed, file)
+    with pytest.raises(ConfigError, match='has the classes road.*has sky, car'):
+        use_exported_file(changed, file)
 
     bare = onnx.load(file)
     bare.ClearField('metadata_props')
     onnx.save(bare, tmp_path / 'bare.onnx')
-    with pytest.raises(ConfigError, match=r'bare.onnx does not say its output'):
-        put_in_place(cfg, str(tmp_path / 'bare.onnx'))
+    with pytest.raises(ConfigError, match=r'bare.onnx lacks the metadata output'):
+        use_exported_file(cfg, str(tmp_path / 'bare.onnx'))
 
     for name in ('torn.onnx', 'torn.xml', 'torn.pt'):
         (tmp_path / name).write_bytes(b'not a model')
         with pytest.raises(ConfigError, match=f'{name} cannot be opened on cpu'):
-            put_in_place(cfg, str(tmp_path / name))
-    for name, says in (('gone.onnx', 'does not exist'), ('x.pth', 'must be a file of')):
+            use_exported_file(cfg, str(tmp_path / name))
+    for name, says in (('gone.onnx', 'does not exist'), ('x.pth', 'must end in one of')):
         with pytest.raises(ConfigError, match=says):
-            put_in_place(cfg, str(tmp_path / name))
+            use_exported_file(cfg, str(tmp_path / name))
     with pytest.raises(ConfigError, match='no CUDAExecutionProvider'):
-        put_in_place(cfg, file, 'cuda')
+        use_exported_file(cfg, file, 'cuda')
 
 
-def test_what_is_normalised_twice(cfg, exported):
+def test_padding_after_normalization_is_refused(cfg, exported):
     file = exported('x.pt', 'torchscript', size=(64, 128), normalize=True)
     changed = copy.deepcopy(cfg)
     changed.model.data_preprocessor.test_cfg = dict(size_divisor=32)
-    with pytest.raises(ConfigError, match='pads images'):
-        put_in_place(changed, file)
+    with pytest.raises(ConfigError, match='pads them after normalizing'):
+        use_exported_file(changed, file)
 
 
 @pytest.mark.slow
-def test_the_tools(cfg, checkpoint, run_tool, tmp_path):
+def test_tools_print_the_table_of_the_checkpoint(cfg, checkpoint, run_tool, tmp_path):
     config = tmp_path / 'config.py'
     cfg.dump(config)
 

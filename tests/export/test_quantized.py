@@ -1,0 +1,244 @@
+import copy
+import resource
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from demo.street import write_street_scenes
+from mmseg_repvgg import deploy
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    ExtraError,
+    WriteError,
+)
+from mmseg_repvgg.export.backends import OpenVINOBackend, open_backend
+from mmseg_repvgg.export.exported_segmentor import use_exported_file
+from mmseg_repvgg.export.quantized import quantize
+from mmseg_repvgg.export.real_images import Validation
+from mmseg_repvgg.export.verify import smooth_noise
+
+*_, nncf = (
+    pytest.importorskip(package, reason="needs pip install -e '.[export,quantize]'")
+    for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
+)
+
+SIZE = (64, 128)
+
+
+def convolutions(model):
+    """Return the names of the layers that a deployed segmentor runs."""
+    return [
+        name
+        for name, module in deploy(model).named_modules()
+        if isinstance(module, nn.Conv2d) and not name.startswith('auxiliary_head')
+    ]
+
+
+def test_file_stores_its_layers(int8):
+    _, model, done = int8
+    assert {file.name for file in done.path.parent.glob('*x*')} == {'x.xml', 'x.bin'}
+    assert not list(done.path.parent.glob('.*'))
+    backend = open_backend(done.path)
+    assert backend.metadata == done.metadata
+    facts = backend.metadata.quantized
+    assert sorted(facts['layers']) == sorted(convolutions(model))
+    assert 'backbone.stage_3.1.conv' in facts['layers']
+    assert 'decode_head.psp_modules.0.1.conv' in facts['layers']
+    assert (facts['kept'], facts['images'], facts['seed']) == ([], 4, 0)
+    assert facts['by'] == f'NNCF {nncf.__version__}'
+    assert backend.metadata.classes[0] == 'road'
+    assert (done.path.with_suffix('.bin')).stat().st_size < 0.3 * 4 * sum(
+        p.numel() for n, p in deploy(model).named_parameters() if 'auxiliary' not in n
+    )
+
+
+@pytest.mark.isa
+def test_layers_run_in_int8_beside_the_hint_of_float32(int8):
+    _, _, done = int8
+    layers = len(done.metadata.quantized['layers'])
+    assert done.running == layers > 8
+    backend = open_backend(done.path)
+    hint = backend._model.get_property('INFERENCE_PRECISION_HINT')
+    assert hint.get_type_name() == 'f32'
+    types = list(backend.precisions().values())
+    assert sum(name in ('i8', 'u8') for name in types) >= layers
+    plain = done.contenders['OpenVINO float32'].precisions()
+    assert not {'i8', 'u8', 'bf16'} & set(plain.values())
+
+
+@pytest.mark.isa
+def test_int8_output_is_close_to_float32(int8):
+    _, _, done = int8
+    float32, plain, quantized = (run(done.sample) for run in done.contenders.values())
+    scale = np.abs(float32).max()
+    assert np.abs(plain - float32).max() < 1e-4 * scale
+    assert 1e-4 * scale < np.abs(quantized - float32).max() < 0.2 * scale
+
+
+def test_scores_match_a_test_of_the_file(int8):
+    cfg, _, done = int8
+    cfg = copy.deepcopy(cfg)
+    cfg.launcher = 'none'
+    cfg.test_dataloader = cfg.val_dataloader
+    use_exported_file(cfg, str(done.path))
+    tested = build_runner(cfg).test()['mIoU']
+    assert done.miou == pytest.approx(tested, abs=0.01)
+    assert done.miou == done.whole_miou
+    assert done.miou != done.float_miou
+    assert done.scored == 3
+
+
+@pytest.mark.slow
+def test_dynamic_file_is_quantized(cfg, model, tmp_path):
+    path = tmp_path / 'x.xml'
+    done = quantize(cfg, model, path, dynamic=True, normalize=True, images=2)
+    assert done.running == len(convolutions(model))
+    assert done.sample.dtype == np.uint8
+    assert open_backend(path)(smooth_noise(2, 50, 70)).shape == (2, 19, 50, 70)
+
+
+# --max-drop ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_labels(int8, read_image, tmp_path):
+    """Config validated on label maps that the model in float32 predicts.
+
+    It is calibrated on the same images, so that all layers in int8 lose the same.
+    """
+    cfg, _, done = int8
+    cfg, root = copy.deepcopy(cfg), tmp_path / 'own'
+    write_street_scenes(root, counts={'val': 2}, size=SIZE, seed=1)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(root)
+    for file in root.glob('leftImg8bit/val/*/*.png'):
+        (logits,) = done.contenders['OpenVINO float32'](read_image(cfg, file))
+        label = str(file).replace('leftImg8bit', 'gtFine', 1)
+        label = label.replace('leftImg8bit.png', 'gtFine_labelTrainIds.png')
+        Image.fromarray(logits.argmax(0).astype(np.uint8)).save(label)
+    return cfg
+
+
+@pytest.mark.slow
+def test_layers_are_kept_until_the_drop_is_met(int8, own_labels, tmp_path):
+    _, model, done = int8
+    miou, each = Validation(own_labels, str(done.path)).score(
+        done.contenders['OpenVINO int8']
+    )
+    assert len(each) == 2
+    allowed = (100 - miou) * 0.7
+    assert allowed > 0.1
+    path = tmp_path / 'x.xml'
+    found = quantize(own_labels, model, path, size=SIZE, images=4, max_drop=allowed)
+    facts = found.metadata.quantized
+    assert found.float_miou == 100
+    assert 100 - found.miou <= allowed < 100 - found.whole_miou
+    assert facts['kept']
+    assert facts['layers']
+    assert sorted(facts['kept'] + facts['layers']) == sorted(convolutions(model))
+    assert found.running == len(facts['layers'])
+    types = open_backend(path).precisions()
+    assert sum(name in ('i8', 'u8') for name in types.values()) < len(types)
+
+
+def test_unmet_drop_saves_no_file(int8, tmp_path, monkeypatch):
+    cfg, model, _ = int8
+    path = tmp_path / 'x.xml'
+    path.write_text('old')
+
+    def score(self, run, indices=None):
+        """Score as if any rounding cost 80 points."""
+        plain = isinstance(run, OpenVINOBackend) and not run.metadata.quantized
+        return (90.0 if plain else 10.0), [1.0]
+
+    monkeypatch.setattr(Validation, 'score', score)
+    with pytest.raises(ExportError, match=r'1.5 cannot .*lose 80.00 of 90.00 mIoU'):
+        quantize(cfg, model, path, size=SIZE, images=2, max_drop=1.5)
+    assert [file.name for file in tmp_path.iterdir()] == ['x.xml']
+    assert path.read_text() == 'old'
+
+
+# Bad input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        (dict(images=0), '--images must be at least 1, but got 0'),
+        (dict(max_drop=-1.0), '--max-drop must be at least 0 .*-1'),
+        (dict(max_drop=float('nan')), '--max-drop must be at least 0 .*nan'),
+        (dict(size=None), 'give --size H W, or --dynamic'),
+        (dict(path='x.onnx'), r'--out must end in \.xml'),
+    ],
+)
+def test_bad_arguments_are_refused(cfg, model, tmp_path, options, says):
+    options = {'size': SIZE, 'path': 'x.xml', **options}
+    with pytest.raises(ConfigError, match=says):
+        quantize(cfg, model, tmp_path / options.pop('path'), **options)
+    assert not list(tmp_path.glob('*x*'))
+
+
+@pytest.mark.parametrize('part', ['train_dataloader', 'val_dataloader', 'val_evaluator'])
+def test_config_without_a_needed_part_is_refused(cfg, model, tmp_path, part):
+    cfg[part] = None
+    with pytest.raises(ConfigError, match=f'no {part}'):
+        quantize(cfg, model, tmp_path / 'x.xml', size=SIZE)
+
+
+def test_empty_training_set_is_refused(cfg, model, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    cfg.train_dataloader.dataset.update(
+        data_root=str(tmp_path / 'empty'),
+        data_prefix=dict(img_path='.', seg_map_path='.'),
+    )
+    with pytest.raises(DataError, match='empty.* holds no image'):
+        quantize(cfg, model, tmp_path / 'x.xml', size=SIZE, images=4)
+    assert not list(tmp_path.glob('*x.xml*'))
+
+
+def test_images_of_another_size_than_asked_for_are_refused(cfg, model, tmp_path):
+    with pytest.raises(ConfigError, match=r'^x\.xml takes .*1x3x64x127, but got'):
+        quantize(cfg, model, tmp_path / 'x.xml', size=(64, 127))
+    assert not list(tmp_path.glob('*x*'))
+
+
+def test_full_disk_leaves_the_old_file(cfg, model, tmp_path):
+    (tmp_path / 'x.xml').write_text('old')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A graph fits, weights do not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(WriteError, match=rf'^{tmp_path}/.*x.xml .*on a full disk'):
+            quantize(cfg, model, tmp_path / 'x.xml', size=SIZE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.glob('*x.xml*')] == ['x.xml']
+    assert (tmp_path / 'x.xml').read_text() == 'old'
+
+
+def test_missing_nncf_is_named(cfg, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'nncf', None)
+    with pytest.raises(ExtraError, match=r"nncf .*'mmseg_repvgg\[quantize\]'"):
+        quantize(cfg, model, tmp_path / 'x.xml', dynamic=True)
+    assert not list(tmp_path.glob('*x.xml*'))
+
+
+@pytest.mark.slow
+def test_tool_writes_a_file_and_prints_its_cost(cfg, checkpoint, run_tool, tmp_path):
+    config = tmp_path / 'config.py'
+    cfg.dump(config)
+    options = ('--size', *SIZE, '--images', 4, '--max-drop', 100, '--output', 'labels')
+    done = run_tool('quantize.py', config, checkpoint, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    backend = open_backend(tmp_path / 'work' / 'small_int8.xml')
+    assert backend.metadata.output == 'labels'
+    layers = len(backend.metadata.quantized['layers'])
+    assert f'in int8               {layers} of {layers} convolutions' in done.stdout
+    assert 'on the 3 images of validation' in done.stdout
+    assert 'kept in float32                 none' in done.stdout
