@@ -48,7 +48,7 @@ setup(
         'onedl-mmcv>=2.3.2',
         'matplotlib>=3.9',
         'prettytable>=3.12',
-        'rich>=13',
+        'rich>=13.5.2',
     ],
     extras_require={
         # Checkpoints without pickle.
