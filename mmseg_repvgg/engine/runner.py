@@ -51,9 +51,13 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     """
     _require_writable(cfg.work_dir)
     apply_tensorboard_key(cfg)
+    hooks = cfg.get('default_hooks') or {}
+    if hooks.get('samples'):
+        # The option default_hooks.samples.count works for configs without the hook too.
+        hooks['samples'].setdefault('type', 'SampleHook')
     cfg.default_hooks = {
         name: hook
-        for name, hook in (cfg.get('default_hooks') or {}).items()
+        for name, hook in hooks.items()
         if hook is not None or name in _MMENGINE_HOOKS
     }
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':

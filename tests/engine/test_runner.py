@@ -4,6 +4,7 @@ import pytest
 
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.errors import WriteError
+from mmseg_repvgg.hooks import SampleHook
 from mmseg_repvgg.hooks.screen import screen_handlers
 
 
@@ -20,3 +21,9 @@ def test_a_work_dir_that_cannot_be_written_is_named(street_config, tmp_path, fol
 def test_the_screen_has_its_level_back_after_building(street_config):
     (handler,) = screen_handlers(build_runner(street_config).logger)
     assert handler.level == 20
+
+
+def test_the_number_of_samples_is_an_option_of_every_config(street_config):
+    street_config.default_hooks.samples = dict(count=0)
+    hooks = build_runner(street_config).hooks
+    assert [hook.count for hook in hooks if isinstance(hook, SampleHook)] == [0]
