@@ -9,9 +9,9 @@ VERSION = next(
     if line.startswith('__version__')
 )
 
-SAFETENSORS = ['safetensors>=0.4']
-EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2024.4']
-QUANTIZE = ['nncf>=2.14']
+SAFETENSORS = ['safetensors>=0.4.1']
+EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2026.4.1']
+QUANTIZE = ['nncf>=2.19']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
