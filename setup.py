@@ -57,7 +57,7 @@ setup(
         'export': EXPORT,
         # int8 files for OpenVINO.
         'quantize': [*EXPORT, *QUANTIZE],
-        # Preparing Cityscapes and its official evaluation.
+        # The official download and evaluation.
         'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
         'tensorboard': TENSORBOARD,

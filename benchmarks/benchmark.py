@@ -1,7 +1,7 @@
-"""Networks in several forms, timed against each other on the same input.
+"""Time networks in several forms against each other on the same input.
 
-All are built first and run once, which shows what cannot be run here and whether each
-computes what the others do; then they take turns. See ``docs/benchmark.md``.
+All forms are built and run once first, which shows what cannot run here and whether their
+outputs agree; then they are timed in alternating rounds. See ``docs/benchmark.md``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from benchmarks.timing import Timings, time_alternating
 from mmseg_repvgg.errors import ConfigError, UserError
 from mmseg_repvgg.registry_types import type_name
 
-# Of a float32 form, relative to the largest number. Beyond it is another computation.
+# Largest relative difference of the output of a float32 form.
 TOLERANCE = 1e-3
 
 PROTOCOLS = {
     'cpu': Protocol(1, (256, 512), 2, 11),
     'paper': Protocol(16, (713, 713), 2, 50, budget=420),
 }
-"""A quick one for a CPU, and the paper's input for a GPU, within 8 minutes in all."""
+"""A quick protocol for a CPU, and the paper's input for a GPU within 8 minutes."""
 
 
 def benchmark(
@@ -51,33 +51,32 @@ def benchmark(
 ) -> Report:
     """Measure every network in every form.
 
-    What cannot be run here, or computes something else, is in the report with the reason.
+    A form that cannot run here, or whose output differs, is reported with the reason.
 
     Args:
         sources: The networks.
-        forms: Of :data:`~benchmarks.runtimes.FORMS`.
-        protocol: How to measure.
-        threads: How many compute, in each of them.
-        device: Of torch.
+        forms: Names in :data:`~benchmarks.runtimes.FORMS`.
+        protocol: Sizes, rounds and budget.
+        threads: Number of threads of each form.
+        device: Device of torch.
         backbone_only: Whether to leave out the heads.
-        baseline: Name of the network to compare with, at its fastest float32 form, or
+        baseline: Name of the network to compare with, in its fastest float32 form, or
             ``NAME:FORM``; by default the first network.
-        memory: Whether to measure peak memory on a CPU as well, each in a process of its
-            own. On a GPU it is always measured.
+        memory: Whether to measure peak memory on a CPU as well, each in its own process.
+            On a GPU it is always measured.
         on_progress: Called with the report before the first round and after each.
 
     Raises:
         ConfigError: If an argument is not allowed, the networks take different inputs,
-            or none of it can be run.
+            or nothing can be run.
         CheckpointError: If a checkpoint cannot be read or does not fit.
-        UserError: What else ``on_progress`` raises.
     """
     _check(sources, forms, protocol, device, baseline)
     start = time.monotonic()
     budget = math.inf if protocol.budget is None else protocol.budget
 
     def left() -> float:
-        """Return the seconds of the budget that are left."""
+        """Return the remaining seconds of the budget."""
         return max(0, budget - (time.monotonic() - start))
 
     with (
@@ -103,7 +102,7 @@ def benchmark(
             try:
                 reference = FORMS['fused'].make(subject)()
             except UserError:
-                # What is wrong with config or checkpoint is no matter of a form.
+                # A wrong config or checkpoint affects every form.
                 raise
             except Exception as error:
                 failure = _said(error)
@@ -125,9 +124,9 @@ def benchmark(
             give_back()
         if not runs:
             said = '; '.join(f'{variant.key}: {variant.failure}' for variant in variants)
-            raise ConfigError(f'none of it can be run here: {said}')
+            raise ConfigError(f'nothing can be run here: {said}')
         if ':' in report.baseline and report.baseline not in runs:
-            _log(f'{report.baseline} cannot be run: there is nothing to compare with')
+            _log(f'{report.baseline} cannot be run, so there are no ratios')
 
         def take(timings: Timings) -> None:
             report.warmup = timings.warmup
@@ -152,7 +151,7 @@ def benchmark(
 
 
 def build(source: Source, form: str, setup: Setup) -> Run:
-    """Get a network in a form ready to run; so made that another process can."""
+    """Prepare a network in a form to be run; picklable for other processes."""
     torch.set_num_threads(setup.threads)
     return FORMS[form].make(Subject(source, setup))
 
@@ -167,8 +166,7 @@ def _check(
     names = [source.name for source in sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
-            f'{", ".join(sorted(twice))} is given twice: each config needs a name of its '
-            'own'
+            f'{", ".join(sorted(twice))} is given twice: each config needs its own name'
         )
     for form in forms:
         if form not in FORMS:
@@ -186,7 +184,7 @@ def _check(
     name, _, form = (baseline or names[0]).partition(':')
     if name not in names or (form and form not in forms):
         raise ConfigError(
-            f'--baseline {baseline} is not among what is measured: '
+            f'--baseline {baseline} is not among the measured networks and forms: '
             f'{", ".join(names)}; {", ".join(forms)}'
         )
     least = min(protocol.batch, *protocol.size, protocol.rounds)
@@ -202,7 +200,7 @@ def _common_shape(subjects: Sequence[Subject], setup: Setup) -> tuple[int, int, 
     if len(set(channels.values())) > 1:
         said = ', '.join(f'{name} {count}' for name, count in channels.items())
         raise ConfigError(
-            f'these take images of different channels and cannot be compared: {said}'
+            f'networks with different input channels cannot be compared: {said}'
         )
     batch, _, *size = setup.shape
     return (batch, next(iter(channels.values())), size[0], size[1])
@@ -211,26 +209,26 @@ def _common_shape(subjects: Sequence[Subject], setup: Setup) -> tuple[int, int, 
 def _prepare(
     subject: Subject, form: str, reference: Any, late: bool
 ) -> tuple[Variant, Run | None]:
-    """Run a form for the first time; what it cannot do becomes its row."""
+    """Run a form for the first time; a failure is recorded in its variant."""
     variant = _variant(subject, form)
     try:
         if late and FORMS[form].slow:
-            raise ConfigError('left out, since half of --budget had been used before')
+            raise ConfigError('left out, since half of --budget had been used')
         variant.note = note(subject, form)
         if subject.setup.device == 'cpu':
             run = FORMS[form].make(subject)
             output = run()
         else:
-            # From a subject of its own, or what two forms share would count for one only.
+            # Shared weights would be counted for one form only.
             again = partial(build, subject.source, form, subject.setup)
             run, output, variant.memory = run_on_gpu(again)
         variant.output_error = difference(output, reference)
     except Exception as error:
-        # Each backend has errors of its own, and the others can go on.
+        # Each backend raises its own errors, and the other forms can go on.
         variant.failure = _said(error)
         _log(f'{variant.key}: {variant.failure}')
         return variant, None
-    # Written so that NaN fails as well.
+    # A comparison with NaN is false, so NaN fails as well.
     if variant.precision == 'float32' and not variant.output_error <= TOLERANCE:
         variant.failure = (
             f'computes something else: its output differs by {variant.output_error:.1e}'

@@ -1,4 +1,4 @@
-"""What a measurement was made on: without it, a number of seconds says nothing."""
+"""Describe the machine of a measurement, and set its number of threads."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _SETTINGS = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, memory, versions, settings of threads and the commit; no names or paths.
+    """Return processor, memory, versions, thread settings and commit, without any paths.
 
-    What cannot be found out is None or left out.
+    Unknown values are None or left out.
     """
     versions = {}
     for package in _PACKAGES:
@@ -66,17 +66,16 @@ def describe_machine() -> dict[str, Any]:
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Have torch compute with so many threads, and then with as many as before.
+    """Set torch's number of threads within a block.
 
     Raises:
-        ConfigError: If there are not so many cores, of which each runtime would make
-            something else.
+        ConfigError: If there are fewer cores, which each runtime handles differently.
     """
     cores = usable_cores()
     if not 1 <= threads <= cores:
         raise ConfigError(
-            f'--threads must be from 1 to {cores}, the cores that may be used here, '
-            f'but got {threads}'
+            f'--threads must be from 1 to {cores}, the number of usable cores, but got '
+            f'{threads}'
         )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -100,7 +99,7 @@ def _gigabytes(said: str | None) -> float | None:
 
 
 def _commit() -> str | None:
-    """The commit of a checkout of this package, marked if it was changed since."""
+    """Return the commit of this checkout, marked as dirty if files were changed."""
     command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty']
     try:
         said = subprocess.run(

@@ -1,8 +1,8 @@
-"""Peak memory of a computation, in a process of its own or on a GPU.
+"""Measure the peak memory of a computation.
 
-Memory that an earlier computation gave back may stay with the process, and would hide
-what the next one takes: so each is measured in a fresh process. Linux only. On a GPU
-torch's allocator keeps an exact account, and no other process is needed.
+On a CPU, each computation runs in a fresh process, since memory that an earlier one freed
+may stay with the process and hide the need of the next; Linux only. On a GPU, torch's
+allocator counts exactly in the same process.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _PROCESS = Path('/proc/self')
 
 
 class MeasurementError(UserError, RuntimeError):
-    """Something that cannot be measured on this machine."""
+    """Peak memory that cannot be measured on this machine."""
 
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Resident memory of a process; on a GPU, memory of torch's allocator. In bytes.
+    """Bytes of resident memory of a process, or on a GPU of torch's allocator.
 
     Attributes:
-        start: Before anything was built.
-        built: When it was built, before its first run.
-        peak: The highest while it ran.
+        start: Before the model was built.
+        built: After that, before the first run.
+        peak: Maximum during the runs.
     """
 
     start: int
@@ -46,62 +46,60 @@ class PeakMemory:
 
     @property
     def model(self) -> int:
-        """What was built holds."""
+        """Bytes of the model."""
         return self.built - self.start
 
     @property
     def run(self) -> int:
-        """What running took on top."""
+        """Bytes that running takes in addition."""
         return self.peak - self.built
 
     @property
     def total(self) -> int:
-        """Both: the peak over the empty process."""
+        """Bytes of both together."""
         return self.peak - self.start
 
 
 def peak_memory(
     build: Callable[..., Callable[[], Any]], *arguments: Any, runs: int = 2
 ) -> PeakMemory:
-    """Measure what a computation takes at its peak, in a fresh process.
+    """Measure the peak memory of a computation in a fresh process.
 
     Args:
-        build: Makes the computation, in the other process, from ``arguments``; a function
-            of a module, and they must be picklable. What it needs for that alone is freed
-            before the first run.
-        arguments: Of ``build``.
-        runs: How often to run it; the first may take more than later ones.
+        build: A picklable function that returns the computation. Memory that it frees is
+            not counted.
+        arguments: Picklable arguments of ``build``.
+        runs: Number of runs; the first may take more than later ones.
 
     Raises:
-        MeasurementError: If the process was killed, as for want of memory, or its peak
-            cannot be reset on this machine. What ``build`` or a run raises, is raised.
+        MeasurementError: If the process was killed, for example when out of memory, or
+            the peak cannot be reset on this machine. Errors of ``build`` and of the runs
+            are raised as they are.
     """
-    # Not forked: that process would have our memory.
+    # A forked process would start with the memory of this one.
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(_measure, build, arguments, runs).result()
         except BrokenProcessPool as error:
             raise MeasurementError(
-                'the process that measured memory was killed, most likely for want of '
-                'memory: take a smaller --size or --batch'
+                'the process that measured memory was killed, probably for lack of '
+                'memory. Use a smaller --size or --batch'
             ) from error
 
 
 def run_on_gpu(
     build: Callable[[], Callable[[], Any]],
 ) -> tuple[Callable[[], Any], Any, PeakMemory]:
-    """Build a computation, run it once and count the memory that torch allocates for it.
+    """Build a computation, run it once and measure the memory that torch allocates.
 
-    Nobody has run this on a GPU yet.
+    This has not been run on a GPU yet.
 
     Args:
-        build: Makes the computation. What it needs for that alone is freed before the
-            run.
+        build: Returns the computation.
 
     Returns:
-        The computation, its output and the memory; ``start`` is what this process held
-        before.
+        The computation, its output and the memory.
     """
     start = _allocated()
     run = build()
@@ -113,9 +111,9 @@ def run_on_gpu(
 
 
 def give_back() -> None:
-    """Hand memory that is free in this process back to the machine."""
+    """Return freed memory of this process to the system."""
     gc.collect()
-    # Only glibc keeps it and has this function; Windows does not open None.
+    # Only glibc has this function, and Windows cannot load None.
     with contextlib.suppress(AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -128,7 +126,7 @@ def _measure(
     _read_code_in()
     start = _resident('VmRSS')
     run = build(*arguments)
-    # What building has freed, or the runs would take it unseen.
+    # The runs would reuse freed memory without being counted.
     give_back()
     built = _resident('VmRSS')
     _reset_peak()
@@ -138,7 +136,7 @@ def _measure(
 
 
 def _read_code_in() -> None:
-    """Have torch's code for a conv in memory before; it would count as the model's."""
+    """Run a conv once, so that torch's code is not counted as the model's memory."""
     layer = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU()).eval()
     with torch.inference_mode():
         for dtype in (torch.float64, torch.float32):
@@ -151,14 +149,14 @@ def _allocated() -> int:
 
 
 def _resident(field: str) -> int:
-    """A line of Linux's account of this process, in bytes."""
+    """Return a field of ``/proc/self/status`` in bytes."""
     lines = (_PROCESS / 'status').read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f'{field}:'))
     return int(line.split()[1]) * 1024
 
 
 def _reset_peak() -> None:
-    """Have the highest resident memory counted from now on."""
+    """Reset the maximum of resident memory."""
     try:
         (_PROCESS / 'clear_refs').write_text('5')
     except OSError as error:

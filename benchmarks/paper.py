@@ -1,4 +1,4 @@
-"""The paper's figures of PSPNet on Cityscapes, to stand beside ours and be named as such.
+"""The paper's figures of PSPNet on Cityscapes, shown beside measured ones.
 
 RepVGG (https://arxiv.org/abs/2101.03697), section 4.3. The mIoU of all but B1g2 is in its
 text; that one and the speeds are widely quoted and were not checked against its table.
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A line of the table.
+    """A row of the paper's table.
 
     Attributes:
-        miou: In percent, on the validation set.
+        miou: mIoU in percent on the validation set.
         speed: Images per second at 713x713, batch 16, float32, on a GTX 1080Ti.
     """
 
@@ -30,21 +30,21 @@ PAPER: dict[str, PaperRow] = {
     'pspnet_r101_cityscapes': PaperRow(78.51, 6.7),
     'pspnet_repvgg_b2_cityscapes': PaperRow(80.57, 4.5),
 }
-"""By the name of our config."""
-
+"""Rows by the name of our config."""
 
 R50, R101 = 'pspnet_r50_cityscapes', 'pspnet_r101_cityscapes'
 
 
 def counterparts(name: str, form: str) -> dict[str, str]:
-    """Return what a config in a form is compared with to check the paper's claims.
+    """Return the variants with which the paper compares a network.
 
     Args:
-        name: Of the config; one that the paper has not is compared with nothing.
-        form: Of :data:`~benchmarks.runtimes.FORMS`.
+        name: Name of the config.
+        form: Name in :data:`~benchmarks.runtimes.FORMS`.
 
     Returns:
-        ``NAME:FORM`` by a description of it; what is compared with itself is left out.
+        ``NAME:FORM`` of each counterpart, by its description; empty if the network is not
+        in the paper.
     """
     if name not in PAPER:
         return {}
@@ -59,7 +59,7 @@ def counterparts(name: str, form: str) -> dict[str, str]:
 
 
 def paper_ratio(name: str, baseline: str) -> float | None:
-    """How many times as fast as a baseline a config is in the paper; None if unknown."""
+    """Return the paper's speedup of a config over another, None if unknown."""
     if name not in PAPER or baseline not in PAPER:
         return None
     return PAPER[name].speed / PAPER[baseline].speed

@@ -1,4 +1,4 @@
-"""What a benchmark found, as far as it got, and what follows from it."""
+"""The results of a benchmark, also of one that is not finished."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mmseg_repvgg.special_files import refuse_special_file
 
 @dataclass(frozen=True)
 class Protocol:
-    """How it is measured.
+    """The sizes and rounds of a measurement.
 
     Attributes:
-        batch: Images at once.
+        batch: Images in a batch.
         size: Height and width of the images.
-        warmup: Rounds that do not count.
-        rounds: Rounds that are timed.
-        budget: Seconds for all of it, None for no limit. No round begins after them, and
-            nothing that is slow to get ready once half of them have passed; see
+        warmup: Number of untimed rounds.
+        rounds: Number of timed rounds.
+        budget: Seconds of the whole run, None for no limit. No round begins later, and
+            no form that is slow to prepare after half of them; see
             :func:`~benchmarks.timing.time_alternating`.
     """
 
@@ -39,20 +39,20 @@ class Protocol:
 
 @dataclass
 class Variant:
-    """A network in a form: what was found out of it.
+    """The results of a network in one form.
 
     Attributes:
-        name: Of the network.
+        name: Name of the network.
         backbone: Type of its backbone.
-        form: One of :data:`~benchmarks.runtimes.FORMS`.
-        precision: Of the form.
-        weights: Name of the file they are from, or ``random``.
-        note: What a reader of its numbers must know besides.
+        form: Name in :data:`~benchmarks.runtimes.FORMS`.
+        precision: Precision of the form.
+        weights: Name of the checkpoint file, or ``random``.
+        note: A remark for readers of the numbers.
         failure: Why it could not be run; None if it could.
         output_error: Largest difference from the output of the fused form in torch,
             relative to the largest number of that.
-        memory: What it takes, if that was measured.
-        seconds: Of each round.
+        memory: Its memory, if measured.
+        seconds: Time of each round.
     """
 
     name: str
@@ -68,22 +68,22 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """Name and form in one."""
+        """Name and form, ``NAME:FORM``."""
         return f'{self.name}:{self.form}'
 
 
 @dataclass
 class Report:
-    """What was measured, as far as it got.
+    """The results of a benchmark so far.
 
     Attributes:
-        setup: What all had in common.
-        protocol: How it was measured.
-        machine: On what; see :func:`~benchmarks.machine.describe_machine`.
-        variants: In the order of the networks, and of the forms within one.
+        setup: Input, threads and device of all variants.
+        protocol: Sizes and rounds.
+        machine: From :func:`~benchmarks.machine.describe_machine`.
+        variants: In the order of the networks, and of the forms of each.
         baseline: Name of a network, or ``NAME:FORM``.
-        warmup: Rounds that were run first.
-        complete: Whether it came to its end.
+        warmup: Number of untimed rounds that were run.
+        complete: Whether the benchmark has ended.
     """
 
     setup: Setup
@@ -96,22 +96,22 @@ class Report:
 
     @property
     def names(self) -> list[str]:
-        """Of the networks."""
+        """Names of the networks."""
         return list(dict.fromkeys(variant.name for variant in self.variants))
 
     @property
     def timed(self) -> dict[str, Variant]:
-        """What has been timed, by key."""
+        """Timed variants, by key."""
         return {variant.key: variant for variant in self.variants if variant.seconds}
 
     @property
     def timings(self) -> Timings:
-        """Of all that has been timed."""
+        """Times of all timed variants."""
         seconds = {key: variant.seconds for key, variant in self.timed.items()}
         return Timings(seconds, self.warmup)
 
     def best(self, name: str) -> Variant | None:
-        """The fastest float32 form of a network; None if there is none."""
+        """Return the fastest float32 form of a network, None if there is none."""
         keys = [
             key
             for key, variant in self.timed.items()
@@ -121,23 +121,23 @@ class Report:
 
     @property
     def reference(self) -> Variant | None:
-        """The variant that all are compared with: the baseline, at its best."""
+        """The variant of the baseline that all are compared with, if it was timed."""
         if ':' in self.baseline:
             return self.timed.get(self.baseline)
         return self.best(self.baseline)
 
     def speedup(self, variant: Variant) -> Spread | None:
-        """How many times as fast as the reference; None where it cannot be said."""
+        """Return the speedup over the reference, None if one of them was not timed."""
         reference = self.reference
         if reference is None or not variant.seconds:
             return None
         return self.timings.speedup(variant.key, reference.key)
 
     def paper_speedups(self) -> dict[str, dict[str, Spread]]:
-        """How many times as fast as its counterparts of the paper each variant is.
+        """Return the speedup of each variant over its counterparts of the paper.
 
         Returns:
-            By what it is compared with, and then by key; what was not timed is left out.
+            Speedups of timed variants by key, for each description of a counterpart.
         """
         found: dict[str, dict[str, Spread]] = {}
         for key, variant in self.timed.items():
@@ -148,11 +148,11 @@ class Report:
         return found
 
     def images_per_second(self, variant: Variant) -> float:
-        """By the median."""
+        """Return the images per second of the median time."""
         return self.protocol.batch / self.timings.spread(variant.key).median
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, and what follows from it, in plain numbers and names."""
+        """Return the report and derived figures as numbers and strings."""
         reference = self.reference
         rows = []
         for variant in self.variants:
@@ -188,10 +188,10 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read back what :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote.
 
         Raises:
-            ConfigError: If the file is none.
+            ConfigError: If it is not such a file.
         """
         try:
             refuse_special_file(path)
@@ -215,25 +215,25 @@ class Report:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f'{path} is no report of tools/benchmark.py ({error!r}): measure anew'
+                f'{path} is not a report of tools/benchmark.py ({error!r}): measure again'
             ) from error
 
     def compared_with(self, baseline: str) -> Report:
-        """The same measurement beside another baseline.
+        """Return the report with another baseline.
 
         Raises:
-            ConfigError: If it was not timed.
+            ConfigError: If the baseline was not timed.
         """
         report = replace(self, baseline=baseline)
         if report.reference is None:
             raise ConfigError(
-                f'--baseline {baseline} is not among what was timed: '
+                f'--baseline {baseline} is not among the timed variants: '
                 f'{", ".join(self.timed)}'
             )
         return report
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, so that the file is there whole or not at all.
+        """Write the report as JSON, atomically.
 
         Raises:
             WriteError: If it cannot be written.

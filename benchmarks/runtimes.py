@@ -1,4 +1,4 @@
-"""The forms in which a network can be run, each a function that is ready to be called."""
+"""The forms in which a network can be run, each as a function without arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmseg_repvgg.reparam.deploy import ENGINES
 from mmseg_repvgg.winograd.build import library
 
 Run = Callable[[], Any]
-"""Computes the output once and returns it: a tensor or an array."""
+"""A function that computes the output, a tensor or an array."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Form:
     """A way of running a network.
 
     Attributes:
-        make: Gets a network ready.
-        precision: Of its numbers; what is float32 is compared with what is float32.
+        make: Prepares a network.
+        precision: Precision of its numbers; only float32 forms are compared.
         on_gpu: Whether it can be run on a CUDA device.
         on_cpu: Whether it can be run on a CPU.
-        slow: Whether getting it ready may take minutes.
+        slow: Whether preparing it may take minutes.
     """
 
     make: Callable[[Subject], Run]
@@ -62,29 +62,29 @@ def _channels_last(
 ) -> Run:
     if engine != 'torch' and library() is None:
         raise ConfigError(
-            'winograd.cpp could not be compiled here, so there is nothing of it to time: '
-            'install g++, or name a compiler by CXX'
+            'winograd.cpp could not be compiled here, so it cannot be timed: install '
+            'g++, or name a compiler by CXX'
         )
     layout: dict[str, Any] = dict(dtype=dtype, memory_format=torch.channels_last)
-    # A copy, whose parameters are objects of its own; an engine packs its weights last.
+    # A copy with its own parameters, converted before the engine packs its weights.
     network = deploy(deploy(subject.fused).to(**layout), engine=engine)
     return _torch(network, subject.input.to(**layout), allow_tf32)
 
 
 def _compile(subject: Subject) -> Run:
-    # Whole, or the error tells; with its weights as constants, to be laid out anew.
+    # With freezing, weights are constants that the compiler may lay out anew.
     network = torch.compile(subject.graph, fullgraph=True, options={'freezing': True})
     return _torch(network, subject.input)
 
 
 def _cuda_graphs(subject: Subject) -> Run:
-    """Capture the fused form at the first call, whose memory is then the graph's too."""
+    """Capture the fused form as a CUDA graph at the first call."""
     run, graph = _fused(subject), torch.cuda.CUDAGraph()
     output: list[Tensor] = []
 
     def replay() -> Tensor:
         if not output:
-            # cuDNN and cuBLAS have to be ready before, and on another stream.
+            # cuDNN and cuBLAS must be initialised before, on another stream.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -101,9 +101,9 @@ def _cuda_graphs(subject: Subject) -> Run:
 
 @functools.cache
 def _first_graph() -> Any:
-    """Return a graph whose memory all later ones share, since no two run at once.
+    """Return a graph whose memory pool all later ones share.
 
-    A replay may overwrite the output of another graph.
+    No two graphs run at once, but a replay may overwrite the output of another.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -126,7 +126,7 @@ def _onnxruntime(subject: Subject) -> Run:
     runtime = require('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = subject.setup.threads
-    # Its threads may spin while it computes, but not into the turn of the next.
+    # Spinning threads would slow down the next form.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     session = runtime.InferenceSession(
         str(subject.onnx), options, providers=['CPUExecutionProvider']
@@ -190,16 +190,16 @@ FORMS: dict[str, Form] = {
     'openvino-bf16': Form(partial(_openvino, precision='bf16'), 'bfloat16'),
     'int8': Form(_int8, 'int8', slow=True),
 }
-"""By name, in the order in which they are reported."""
+"""Forms by name, in the order in which they are reported."""
 
 
 def note(subject: Subject, form: str) -> str | None:
-    """Return what a reader of the numbers must know besides; None if nothing."""
+    """Return a remark for readers of the numbers, or None."""
     if form != 'int8':
         return None
     random = None
     if subject.source.int8 is None:
-        random = 'calibrated on random numbers: of use for its speed only'
+        random = 'calibrated on random numbers: only its speed is meaningful'
     return '; '.join(filter(None, (random, missing_for_int8()))) or None
 
 

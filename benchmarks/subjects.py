@@ -1,4 +1,4 @@
-"""What is measured: a network from a config or an architecture's name, ready to run."""
+"""Networks to measure, from a config or the name of an architecture."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from mmseg_repvgg.reparam import deploy
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all that is compared has in common.
+    """Input, threads and device that all measured networks share.
 
     Attributes:
-        shape: Of the input, (batch, channels, height, width).
-        threads: How many compute.
-        device: Of torch.
-        backbone_only: Whether the backbone alone is run, to its last feature map; or else
-            the whole segmentor, from the normalised image to logits of its size.
-        folder: Where files are made that are needed on the way.
+        shape: Shape of the input, (batch, channels, height, width).
+        threads: Number of threads.
+        device: Device of torch.
+        backbone_only: Whether to run the backbone alone, to its last feature map, instead
+            of the segmentor, from the normalised image to logits of its size.
+        folder: Folder for temporary files.
     """
 
     shape: tuple[int, int, int, int]
@@ -51,15 +51,15 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a network comes from.
+    """The config and the files of a network.
 
     Attributes:
-        name: Under which it is reported.
-        given: File of the config, or an architecture such as ``B0`` or ``B2-fast``.
+        name: Name in the report.
+        given: Config file, or an architecture such as ``B0`` or ``B2-fast``.
         options: Changes of the config, by dotted key.
-        checkpoint: File of weights; without, they are random.
-        trust: Unpickle whatever that file holds.
-        int8: An exported int8 file of it.
+        checkpoint: Checkpoint file; without one, weights are random.
+        trust: Whether to unpickle anything in that file.
+        int8: An exported int8 file.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Source:
 
 
 class Subject:
-    """A network, in the forms that runtimes start from, each made when it is asked for.
+    """A network with the models and files that runtimes start from, made on demand.
 
     Args:
-        source: Where it comes from.
-        setup: What it is run with.
+        source: Config and files.
+        setup: Input, threads and device.
 
     Raises:
         ConfigError: If there is no such network.
@@ -91,46 +91,46 @@ class Subject:
 
     @property
     def channels(self) -> int:
-        """Of the image."""
+        """Number of channels of the image."""
         return self.cfg.model.backbone.get('in_channels', 3)
 
     @cached_property
     def input(self) -> Tensor:
-        """The same numbers for every network and form, float32."""
+        """Random input, the same for every network and form, float32."""
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(self.setup.shape, generator=generator)
         return x.to(self.setup.device)
 
     @cached_property
     def trained(self) -> nn.Module:
-        """As it is trained, in eval mode: many branches, and norms of their own."""
+        """The training form in eval mode."""
         built: Any = self._segmentor() if self.source.checkpoint else self._random()
         if not self.setup.backbone_only:
-            # Trained with, never run again.
+            # Inference does not run it.
             built.auxiliary_head = None
             return _Whole(built).to(self.setup.device)
         return _Last(getattr(built, 'backbone', built)).to(self.setup.device)
 
     @cached_property
     def fused(self) -> nn.Module:
-        """A conv a layer: branches fused, and then every norm behind a conv folded in.
+        """The fused form, with every norm folded into the conv before it.
 
-        The second is for the heads and for networks that have nothing else to fuse: to
-        compare with their norms left would flatter RepVGG.
+        Norms of heads and of other backbones are folded as well, since a comparison with
+        unfolded norms would favour RepVGG.
         """
         model = fuse_conv_bn(deploy(self.trained))
         return model.requires_grad_(False)
 
     @cached_property
     def graph(self) -> nn.Module:
-        """The fused form as it is exported, with pooling that every compiler can take."""
+        """The fused form as exported, with pooling that every compiler supports."""
         network: Any = self.fused
         if not isinstance(network, _Whole):
             return network
         return SegmentorGraph(network.model, exporting_facts(self.setup.shape)).eval()
 
     def backbone(self) -> Subject:
-        """The same segmentor's backbone alone, of the same weights."""
+        """Return the backbone of this segmentor, with the same weights."""
         part = Subject(
             dataclasses.replace(self.source, name=f'{self.source.name}-backbone'),
             dataclasses.replace(self.setup, backbone_only=True),
@@ -141,7 +141,7 @@ class Subject:
 
     @property
     def onnx(self) -> Path:
-        """An ONNX file of the graph, in the folder of the setup; written once."""
+        """ONNX file of the graph, written once to the folder of the setup."""
         path = Path(self.setup.folder) / f'{self.source.name}.onnx'
         if not path.is_file():
             network: Any = self.graph
@@ -151,7 +151,7 @@ class Subject:
     @property
     @keep_signal_stack()
     def int8(self) -> Path:
-        """An int8 file for OpenVINO: the given, or one calibrated on random numbers."""
+        """int8 file for OpenVINO: the given one, or one calibrated on random numbers."""
         if self.source.int8 is not None:
             return Path(self.source.int8)
         path = Path(self.setup.folder) / f'{self.source.name}.int8.xml'
@@ -177,36 +177,36 @@ class Subject:
             torch.manual_seed(0)
             model = MODELS.build(self.cfg.model[part] if part else self.cfg.model)
         model = revert_sync_batchnorm(model)
-        # Not of its result: that of ResNet is None.
+        # ResNet's eval() returns None.
         model.eval()
         return model
 
 
 def check_int8(file: str, setup: Setup) -> None:
-    """See to it that a file does the work that all the others do.
+    """Check that an int8 file is comparable with the other forms.
 
     Raises:
-        ConfigError: If it does not, is not int8, or cannot be opened.
+        ConfigError: If it computes something else, is not int8, or cannot be opened.
         ExtraError: If OpenVINO is not installed.
     """
     facts = open_backend(file).metadata
     if facts.output != 'logits' or facts.normalize or setup.backbone_only:
         raise ConfigError(
-            f'{file} does other work than the rest: it must be of the whole segmentor, '
-            'made with --output logits and without --normalize'
+            f'{file} is not comparable with the other forms: it must be of the whole '
+            'segmentor, made with --output logits and without --normalize'
         )
     if facts.quantized is None:
         raise ConfigError(f'{file} is not int8: make one with tools/quantize.py')
     wanted = setup.shape
     if any(side not in (None, want) for side, want in zip(facts.shape, wanted)):
         raise ConfigError(
-            f'{file} takes images of {_text(facts.shape)}, and the rest is measured at '
-            f'{_text(wanted)}: give another --batch or --size, or make the file for that'
+            f'{file} takes images of {_text(facts.shape)}, but the other forms are '
+            f'measured at {_text(wanted)}. Give another --batch, --size or file'
         )
 
 
 class _Whole(nn.Module):
-    """A segmentor as it predicts an image that is taken whole: up to its logits."""
+    """A segmentor from a whole image to its logits."""
 
     def __init__(self, model: BaseSegmentor) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class _Whole(nn.Module):
 
 
 class _Last(nn.Module):
-    """A backbone up to its last feature map."""
+    """A backbone that returns its last feature map."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -231,10 +231,10 @@ class _Last(nn.Module):
 
 
 def exporting_facts(shape: tuple[int, int, int, int]) -> Metadata:
-    """What the exporter has to know of a file that nobody else will read.
+    """Return the metadata for a temporary file.
 
     Args:
-        shape: Of the input.
+        shape: Shape of the input.
     """
     return Metadata(
         output='logits',

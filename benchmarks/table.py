@@ -1,9 +1,11 @@
-"""A benchmark as text, in Markdown."""
+"""Format a benchmark as Markdown tables."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+
+from prettytable import PrettyTable, TableStyle
 
 from benchmarks.paper import counterparts, paper_ratio
 from benchmarks.report import Report, Variant
@@ -13,10 +15,10 @@ Cell = Callable[[Variant], str]
 
 
 def table(report: Report) -> str:
-    """What was measured: milliseconds, ratios to the baseline, memory, and what failed.
+    """Return tables of times, speedups and memory, and remarks on failures.
 
     Args:
-        report: At least one round of it timed.
+        report: With at least one timed round.
     """
     names = report.names
     forms = list(dict.fromkeys(variant.form for variant in report.variants))
@@ -50,7 +52,7 @@ def table(report: Report) -> str:
         ]
     if any(variant.memory for variant in report.variants):
         parts += [
-            'Peak memory in MB: what the model holds + what running it takes on top',
+            'Peak memory in MB: the model + what running it takes in addition',
             grid(_megabytes, 'MB'),
         ]
     remarks = [
@@ -64,7 +66,7 @@ def table(report: Report) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Leave out the words that all names begin or end with; a single one stays whole."""
+    """Remove common first and last words from several names."""
     if len(names) < 2:
         return list(names)
     words = [name.split('_') for name in names]
@@ -83,11 +85,11 @@ def _title(report: Report) -> str:
         f'{what}, batch {batch}, {height}x{width}, {threads}, {report.setup.device}, '
         f'{rounds}; bold: the fastest float32 form'
     )
-    return title if report.complete else f'{title}. Cut off before its end'
+    return title if report.complete else f'{title}. Not complete'
 
 
 def _ratios(report: Report, short: dict[str, str]) -> str:
-    """A line a variant; the paper's ratio stands beside the best one of a network."""
+    """Return a row for each variant, with the paper's ratio beside the best form."""
     reference = report.reference
     assert reference is not None
     rows = [['', 'form', 'images/s', 'times as fast', "the paper's"]]
@@ -119,7 +121,7 @@ def _slow_bfloat16(report: Report, variant: Variant) -> str | None:
 def _paper_grid(
     title: str, speedups: dict[str, Spread], short: dict[str, str], forms: Sequence[str]
 ) -> str:
-    """A line a network; first the paper's ratio, where it has one."""
+    """Return a row for each network, with the paper's ratio first."""
     rows = [['', "the paper's", *forms]]
     for name in short:
         found = [speedups.get(f'{name}:{form}') for form in forms]
@@ -142,10 +144,8 @@ def _megabytes(variant: Variant) -> str:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |'
-        for row in rows
-    ]
-    lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    return '\n'.join(lines)
+    table = PrettyTable(rows[0], align='l')
+    for row in rows[1:]:
+        table.add_row(list(row))
+    table.set_style(TableStyle.MARKDOWN)
+    return table.get_string()

@@ -1,10 +1,9 @@
-"""Timing several things against each other, so that a machine's moods fall on all alike.
+"""Time several functions against each other, so that changes of the machine affect all.
 
-The things take turns in one process. Each round runs every one once; which comes first is
-drawn anew every second round, and the round after goes the other way, so that drift
-within two rounds cancels and nobody always follows the same neighbour. What is compared
-is what was measured in the same round: the ratio to a baseline is taken round by round,
-and its median and quartiles are of those ratios.
+The functions take turns in one process. Each round runs every function once. The order is
+drawn anew every second round and reversed in the next, so that drift within two rounds
+cancels and no function always follows the same one. Speedups are taken round by round;
+their median and quartiles are reported.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Spread:
     """Median and quartiles.
 
     Attributes:
-        median: Half of the values are below it.
+        median: The median.
         low: The lower quartile.
         high: The upper quartile.
     """
@@ -37,18 +36,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Sum up values, of which there must be one at least."""
+        """Return the spread of at least one value."""
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
         return cls(float(median), float(low), float(high))
 
 
 @dataclass(frozen=True)
 class Timings:
-    """What each thing took, round by round.
+    """The times of each function, round by round.
 
     Attributes:
-        seconds: By name; the numbers at one index are of one round.
-        warmup: Rounds that were run before and are not among them.
+        seconds: Times by name; those at one index are of the same round.
+        warmup: Number of untimed rounds before.
     """
 
     seconds: dict[str, list[float]]
@@ -56,15 +55,15 @@ class Timings:
 
     @property
     def rounds(self) -> int:
-        """How many rounds were timed."""
+        """Number of timed rounds."""
         return min(map(len, self.seconds.values()))
 
     def spread(self, name: str) -> Spread:
-        """Seconds of one thing."""
+        """Return the spread of the seconds of a function."""
         return Spread.of(self.seconds[name])
 
     def speedup(self, name: str, baseline: str) -> Spread:
-        """How many times as fast as the baseline one thing is, compared round by round.
+        """Return the speedup of a function over a baseline, round by round.
 
         The median of the ratios is in general not the ratio of the medians.
         """
@@ -72,7 +71,7 @@ class Timings:
         return Spread.of([theirs / ours for theirs, ours in pairs])
 
     def fastest(self, names: Sequence[str]) -> str:
-        """The name of the lowest median."""
+        """Return the name with the lowest median."""
         return min(names, key=lambda name: self.spread(name).median)
 
 
@@ -86,24 +85,24 @@ def time_alternating(
     seed: int = 0,
     on_round: Callable[[Timings], Any] | None = None,
 ) -> Timings:
-    """Time things by turns.
+    """Time functions in alternating rounds.
 
-    How many threads compute, and whether gradients are kept, is the caller's choice.
+    The caller sets the number of threads and the grad mode.
 
     Args:
-        things: What to call, by name.
-        warmup: Rounds to run first and not to count, at least 0.
-        rounds: Rounds to time, at least 1.
-        budget: Seconds after which no further round begins, the warm-up included; one
-            round of warm-up and :data:`MIN_ROUNDS` timed ones are run nevertheless, or
-            fewer if fewer were asked for. None for no limit.
-        device: On a CUDA device the time is that between two CUDA events around a call
-            (nobody has run this on a GPU yet); else it is the clock's.
-        seed: Of the order. Torch's generators are left alone.
-        on_round: Called after each timed round with what there is so far.
+        things: Functions by name.
+        warmup: Number of untimed rounds, at least 0.
+        rounds: Number of timed rounds, at least 1.
+        budget: Seconds, including the warm-up, after which no further round begins. One
+            round of warm-up and :data:`MIN_ROUNDS` timed ones are run in any case, or as
+            many as requested if fewer. None for no limit.
+        device: On a CUDA device, times are measured between two CUDA events around a call
+            (not run on a GPU yet).
+        seed: Seed of the order. Torch's generators are not used.
+        on_round: Called with the timings after each timed round.
 
     Raises:
-        ValueError: If there is nothing to time, or a number is too small.
+        ValueError: If there is no function, or a number is too small.
     """
     if not things:
         raise ValueError('there is nothing to time')
@@ -127,7 +126,7 @@ def time_alternating(
         ran += 1
     timings = Timings(seconds, ran)
     while timings.rounds < rounds and not (timings.rounds >= MIN_ROUNDS and spent()):
-        # A round that is cut off leaves nothing behind.
+        # An interrupted round is not recorded.
         taken = {name: measure(things[name]) for name in next(orders)}
         for name in things:
             seconds[name].append(taken[name])

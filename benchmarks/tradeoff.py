@@ -1,4 +1,4 @@
-"""Speed against accuracy: a picture of a benchmark."""
+"""Draw speed against accuracy of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from benchmarks.report import Report
 from benchmarks.table import short_names
 from mmseg_repvgg.errors import ConfigError
 
-# Of Okabe and Ito's colours, which colour-blind readers tell apart.
+# From Okabe and Ito's palette for colour-blind readers.
 _OURS: dict[str, Any] = dict(color='#0072B2', marker='o')
 _OTHERS: dict[str, Any] = dict(color='#D55E00', marker='s')
 
 
 def draw_tradeoff(report: Report, miou: Mapping[str, float], said_by: str = '') -> Figure:
-    """Draw each network at its fastest float32 form.
+    """Draw each network in its fastest float32 form.
 
-    Across: how many times as fast as the baseline, with the quartiles. If ``miou`` is the
-    paper's, its own ratios of speed are there too, hollow.
+    The x axis is the speedup over the baseline, with quartiles. If ``miou`` is the
+    paper's, its speedups are drawn as hollow marks as well.
 
     Args:
-        report: Timed.
-        miou: In percent, by the name of the network; those that it lacks are left out.
-        said_by: Whose numbers these are, such as ``the paper``; empty for one's own.
+        report: A timed report.
+        miou: mIoU in percent by the name of the network; others are left out.
+        said_by: Origin of these numbers, such as ``the paper``; empty for one's own.
 
     Returns:
-        A figure of no global state, as ``curves.save_figure`` takes it.
+        A figure for ``curves.save_figure``, independent of pyplot's state.
 
     Raises:
         ConfigError: If there is nothing to draw.
@@ -41,8 +41,8 @@ def draw_tradeoff(report: Report, miou: Mapping[str, float], said_by: str = '') 
     drawn = [variant for variant in best if variant is not None]
     if reference is None or not drawn:
         raise ConfigError(
-            'there is nothing to draw: no network was timed in a float32 form, has a '
-            f'mIoU and a baseline to compare with (mIoU of: {", ".join(miou)})'
+            'nothing to draw: no network has a timed float32 form, an mIoU and a '
+            f'baseline (mIoU of: {", ".join(miou)})'
         )
     short = dict(zip(names, short_names(names)))
     figure = Figure(figsize=(7.2, 5.2))
@@ -50,7 +50,7 @@ def draw_tradeoff(report: Report, miou: Mapping[str, float], said_by: str = '') 
     axes = figure.subplots()
     hollow = False
     heights = [miou[variant.name] for variant in drawn]
-    # Nearer than this above a point, another would be crossed by its label.
+    # The label of a point would cross another point that is less than this above.
     near = 0.1 * (max(heights) - min(heights))
     for variant in drawn:
         name = variant.name

@@ -1,7 +1,7 @@
-"""What the Winograd engine gains and costs, each figure from one run of its own parts.
+"""Measure the gains and costs of the Winograd engine.
 
-Speed is that of a network at full and at fast dilation against a peer at the best that
-stock runtimes make of it, all taking turns; see ``docs/winograd.md``.
+A network at full and at fast dilation is timed against a peer in the fastest of the stock
+runtimes, in alternating rounds; see ``docs/winograd.md``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.benchmark import build
 from benchmarks.machine import using_threads
 from benchmarks.memory import PeakMemory, peak_memory
-from benchmarks.runtimes import FORMS, Run
+from benchmarks.runtimes import FORMS, Run, difference
 from benchmarks.subjects import Setup, Source, Subject
 from benchmarks.timing import Spread, Timings, time_alternating
 from mmseg_repvgg.errors import ConfigError
@@ -27,12 +27,12 @@ from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.winograd import WinogradConv2d
 
 STOCK = ('channels-last', 'onnxruntime', 'openvino')
-"""Forms of the peer that know nothing of this package."""
+"""Forms of the peer that do not use this package."""
 
 OUR_HEAD = tuple(f'{form}, winograd head' for form in STOCK)
-"""The same for its backbone, with a head by Winograd."""
+"""The same forms of its backbone, with a head computed by Winograd."""
 
-# The points of F(4x4, 3x3), in two dimensions.
+# Number of points of F(4x4, 3x3) in two dimensions.
 FREQUENCIES = 36
 
 
@@ -42,20 +42,38 @@ class Speed:
 
     Attributes:
         size: Height and width of the image.
-        timings: Of ``peer FORM``, ``full FORM``, ``fast winograd`` and ``products``, and
-            of a segmentor ``peer FORM, winograd head``.
+        timings: Times of ``peer FORM``, ``full FORM``, ``fast winograd`` and
+            ``products``; for a segmentor also of ``peer FORM, winograd head``.
     """
 
     size: tuple[int, int]
     timings: Timings
 
     def best_of_peer(self, *forms: str) -> str:
-        """The fastest of the peer's forms, by name."""
+        """Return the name of the fastest of the peer's forms."""
         return self.timings.fastest([f'peer {form}' for form in forms])
 
     def over_peer(self, *forms: str) -> Spread:
-        """How many times as fast as the best of the peer's forms."""
+        """Return the speedup over the fastest of the peer's forms."""
         return self.timings.speedup('full winograd', self.best_of_peer(*forms))
+
+    def ratios(self) -> dict[str, Spread]:
+        """Return the ratios of times in ``docs/winograd.md``, by description."""
+        peers: list[tuple[str, ...]] = [STOCK, ('winograd',)]
+        if f'peer {OUR_HEAD[0]}' in self.timings.seconds:
+            peers.insert(1, OUR_HEAD)
+        speedup = self.timings.speedup
+        return {
+            **{
+                f'full winograd over {self.best_of_peer(*forms)}': self.over_peer(*forms)
+                for forms in peers
+            },
+            'full winograd over full direct': speedup(
+                'full winograd', 'full channels-last'
+            ),
+            'full over fast, winograd': speedup('full winograd', 'fast winograd'),
+            'own products over full': speedup('full winograd', 'products'),
+        }
 
 
 def measure_speed(
@@ -68,19 +86,19 @@ def measure_speed(
 ) -> Speed:
     """Time a network with Winograd against a peer, itself, and its matrix products.
 
-    The peer with our engine is timed too: in all of it (``peer winograd``), and of a
-    segmentor in the head alone, with the backbone in every stock runtime (``peer FORM,
-    winograd head``).
+    The peer is also timed with the Winograd engine: as a whole (``peer winograd``) and,
+    for a segmentor, in the head alone, with the backbone in every stock runtime (``peer
+    FORM, winograd head``).
 
     Args:
-        ours: A RepVGG network, or a segmentor with one, of whatever dilation.
-        peer: A network of the same input.
+        ours: A RepVGG backbone or segmentor of any dilation.
+        peer: A network with the same input.
         setup: Size, threads, and whether without heads.
-        warmup: Rounds that do not count.
-        rounds: Rounds that count.
+        warmup: Number of untimed rounds.
+        rounds: Number of timed rounds.
 
     Raises:
-        ConfigError: If there are not enough rounds or pixels.
+        ConfigError: If there are no rounds or pixels.
     """
     if rounds < 1 or min(setup.shape) < 1:
         raise ConfigError(
@@ -111,7 +129,7 @@ def measure_speed(
             for form, name in zip(STOCK, OUR_HEAD):
                 runs[f'peer {name}'] = _joined(FORMS[form].make(subjects[-1]), head)
         for subject in subjects:
-            # What the forms were made from.
+            # Free the networks from which the forms were made.
             subject.__dict__.clear()
         timings = time_alternating(runs, warmup=warmup, rounds=rounds)
     height, width = setup.shape[2:]
@@ -119,7 +137,7 @@ def measure_speed(
 
 
 def _head_by_winograd(subject: Subject) -> Callable[[Tensor], Tensor]:
-    """From the backbone's last map to the logits of the segmentor."""
+    """Return the decode head, from the backbone's last map to the logits."""
     whole: Any = deploy(subject.fused)
     model = whole.to(memory_format=torch.channels_last).model
     head: Any = deploy(model.decode_head, 'winograd')
@@ -128,7 +146,7 @@ def _head_by_winograd(subject: Subject) -> Callable[[Tensor], Tensor]:
 
     def run(y: Tensor) -> Tensor:
         y = y.contiguous(memory_format=torch.channels_last)
-        # It picks its map by index: those of PSPNet and its like take the last.
+        # The head picks its map by index; PSPNet takes the last.
         maps = [y] * len(model.backbone.out_indices)
         return head.predict(maps, [meta] * len(y), model.test_cfg)
 
@@ -144,19 +162,19 @@ def _joined(body: Run, head: Callable[[Tensor], Tensor]) -> Run:
 
 
 def dilated(source: Source, how: str) -> Source:
-    """The same RepVGG network with another dilation."""
+    """Return the same RepVGG network with another dilation."""
     return replace(source, options={**source.options, 'model.backbone.dilation': how})
 
 
 @torch.inference_mode()
 def products(network: nn.Module, x: Tensor) -> Run:
-    """The matrix products within a network's Winograd convs, and nothing else.
+    """Return a function that computes only the matrix products of Winograd convs.
 
-    They are ``torch.bmm`` of (36 * groups, tiles, in) and (36 * groups, in, out), all
-    operands in memory before; the numbers are random, the shapes are the network's.
+    They are ``torch.bmm`` of (36 * groups, tiles, in) and (36 * groups, in, out) with the
+    shapes of the network, on random numbers that are in memory before.
 
     Args:
-        network: With :class:`~mmseg_repvgg.reparam.WinogradConv2d` in it.
+        network: A network with :class:`~mmseg_repvgg.winograd.WinogradConv2d` layers.
         x: Its input.
     """
     shapes: list[tuple[int, int, int, int]] = []
@@ -180,7 +198,7 @@ def products(network: nn.Module, x: Tensor) -> Run:
     tiles = torch.randn(max(b * rows * depth for b, rows, depth, _ in shapes))
     out = torch.empty(max(b * rows * columns for b, rows, _, columns in shapes))
     for b, rows, depth, columns in shapes:
-        # Each conv has kernels of its own, as in the network.
+        # Each conv has its own kernels, as in the network.
         kernels = torch.randn(b, depth, columns)
         operands.append(
             (
@@ -199,7 +217,7 @@ def products(network: nn.Module, x: Tensor) -> Run:
 
 
 def _tiles(side: int, dilation: int) -> int:
-    """Of 4 pixels in a side: each phase for itself, or all with padding between."""
+    """Count tiles of 4 pixels: of each phase, or of all phases joined with padding."""
     phases = [-(-(side - first) // dilation) for first in range(min(dilation, side))]
     joined = sum(phases) + len(phases) - 1
     return min(sum(-(-phase // 4) for phase in phases), -(-joined // 4))
@@ -210,9 +228,9 @@ class Errors:
     """Largest errors against float64, relative to the largest number.
 
     Attributes:
-        direct: Of the fused float32 network by PyTorch.
-        channels_last: Of the same with channels last, which takes other code.
-        winograd: Of the same with Winograd.
+        direct: Error of the fused float32 network in PyTorch.
+        channels_last: Error with channels last, for which PyTorch has other kernels.
+        winograd: Error with Winograd.
     """
 
     direct: float
@@ -226,12 +244,12 @@ def measure_errors(source: Source, setup: Setup) -> Errors:
         subject = Subject(dilated(source, 'full'), setup)
         expected = _output(subject.trained.double(), subject.input.double())
         subject = Subject(dilated(source, 'full'), setup)
-        found = [
-            torch.as_tensor(FORMS[form].make(subject)()).double()
-            for form in ('fused', 'channels-last', 'winograd')
-        ]
-    scale = expected.abs().max()
-    return Errors(*(float((y - expected).abs().max() / scale) for y in found))
+        return Errors(
+            *(
+                difference(FORMS[form].make(subject)(), expected)
+                for form in ('fused', 'channels-last', 'winograd')
+            )
+        )
 
 
 @torch.inference_mode()
@@ -240,7 +258,7 @@ def _output(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def measure_memory(source: Source, setup: Setup) -> dict[str, PeakMemory]:
-    """Peak memory of both engines, each in a process of its own."""
+    """Measure the peak memory of both engines, each in its own process."""
     return {
         form: peak_memory(build, dilated(source, 'full'), form, setup)
         for form in ('channels-last', 'winograd')
@@ -249,11 +267,11 @@ def measure_memory(source: Source, setup: Setup) -> dict[str, PeakMemory]:
 
 @dataclass(frozen=True)
 class Growth:
-    """How time grows with the image.
+    """Growth of the time with the image.
 
     Attributes:
-        seconds: Median by height and width.
-        slope: Of the logarithm of time over that of the number of pixels; 1 is linear.
+        seconds: Median time by height and width.
+        slope: Slope of log time over log pixels; 1 is linear.
     """
 
     seconds: dict[tuple[int, int], float]
@@ -266,7 +284,7 @@ def measure_growth(
     sizes: Sequence[tuple[int, int]] = ((256, 512), (512, 1024), (1024, 2048)),
     rounds: int = 5,
 ) -> Growth:
-    """Time the Winograd engine at several sizes, by turns."""
+    """Time the Winograd engine at several sizes in alternating rounds."""
     with using_threads(setup.threads):
         subject = Subject(dilated(source, 'full'), setup)
         network = deploy(subject.fused, 'winograd')

@@ -1,8 +1,8 @@
-"""What stands on a drawn street, and how it looks: polygons in front of a camera.
+"""Lay out a street as coloured polygons in front of a camera.
 
 World coordinates are metres: x to the right, y up from the ground, z ahead. The camera
 looks along z from above the middle of the road, so everything runs to one vanishing
-point. Sizes in pixels follow from the frame's height alone.
+point. Sizes in pixels depend on the height of the frame only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FAR: Final = 200.0
 
 @dataclass(frozen=True)
 class Part:
-    """A polygon before it is clipped, with what only the image needs."""
+    """A labelled polygon before clipping, with its appearance."""
 
     label: str
     outline: Points
@@ -58,7 +58,7 @@ class Street:
         self.on_road: Details = []
 
     def project(self, points: npt.ArrayLike) -> Points:
-        """Pixels of world points, (..., 3) to (..., 2)."""
+        """Project world points to pixels, (..., 3) to (..., 2)."""
         x, y, z = np.moveaxis(np.asarray(points, float), -1, 0)
         scale = self.focal / z
         return np.stack(
@@ -66,19 +66,19 @@ class Street:
         )
 
     def upright(self, x: float, z: float) -> Callable[[npt.ArrayLike], Points]:
-        """A plane which faces the camera at (x, z): (right, up) metres to pixels."""
+        """Return the projection of a plane that faces the camera, metres to pixels."""
         return lambda flat: self.project(
             [(x + right, up, z) for right, up in np.asarray(flat)]
         )
 
     def color(self, *choices: Color, spread: float = 12) -> npt.NDArray[np.float64]:
-        """One of the colours, varied in brightness and a little in hue."""
+        """Return one of the colours, varied in brightness and a little in hue."""
         chosen = np.asarray(choices[self.rng.integers(len(choices))], float)
         change = self.rng.normal(0, spread) + self.rng.normal(0, spread / 2, 3)
         return np.clip(chosen + change, 0, 255)
 
     def chance(self, probability: float) -> bool:
-        """True with a probability."""
+        """Return True with a probability."""
         return bool(self.rng.random() < probability)
 
     def add(
@@ -95,30 +95,30 @@ class Street:
 
 
 def _disc(x: float, y: float, rx: float, ry: float | None = None) -> Points:
-    """The outline of an ellipse."""
+    """Return the outline of an ellipse."""
     return _arc(x, y, rx, rx if ry is None else ry, 0, 345)
 
 
 def _arc(x: float, y: float, rx: float, ry: float, start: float, stop: float) -> Points:
-    """Points on an ellipse, every 15 degrees from start to stop."""
+    """Return points on an ellipse, every 15 degrees from start to stop."""
     angle = np.radians(np.arange(start, stop + 1, 15))
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], -1)
 
 
 def _box(left: float, low: float, right: float, high: float) -> Points:
-    """A rectangle, from its lower left corner by the upper left one."""
+    """Return a rectangle, from its lower left corner over the upper left one."""
     return np.array([(left, low), (left, high), (right, high), (right, low)], float)
 
 
 def _bar(start: tuple[float, float], stop: tuple[float, float], thick: float) -> Points:
-    """A thick line as a rectangle."""
+    """Return a thick line as a rectangle."""
     a, b = np.array(start), np.array(stop)
     across = np.array([a[1] - b[1], b[0] - a[0]]) / np.hypot(*(b - a)) * thick / 2
     return np.array([a + across, b + across, b - across, a - across])
 
 
 def _draw_background(street: Street) -> None:
-    """Sky with clouds, a far skyline, and the ground up to the horizon."""
+    """Draw sky with clouds, a far skyline, and the ground up to the horizon."""
     rng, height, width = street.rng, street.height, street.width
     frame = _box(0, 0, width - 1, height - 1)
     clouds: Details = []
@@ -149,7 +149,7 @@ def _draw_background(street: Street) -> None:
 
 
 def _draw_pavement(street: Street) -> None:
-    """Two sidewalks and, between them, a road with its markings."""
+    """Draw two sidewalks and a road with its markings."""
     kerb, outer = street.road, street.road + street.walk
 
     def strip(left: float, right: float, near: float, far: float) -> Points:
@@ -185,7 +185,7 @@ def _draw_pavement(street: Street) -> None:
 
 
 def _draw_side(street: Street, side: int) -> None:
-    """What stands along one side: houses, fenced gardens and gaps, from far to near."""
+    """Draw houses, fenced gardens and gaps along one side, from far to near."""
     rng = street.rng
     verge = rng.uniform(4.0, 8.0) if street.chance(0.85) else 0.0
     x = side * (street.road + street.walk + verge)
@@ -211,7 +211,7 @@ def _draw_side(street: Street, side: int) -> None:
 
 
 def _draw_house(street: Street, side: int, x: float, near: float, far: float) -> None:
-    """A block whose front lies along the street and whose gable faces the camera."""
+    """Draw a house with its front along the street and its gable to the camera."""
     rng, deep = street.rng, 12.0
     high = rng.uniform(6, 17)
     wall = street.color(
@@ -289,7 +289,7 @@ def _draw_tree(street: Street, x: float, z: float, depth: float) -> None:
 
 
 def _draw_pole(street: Street, x: float, z: float, load: str) -> None:
-    """A pole which carries a traffic sign, a traffic light or a lamp."""
+    """Draw a pole with a traffic sign, a traffic light or a lamp."""
     rng, at = street.rng, street.upright(x, z)
     # Poles are drawn thicker than real ones: never below 1/32 of the frame's height.
     half = max(0.17, z * street.height / street.focal / 64)
@@ -341,7 +341,7 @@ def _draw_sign(
 
 
 def _draw_vehicle(street: Street, label: str, x: float, z: float) -> None:
-    """A car or a bus, seen from behind or, on the left, from the front."""
+    """Draw a car or a bus from behind or, on the left, from the front."""
     rng, oncoming = street.rng, x < 0
     if label == 'car':
         wide, high, length = 1.85, rng.uniform(1.45, 1.7), 4.2
@@ -425,7 +425,7 @@ def _draw_person(street: Street, x: float, z: float) -> None:
 
 
 def _draw_bicycle(street: Street, x: float, z: float, ridden: bool) -> None:
-    """A bicycle seen from its side, and its rider when it is ridden."""
+    """Draw a bicycle from its side, with a rider if it is ridden."""
     facing = street.rng.choice((-1, 1)) * street.rng.uniform(0.8, 1.0)
     plane = street.upright(x, z)
 
@@ -466,7 +466,7 @@ def _draw_bicycle(street: Street, x: float, z: float, ridden: bool) -> None:
 
 
 def _draw_traffic(street: Street) -> None:
-    """Everything that moves, and what stands at the kerbs."""
+    """Draw vehicles, persons, bicycles, and the objects at the kerbs."""
     rng, kerb = street.rng, street.road
     for side in (-1, 1):
         z = rng.uniform(8, 14)
@@ -496,7 +496,7 @@ def _draw_traffic(street: Street) -> None:
 
 
 def _draw_frame(street: Street) -> None:
-    """In some scenes: the bonnet of the camera's car, and black at the frame's rim."""
+    """Draw, in some scenes, the bonnet of the camera's car and a black rim."""
     rng, height, width = street.rng, street.height, street.width
     if street.chance(0.4):
         high = height * rng.uniform(0.06, 0.12)
@@ -511,15 +511,15 @@ def _draw_frame(street: Street) -> None:
 
 
 def lay_out_street(rng: np.random.Generator, height: int, width: int) -> list[Part]:
-    """Think up a street.
+    """Lay out a random street.
 
     Args:
-        rng: Decides everything that varies.
-        height: Of the frame, in pixels.
-        width: Of the frame, in pixels.
+        rng: Generator of everything that varies.
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
 
     Returns:
-        The parts in drawing order, the farthest first. They may reach out of the frame.
+        The parts in drawing order, the farthest first. They may extend beyond the frame.
     """
     street = Street(rng, height, width)
     _draw_background(street)

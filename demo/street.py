@@ -1,42 +1,34 @@
 """Street scenes drawn by code, in the folder layout of Cityscapes.
 
-A data set nobody has to download: for the demo and for the tests. A scene is a list of
-labelled polygons, far ones first; image, label ids and instance ids are all filled from
-that one list, so they cannot disagree. What a class looks like varies (colour, light,
-texture, parts such as windows and wheels), and no class is a constant colour.
+A data set without a download, for the demo and the tests. A scene is a list of labelled
+polygons, far ones first; image and label ids are filled from the same list, so they
+cannot disagree. What a class looks like varies (colour, light, texture, parts such as
+windows and wheels), and no class has a constant colour.
 
-Drawn are road, sidewalk, building, fence, pole, traffic light, traffic sign,
-vegetation, terrain, sky, person, rider, car, bus and bicycle; and, in some scenes, void
-labels at the frame and on the pavement. Wall, truck, train and motorcycle are not:
-each class which is drawn should be frequent enough to be learnt in minutes.
-
-The layout of folders and files is that of
-https://github.com/mcordts/cityscapesScripts. ``license plate`` is not annotated.
+Layout and label ids are those of https://github.com/mcordts/cityscapesScripts. Wall,
+truck, train and motorcycle are not drawn, so that each drawn class is frequent enough to
+be learnt in minutes.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import secrets
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from demo.parts import Part, Points, lay_out_street
-from mmseg_repvgg.datasets.cityscapes_labels import (
-    LABEL_BY_NAME,
-    color_table,
-    train_id_table,
-)
+from mmseg_repvgg.datasets.prepare_cityscapes import TRAIN_IDS
+from mmseg_repvgg.errors import ConfigError, WriteError
 
 CITIES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -45,7 +37,32 @@ CITIES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         'test': ('polygonia',),
     }
 )
-"""The made-up cities of each split; no city is in two splits, as in the original."""
+"""The invented cities of each split; as in the original, no city is in two splits."""
+
+LABEL_IDS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        'ego vehicle': 1,
+        'rectification border': 2,
+        'out of roi': 3,
+        'dynamic': 5,
+        'road': 7,
+        'sidewalk': 8,
+        'building': 11,
+        'fence': 13,
+        'pole': 17,
+        'traffic light': 19,
+        'traffic sign': 20,
+        'vegetation': 21,
+        'terrain': 22,
+        'sky': 23,
+        'person': 24,
+        'rider': 25,
+        'car': 26,
+        'bus': 28,
+        'bicycle': 33,
+    }
+)
+"""The Cityscapes id of each label that is drawn."""
 
 DEFAULT_COUNTS: Final[Mapping[str, int]] = MappingProxyType(
     {'train': 160, 'val': 40, 'test': 8}
@@ -56,7 +73,7 @@ MIN_SIDE: Final = 64
 
 MANIFEST: Final = 'street_scenes.json'
 GENERATOR_VERSION: Final = 1
-"""Raise it with every change of what is drawn: old folders are then not reused."""
+"""To be raised when the drawing changes, so that older folders are not reused."""
 
 # Standard deviations of per-pixel and of blotchy noise; (3, 3) for any other label.
 _GRAIN: Final = {
@@ -69,18 +86,6 @@ _GRAIN: Final = {
 }
 
 
-class Polygon(NamedTuple):
-    """One annotated object.
-
-    Attributes:
-        label: Its Cityscapes name.
-        points: Its outline inside the frame, (x, y) in pixels, shape (n, 2), int32.
-    """
-
-    label: str
-    points: npt.NDArray[np.int32]
-
-
 @dataclass(frozen=True)
 class Scene:
     """A drawn street.
@@ -88,15 +93,10 @@ class Scene:
     Attributes:
         image: BGR, shape (H, W, 3).
         label_ids: Cityscapes ids, shape (H, W).
-        instance_ids: Shape (H, W): ``id * 1000 + n`` for the n-th object of a class
-            with instances, else the label id.
-        polygons: In drawing order: a later one covers an earlier one.
     """
 
     image: npt.NDArray[np.uint8]
     label_ids: npt.NDArray[np.uint8]
-    instance_ids: npt.NDArray[np.uint16]
-    polygons: tuple[Polygon, ...]
 
 
 def _clip(outline: Points, height: int, width: int) -> npt.NDArray[np.int32]:
@@ -127,7 +127,7 @@ def _clip(outline: Points, height: int, width: int) -> npt.NDArray[np.int32]:
 
 
 def _fixed_point(points: Points, corner: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Coordinates from a corner on, in 1/16 pixels."""
+    """Return coordinates relative to a corner, in 1/16 pixels."""
     return np.rint((np.asarray(points) - corner) * 16).astype(np.int32)
 
 
@@ -135,11 +135,11 @@ def _paint(
     image: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
     part: Part,
-    polygon: Polygon,
+    polygon: npt.NDArray[np.int32],
     noise: Sequence[npt.NDArray[Any]],
 ) -> None:
     """Paint one part into an RGB image, inside its mask only."""
-    x, y, width, height = cv2.boundingRect(polygon.points)
+    x, y, width, height = cv2.boundingRect(polygon)
     window = slice(y, y + height), slice(x, x + width)
     patch = np.empty((height, width, 3), np.uint8)
     patch[:] = np.clip(part.color, 0, 255)
@@ -157,47 +157,41 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int] = DEFAULT_SIZE) -
     """Draw one street.
 
     Args:
-        rng: Decides everything that varies.
+        rng: Generator of everything that varies.
         size: Height and width in pixels, each at least ``MIN_SIDE``.
 
     Returns:
-        The scene; every pixel lies in one of its polygons.
+        The scene; every pixel is labelled.
 
     Raises:
-        ValueError: The size is not a pair of large enough integers.
+        ConfigError: If a side is too short.
     """
-    height, width = _checked_size(size)
+    height, width = size
+    if min(size) < MIN_SIDE:
+        raise ConfigError(
+            f'size must be at least {MIN_SIDE}x{MIN_SIDE}, got {tuple(size)}'
+        )
     parts = lay_out_street(rng, height, width)
-    # Two kinds of noise: one per pixel, one in blotches of about 1/40 of the height.
+    # One noise value per pixel, and blotches of about 1/40 of the height.
     fine = rng.standard_normal((height, width), np.float32)
     coarse = rng.standard_normal((40, max(40 * width // height, 1)), np.float32)
     blotches = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     image = np.zeros((height, width, 3), np.float32)
     label_ids = np.zeros((height, width), np.uint8)
-    instance_ids = np.zeros((height, width), np.uint16)
-    polygons: list[Polygon] = []
-    instances: dict[str, int] = {}
     for part in parts:
-        polygon = Polygon(part.label, _clip(part.outline, height, width))
-        if len(polygon.points) < 3:
+        polygon = _clip(part.outline, height, width)
+        if len(polygon) < 3:
             continue
-        filled = cv2.fillPoly(np.zeros_like(label_ids), [polygon.points], 1)
-        mask = filled.astype(bool)
-        label = LABEL_BY_NAME[part.label]
-        label_ids[mask] = instance_ids[mask] = label.id
-        if label.has_instances:
-            number = instances.get(part.label, 0)
-            instances[part.label] = number + 1
-            instance_ids[mask] = label.id * 1000 + number
+        mask = cv2.fillPoly(np.zeros_like(label_ids), [polygon], 1).astype(bool)
+        label_ids[mask] = LABEL_IDS[part.label]
         _paint(image, mask, part, polygon, (fine, blotches))
-        polygons.append(polygon)
-    return Scene(_photograph(rng, image), label_ids, instance_ids, tuple(polygons))
+    return Scene(_photograph(rng, image), label_ids)
 
 
 def _photograph(
     rng: np.random.Generator, image: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
-    """What a camera makes of an RGB picture: light, tint, blur, noise; BGR."""
+    """Add light, tint, blur and noise to an RGB picture, and return it as BGR."""
     height, width = image.shape[:2]
     tint = rng.uniform(0.8, 1.1) * rng.uniform(0.94, 1.06, 3)
     slope = rng.uniform(-0.12, 0.12)
@@ -216,146 +210,100 @@ def write_street_scenes(
     """Write a data set of drawn scenes in the official layout.
 
     The folder appears complete or not at all. Each image depends on the seed, its split
-    and its index only, so a larger set holds the smaller one.
+    and its index only, so a larger set contains the smaller one.
 
     Args:
-        root: The folder to make. It may exist when it is empty, or when it holds the
-            very set asked for, which is then kept as it is.
-        counts: Images of each of the splits 'train', 'val' and 'test'.
+        root: The folder to make. It may exist if it is empty, or if it holds the same
+            set, which is then kept.
+        counts: Number of images in the splits 'train', 'val' and 'test'.
         size: Height and width in pixels.
         seed: Not negative.
 
     Returns:
-        Whether anything was written; False when the set was there already.
+        Whether anything was written.
 
     Raises:
-        ValueError: An argument is out of its range.
-        FileExistsError: The folder holds something else. It is left untouched.
-        OSError: The folder cannot be written. Nothing is left behind.
+        ConfigError: If an argument is out of its range.
+        WriteError: If the folder holds something else, which is left untouched, or cannot
+            be written.
     """
     root = Path(root).resolve()
-    counts = _checked_counts(counts)
-    height, width = _checked_size(size)
-    if not _is_int(seed) or seed < 0:
-        raise ValueError(f'seed must be an integer of at least 0, got {seed!r}')
+    counts = {split: counts[split] for split in CITIES if counts.get(split)}
+    if not counts or min(counts.values()) < 0:
+        raise ConfigError(f'counts must be positive and of {list(CITIES)}, got {counts}')
+    if seed < 0:
+        raise ConfigError(f'seed must be at least 0, got {seed}')
     manifest = {
         'generator': 'mmseg_repvgg street scenes',
         'version': GENERATOR_VERSION,
         'counts': counts,
-        'size': [int(height), int(width)],
-        'seed': int(seed),
+        'size': list(size),
+        'seed': seed,
     }
-    if _is_there(root, manifest):
+    if _exists(root, manifest):
         return False
-    partial = root.with_name(f'.{root.name}.{uuid.uuid4().hex[:8]}.partial')
+    partial = root.with_name(f'.{root.name}.{secrets.token_hex(4)}')
     try:
-        partial.mkdir(parents=True)
         for split, index in _images(counts):
-            entropy = (int(seed), list(CITIES).index(split), index)
-            rng = np.random.default_rng(np.random.SeedSequence(entropy))
-            _write_scene(partial, split, index, draw_scene(rng, (height, width)))
+            entropy = np.random.SeedSequence((seed, list(CITIES).index(split), index))
+            scene = draw_scene(np.random.default_rng(entropy), size)
+            _write_scene(partial, split, index, scene)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
         partial.rename(root)
     except OSError as error:
-        # Another process may have made the same set meanwhile.
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _is_there(root, manifest):
-            return False
-        reason = f'cannot write the street scenes to {root}: {error.strerror or error}'
-        raise OSError(error.errno, f'{reason}; nothing was kept') from error
+        raise WriteError(f'{root} cannot be written: {error.strerror}') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
 def _images(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Split and index of every image."""
+    """Yield split and index of every image."""
     for split, count in counts.items():
         for index in range(count):
             yield split, index
 
 
 def _files(split: str, index: int) -> dict[str, Path]:
-    """The files of one scene by their kind, relative to the root."""
+    """Return the files of a scene by their kind, relative to the root."""
     cities = CITIES[split]
     city = cities[index % len(cities)]
     name = f'{city}_{index // len(cities):06d}_000019'
     files = {'image': Path('leftImg8bit', split, city, f'{name}_leftImg8bit.png')}
-    for kind in ('labelIds', 'labelTrainIds', 'instanceIds', 'color', 'polygons'):
-        ending = 'json' if kind == 'polygons' else 'png'
-        files[kind] = Path('gtFine', split, city, f'{name}_gtFine_{kind}.{ending}')
+    for kind in ('labelIds', 'labelTrainIds'):
+        files[kind] = Path('gtFine', split, city, f'{name}_gtFine_{kind}.png')
     return files
 
 
 def _write_scene(root: Path, split: str, index: int, scene: Scene) -> None:
-    height, width = scene.label_ids.shape
-    objects = [
-        {'label': label, 'polygon': points.tolist()} for label, points in scene.polygons
-    ]
-    annotation = {'imgHeight': height, 'imgWidth': width, 'objects': objects}
-    pixels: dict[str, npt.NDArray[Any]] = {
+    pixels = {
         'image': scene.image,
         'labelIds': scene.label_ids,
-        'labelTrainIds': train_id_table()[scene.label_ids],
-        'instanceIds': scene.instance_ids,
-        # With an opaque alpha channel, as the original.
-        'color': cv2.cvtColor(color_table()[scene.label_ids], cv2.COLOR_RGB2BGRA),
+        'labelTrainIds': np.array(TRAIN_IDS, np.uint8)[scene.label_ids],
     }
     for kind, file in _files(split, index).items():
-        if kind == 'polygons':
-            data = json.dumps(annotation).encode()
-        else:
-            data = cv2.imencode('.png', pixels[kind])[1].tobytes()
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_bytes(data)
+        (root / file).write_bytes(cv2.imencode('.png', pixels[kind])[1].tobytes())
 
 
-def _is_there(root: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the folder holds exactly this set; an error when it holds another."""
+def _exists(root: Path, manifest: Mapping[str, Any]) -> bool:
+    """Return whether the folder holds this set; raise if it holds something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     advice = 'choose another folder, or delete this one yourself'
     try:
         found = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError):
-        raise FileExistsError(
+        raise WriteError(
             f'{root} exists and was not made by this generator; {advice}'
         ) from None
     if found != manifest:
-        raise FileExistsError(
-            f'{root} holds other street scenes ({found}) than those asked for '
+        raise WriteError(
+            f'{root} holds other street scenes ({found}) than requested '
             f'({dict(manifest)}); {advice}'
         )
     for split, index in _images(manifest['counts']):
         for file in _files(split, index).values():
             if not (root / file).is_file():
-                raise FileExistsError(f'{root} lacks its {file}; {advice}')
+                raise WriteError(f'{root} lacks its {file}; {advice}')
     return True
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    sides = tuple(size) if isinstance(size, Sequence) else ()
-    if len(sides) != 2 or not all(_is_int(side) and side >= MIN_SIDE for side in sides):
-        raise ValueError(
-            f'size must be (height, width), both integers of at least {MIN_SIDE}, '
-            f'got {size!r}'
-        )
-    return sides[0], sides[1]
-
-
-def _checked_counts(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts in the order of the splits, without empty splits."""
-    for split, count in counts.items():
-        if split not in CITIES:
-            raise ValueError(f'counts must be of {list(CITIES)}, got {split!r}')
-        if not _is_int(count) or count < 0:
-            raise ValueError(
-                f'counts must be integers of at least 0, got {count!r} for {split!r}'
-            )
-    checked = {split: int(counts[split]) for split in CITIES if counts.get(split)}
-    if not checked:
-        raise ValueError(f'counts must ask for at least one image, got {dict(counts)}')
-    return checked

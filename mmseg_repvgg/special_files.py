@@ -1,4 +1,4 @@
-"""Files that are not regular: opening a named pipe waits, and a device never ends."""
+"""Refuse named pipes, devices and sockets, whose reading may never end."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import stat
 
 
 def refuse_special_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a named pipe, a device or a socket, also behind a link.
+    """Raise an error for a named pipe, a device or a socket, also behind a link.
 
-    To be called before a path is opened or replaced. A path that does not exist, or is a
-    folder, is left to the error of opening it.
+    Call it before a path is opened or replaced. Missing files, folders and addresses of
+    storage services pass, and fail when they are opened.
 
     Args:
-        path: The path; an address of a storage service passes.
+        path: The path to check.
 
     Raises:
-        OSError: If it is none of a file, a folder and nothing.
+        OSError: If it is a special file.
     """
     try:
         mode = os.stat(path).st_mode

@@ -1,4 +1,4 @@
-"""Named pipes, devices and dangling links are refused at once at every door."""
+"""Named pipes, devices and dangling links are refused at once wherever files are read."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from mmseg_repvgg.analysis.logs import read_log
 from mmseg_repvgg.atomic_write import write_atomically
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
 from mmseg_repvgg.checkpoints.loading import find_resumable
-from mmseg_repvgg.datasets.files import png_size, read_labels
+from mmseg_repvgg.datasets.png_files import read_labels, verify_png
 from mmseg_repvgg.datasets.transforms import LoadCheckedAnnotations, LoadCheckedImage
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.errors import CheckpointError, UserError, WriteError
@@ -57,7 +57,7 @@ def test_special_files_are_refused(tmp_path, kind):
         refuse_special_file(tmp_path / 'x')
 
 
-def test_files_folders_and_nothing_are_not_refused(tmp_path):
+def test_files_folders_and_missing_paths_pass(tmp_path):
     (tmp_path / 'file').touch()
     (tmp_path / 'link').symlink_to('file')
     (tmp_path / 'dangling').symlink_to('gone')
@@ -79,9 +79,9 @@ READERS = {
     'a.safetensors': read_checkpoint,
     'image.png': load_image,
     'labels.png': load_labels,
-    'size.png': png_size,
+    'size.png': verify_png,
     'source.png': read_labels,
-    'a.log': read_log,
+    'scalars.json': read_log,
     'report.json': Report.load,
     'config.py': lambda path: load_config(Namespace(config=str(path))),
     'a.onnx': open_backend,
@@ -91,20 +91,20 @@ READERS = {
 
 @pytest.mark.parametrize('kind', ['pipe', 'device'])
 @pytest.mark.parametrize('name', READERS)
-def test_reading_one_is_an_error_that_names_it(tmp_path, name, kind):
+def test_reading_a_special_file_names_it(tmp_path, name, kind):
     MAKE[kind](tmp_path / name)
     with pytest.raises(UserError, match=rf'(?s){name}.*({SPECIAL})'):
         READERS[name](tmp_path / name)
 
 
 @pytest.mark.parametrize('name', READERS)
-def test_reading_a_dangling_link_is_an_error_that_names_it(tmp_path, name):
+def test_reading_a_dangling_link_names_it(tmp_path, name):
     (tmp_path / name).symlink_to('gone')
     with pytest.raises(UserError, match=rf'(?s){name}.*(does not exist|No such file)'):
         READERS[name](tmp_path / name)
 
 
-def test_weights_that_are_a_pipe_are_refused(tmp_path):
+def test_weights_in_a_pipe_are_refused(tmp_path):
     pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
     (tmp_path / 'a.xml').write_text('<net/>')
     os.mkfifo(tmp_path / 'a.bin')
@@ -120,7 +120,7 @@ WRITERS = {
 
 @pytest.mark.parametrize('writer', WRITERS)
 @pytest.mark.parametrize('kind', ['pipe', 'device'])
-def test_writing_onto_one_is_refused_and_leaves_it(tmp_path, kind, writer):
+def test_writing_to_a_special_file_is_refused(tmp_path, kind, writer):
     write, error = WRITERS[writer]
     MAKE[kind](tmp_path / 'x')
     with pytest.raises(error, match=f'x cannot be written.*{SPECIAL}'):
@@ -144,7 +144,7 @@ def training_state(path: Path) -> None:
 
 @pytest.mark.parametrize('kind', [*MAKE, 'dangling', 'folder'])
 @pytest.mark.parametrize('last', ['good', 'odd', 'pipe', 'garbage', None])
-def test_resuming_skips_what_is_no_file(tmp_path, kind, last):
+def test_resuming_skips_special_files(tmp_path, kind, last):
     good, odd = tmp_path / 'iter_2.pth', tmp_path / 'iter_99.pth'
     training_state(good)
     make = {
@@ -164,7 +164,7 @@ def test_resuming_skips_what_is_no_file(tmp_path, kind, last):
         find_resumable(str(tmp_path))
 
 
-def test_a_checksum_that_is_a_pipe_is_not_read(tmp_path):
+def test_checksum_in_a_pipe_is_not_read(tmp_path):
     training_state(tmp_path / 'iter_2.pth')
     os.mkfifo(tmp_path / 'iter_2.pth.sha256')
     assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
@@ -172,7 +172,7 @@ def test_a_checksum_that_is_a_pipe_is_not_read(tmp_path):
         write_bytes(b'', tmp_path / 'iter_2.pth', checksum=True)
 
 
-def test_exporting_onto_a_device_is_refused(tmp_path):
+def test_export_to_a_device_is_refused(tmp_path):
     MAKE['device'](tmp_path / 'a.onnx')
     with pytest.raises(UserError, match='a.onnx is not a regular file'):
         check_path(tmp_path / 'a.onnx', 'onnx')

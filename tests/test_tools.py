@@ -346,7 +346,7 @@ def test_truncated_images(street_config_file, tmp_path, run_tool):
 
     change_data(street_config_file, tmp_path, change)
     result = run_tool('train.py', street_config_file, cwd=tmp_path)
-    fails(result, '_leftImg8bit.png cannot be read whole', work=tmp_path / 'work')
+    fails(result, '_leftImg8bit.png is truncated or not an image', work=tmp_path / 'work')
 
 
 def test_nan_loss(street_config_file, tmp_path, run_tool):

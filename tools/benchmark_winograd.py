@@ -1,18 +1,14 @@
-"""Measure the Winograd engine: speed against a peer, exactness, memory, growth."""
+"""Measure the Winograd engine: speed against a peer, exactness, memory, scaling."""
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
 import torch
 
-from benchmarks.machine import using_threads
 from benchmarks.subjects import Setup, Source
 from benchmarks.timing import Spread
 from benchmarks.winograd_figures import (
-    OUR_HEAD,
-    STOCK,
     Speed,
     measure_errors,
     measure_growth,
@@ -20,8 +16,6 @@ from benchmarks.winograd_figures import (
     measure_speed,
 )
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.forms import compare_forms, trained_form
-from mmseg_repvgg.engine.config import load_config
 
 
 def main() -> None:
@@ -49,12 +43,6 @@ def main() -> None:
         action='store_true',
         help='without exactness, memory and growth',
     )
-    parser.add_argument(
-        '--trained',
-        nargs=2,
-        metavar=('CONFIG', 'CHECKPOINT'),
-        help="a trained network, to compare mIoU and labels on its config's test set",
-    )
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
@@ -71,8 +59,6 @@ def main() -> None:
         show_speed(measure_speed(ours, peer, setup, rounds=args.rounds))
     if not args.speed_only:
         show_costs(ours, setups)
-    if args.trained:
-        show_labels(args)
 
 
 def show_costs(ours: Source, setups: Sequence[Setup]) -> None:
@@ -98,41 +84,13 @@ peak memory over an empty process, {text(sizes[-1])}
     print(f'  slope of log time over log pixels: {growth.slope:.3f}')
 
 
-def show_labels(args: argparse.Namespace) -> None:
-    args.config, checkpoint = args.trained
-    with tempfile.TemporaryDirectory(prefix='mmseg_repvgg_') as args.work_dir:
-        cfg = load_config(args)
-        runner = trained_form(cfg, checkpoint, trust=args.trust_checkpoint)
-        dataloader = runner.test_dataloader
-        with using_threads(args.threads):
-            result = compare_forms(runner.model, dataloader, engine='winograd')
-    print(f"""
-{checkpoint} on {len(dataloader.dataset)} images
-  mIoU as trained              {result.trained['mIoU']:.2f} %
-  mIoU, winograd               {result.fused['mIoU']:.2f} %
-  pixels of another label      {result.label_disagreement:.4%}
-  largest logit difference     {result.logit_difference:.1e}   of the largest logit""")
-
-
 def show_speed(speed: Speed) -> None:
     timings = speed.timings
     print(f'\n{text(speed.size)}, {timings.rounds} rounds: median, ms')
     for name in timings.seconds:
         print(f'  {name:<28} {1e3 * timings.spread(name).median:.1f}')
     print('  ratio of times, median (quartiles)')
-    peers = [STOCK, OUR_HEAD] if f'peer {OUR_HEAD[0]}' in timings.seconds else [STOCK]
-    rows = {
-        **{
-            f'full winograd over {speed.best_of_peer(*forms)}': speed.over_peer(*forms)
-            for forms in [*peers, ['winograd']]
-        },
-        'full winograd over full direct': timings.speedup(
-            'full winograd', 'full channels-last'
-        ),
-        'full over fast, winograd': timings.speedup('full winograd', 'fast winograd'),
-        'own products over full': timings.speedup('full winograd', 'products'),
-    }
-    for name, ratio in rows.items():
+    for name, ratio in speed.ratios().items():
         print(f'    {name:<46} {spread(ratio)}')
 
 

@@ -1,4 +1,4 @@
-"""Compare the trained and the fused form of a checkpoint on a config's test set."""
+"""Compare the training form and the fused form of a checkpoint on a test set."""
 
 import argparse
 from pathlib import Path
@@ -21,13 +21,13 @@ def main() -> None:
         '--work-dir', help='for logs and pictures; default work_dirs/NAME_OF_CONFIG'
     )
     parser.add_argument(
-        '--pictures', type=int, default=8, help='how many pictures to write'
+        '--pictures', type=int, default=8, help='number of pictures to write'
     )
     parser.add_argument(
         '--engine',
         choices=list(ENGINES),
         default='torch',
-        help='what computes the fused form; default torch',
+        help='engine of the fused form; default torch',
     )
     cli.add_common_arguments(parser)
     args = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
             )
         except Exception as error:  # A picture must not end a comparison.
             args.pictures = 0
-            runner.logger.warning(f'no more pictures: {sample.img_path} gave {error!r}')
+            runner.logger.warning(f'no more pictures after {sample.img_path}: {error!r}')
 
     result = compare_forms(runner.model, dataloader, save, args.engine)
     ratio = result.trained_seconds / result.fused_seconds

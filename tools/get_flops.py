@@ -1,4 +1,4 @@
-"""Count what networks take, as they are trained and fused: docs/counting.md."""
+"""Count parameters and operations of networks in both forms: docs/counting.md."""
 
 import argparse
 import sys

@@ -1,18 +1,18 @@
 """Draw a small street data set in the folder layout of Cityscapes."""
 
 import argparse
-import sys
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from demo.street import DEFAULT_COUNTS, DEFAULT_SIZE, write_street_scenes
+from mmseg_repvgg import cli
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument('root', help='folder to make; new, empty, or this very set')
+    parser.add_argument('root', help='folder to make: new, empty, or with the same set')
     for split, count in DEFAULT_COUNTS.items():
         parser.add_argument(
             f'--{split}', type=int, default=count, metavar='N', help='images'
@@ -29,19 +29,12 @@ def main() -> int:
     args = parser.parse_args()
 
     counts = {split: getattr(args, split) for split in DEFAULT_COUNTS}
-    try:
-        written = write_street_scenes(args.root, counts, args.size, args.seed)
-    except (ValueError, OSError) as error:
-        # What the user can mend; its message says how.
-        reason = error.strerror if isinstance(error, OSError) else None
-        sys.stderr.write(f'error: {reason or error}\n')
-        return 2
+    written = write_street_scenes(args.root, counts, tuple(args.size), args.seed)
     scenes = ' + '.join(f'{count} {split}' for split, count in counts.items())
     height, width = args.size
     verb = 'wrote' if written else 'kept'
     print(f'{verb} {scenes} scenes of {height}x{width} in {args.root}')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    cli.run(main)

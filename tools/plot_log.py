@@ -1,4 +1,4 @@
-"""Draw loss, learning rate and mIoU from the logs of trainings."""
+"""Draw loss, learning rate and mIoU of trainings."""
 
 import argparse
 from dataclasses import replace
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument(
         'log',
         nargs='+',
-        help='a work dir, whose runs are joined, the folder of a run, its .log or its '
-        '.json; several are drawn over each other',
+        help='a work dir, whose runs are joined, the folder of a run, or its '
+        'vis_data/scalars.json; several are drawn over each other',
     )
     parser.add_argument(
         '-o',
@@ -26,19 +26,13 @@ def main() -> None:
         help='.png, .svg or .pdf; default %(default)s',
     )
     parser.add_argument(
-        '--x',
-        choices=['iteration', 'time'],
-        default='iteration',
-        help='what to draw over; time includes the validations',
-    )
-    parser.add_argument(
-        '--labels', nargs='+', metavar='NAME', help='names for the legend, one a log'
+        '--labels', nargs='+', metavar='NAME', help='names for the legend, one per log'
     )
     parser.add_argument(
         '--window',
         type=int,
         metavar='N',
-        help='logged lines in the mean of the loss; default a tenth, 1 for no mean',
+        help='logged lines in the mean of the loss; default: a tenth; 1: no mean',
     )
     args = parser.parse_args()
     if args.labels and len(args.labels) != len(args.log):
@@ -53,7 +47,7 @@ def main() -> None:
     if len(set(names)) < len(names) and not args.labels:
         names = args.log
     logs = [replace(log, name=name) for log, name in zip(logs, names)]
-    save_figure(draw_curves(logs, over=args.x, window=args.window), args.out)
+    save_figure(draw_curves(logs, args.window), args.out)
     print(f'{args.out}: {", ".join(names)}')
 
 

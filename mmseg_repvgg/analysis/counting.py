@@ -1,11 +1,11 @@
-"""Parameters, multiply-accumulates, Winograd multiplications and activations of a net.
+"""Count parameters, multiply-accumulates, Winograd multiplications and activations.
 
-torch's own counter does the counting, on the meta device, where nothing is computed and
-nothing but shapes is kept. Only the rule of the paper's "Winograd MULs" is ours (Ding et
-al., CVPR 2021, Tables 2 and 4, https://arxiv.org/abs/2101.03697): a 3x3 convolution of
-stride 1 counts as 4/9 of its multiply-accumulates, since F(2x2, 3x3) needs 16
-multiplications where a direct convolution needs 36, and everything else counts in full.
-``docs/counting.md`` says why it is this counter.
+torch's own counter counts on the meta device, which computes shapes only. The rule of the
+paper's "Winograd MULs" is added here (Ding et al., CVPR 2021, Tables 2 and 4,
+https://arxiv.org/abs/2101.03697): a 3x3 convolution of stride 1 counts as 4/9 of its
+multiply-accumulates, since F(2x2, 3x3) needs 16 multiplications where a direct
+convolution needs 36, and everything else counts in full. ``docs/counting.md`` compares
+counters.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 _aten = torch.ops.aten
-# All that convolutions, linear layers and matrix products come down to.
+# Convolutions, linear layers and matrix products all dispatch to these.
 _PRODUCTS = (_aten.convolution, _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a net has, and what a forward pass takes.
+    """The size of a network and the cost of a forward pass.
 
     Attributes:
         params: Number of parameters.
@@ -46,17 +46,17 @@ class Counts:
 
 @torch.no_grad()
 def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
-    """Count a model, in evaluation mode, by a forward pass that computes nothing.
+    """Count a model in evaluation mode by a forward pass on the meta device.
 
-    Norms, activation functions, pooling and resizing count nothing but parameters, as in
-    the paper.
+    As in the paper, norms, activation functions, pooling and resizing count for their
+    parameters only.
 
     Args:
-        model: Takes one tensor. It is copied and left as it is.
-        input_shape: Of that tensor, such as (1, 3, 224, 224).
+        model: Takes one tensor. It is not changed.
+        input_shape: Shape of the tensor, such as (1, 3, 224, 224).
     """
     shadow = copy.deepcopy(model).to('meta')
-    # Not in one line: mmseg's ResNet.eval() returns nothing.
+    # Not chained, since mmseg's ResNet.eval() returns None.
     shadow.eval()
     macs = FlopCounterMode(display=False)
     winograd = FlopCounterMode(
@@ -88,7 +88,7 @@ def _winograd_flops(
     *_: Any,
     out_shape: Any,
 ) -> int:
-    """The FLOPs of a convolution from the shapes that torch's counter gives."""
+    """Return the FLOPs of a convolution from the shapes that torch's counter gives."""
     flops = conv_flop_count(x, weight, out_shape, transposed=transposed)  # type: ignore[arg-type]
     fast = tuple(weight[2:]) == (3, 3) and tuple(stride) == (1, 1) and not transposed
     return flops * 4 // 9 if fast else flops

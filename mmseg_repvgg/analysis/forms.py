@@ -1,4 +1,4 @@
-"""The trained and the fused form of a segmentor, side by side on a data set."""
+"""Compare the training form and the fused form of a segmentor on a data set."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ..reparam import deploy, is_deployed
 
 @dataclass(frozen=True)
 class FormComparison:
-    """How far the forms differ, and what each scores and takes.
+    """Difference of the forms, and metrics and time of each.
 
     Attributes:
         trained: Metrics of the training form, in percent, such as ``mIoU``.
-        fused: Those of the fused form.
+        fused: Metrics of the fused form.
         logit_difference: Largest absolute difference of a logit, relative to the
             largest absolute logit.
         label_disagreement: Share of the pixels whose label differs, from 0 to 1.
@@ -48,7 +48,7 @@ class FormComparison:
 
 
 def trained_form(cfg: Config, checkpoint: str, *, trust: bool = False) -> Runner:
-    """Load a checkpoint as it was trained, quietly.
+    """Build a Runner whose model is a checkpoint in its training form.
 
     Args:
         cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
@@ -56,7 +56,7 @@ def trained_form(cfg: Config, checkpoint: str, *, trust: bool = False) -> Runner
         trust: Unpickle whatever it holds.
 
     Returns:
-        A Runner, whose model it is and whose config has the test set.
+        The Runner, which logs warnings only.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read, or is not of this model.
@@ -76,26 +76,22 @@ def compare_forms(
     on_sample: Callable[[int, Any], None] | None = None,
     engine: str = 'torch',
 ) -> FormComparison:
-    """Run both forms in turn over a data set.
+    """Run both forms over a data set.
 
-    Each batch goes through one form and then the other, which comes first changing from
-    batch to batch, so that drift of the machine's speed falls on both. The first batch
-    is run once before, untimed.
+    Each batch goes through both forms, in alternating order, so that a drift of the
+    machine's speed affects both alike. The first batch is run once before, untimed.
 
     Args:
         model: A segmentor in its training form; left in eval mode.
-        dataloader: Yields batches as a Runner's dataloader does; its dataset has
-            ``metainfo`` with the classes.
+        dataloader: A dataloader as a Runner builds it, whose dataset has ``metainfo``.
         on_sample: Called with the index and the fused form's data sample of each image.
-        engine: What computes the fused form, see :func:`~mmseg_repvgg.deploy`.
+        engine: Engine of the fused form, see :func:`~mmseg_repvgg.deploy`.
 
     Raises:
         ConfigError: If the model is fused already, or predicts no logits.
     """
     if is_deployed(model):
-        raise ConfigError(
-            'the model is fused already: there is nothing to compare it with'
-        )
+        raise ConfigError('the model is fused already. Give one in its training form')
     model.eval()
     forms = (model, deploy(model, engine))
     evaluators = tuple(_evaluator(dataloader.dataset.metainfo) for _ in forms)

@@ -1,4 +1,4 @@
-"""A network by the file of its config, or by the name of its architecture."""
+"""Make a config from the file or the name of a network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..models.archs import ARCHS
 
 
 def network_config(given: str, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config, or make one of nothing but a backbone.
+    """Read a config file, or make a config of a backbone alone.
 
     Args:
-        given: File of a config, or an architecture and its dilation, such as ``B2``,
+        given: A config file, or an architecture with its dilation, such as ``B2``,
             ``B2-fast`` or ``B2-full``.
         options: Changes of the config, by dotted key.
 
@@ -26,8 +26,8 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
         A config with ``model.backbone``.
 
     Raises:
-        ConfigError: If there is no such file and no such architecture, or the config has
-            no model with a backbone.
+        ConfigError: If there is neither such a file nor such an architecture, or the
+            config has no model with a backbone.
     """
     arch, _, dilation = given.partition('-')
     if arch in ARCHS:
@@ -37,8 +37,8 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
         return cfg
     if not Path(given).suffix:
         raise ConfigError(
-            f'{given} is no config file, which ends in .py, and no architecture: these '
-            f'are {", ".join(ARCHS)}, and with dilation such as B2-fast and B2-full'
+            f'{given} is neither a config file (*.py) nor an architecture: '
+            f'{", ".join(ARCHS)}, or with dilation, such as B2-fast and B2-full'
         )
     cfg = load_config(
         Namespace(

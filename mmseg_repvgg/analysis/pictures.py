@@ -1,4 +1,4 @@
-"""Pictures of predictions: input | ground truth | prediction."""
+"""Write pictures of predictions: input | ground truth | prediction."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def save_triptych(
     """Write input | ground truth | prediction as one PNG.
 
     Args:
-        path: The file; its folder is made where it is missing.
+        path: The file; missing folders are made.
         image: Shape (H, W, 3), BGR uint8.
-        truth: Shape (H, W), train ids, 255 ignored.
-        prediction: Shape (H, W), train ids.
-        palette: An RGB colour a class.
+        truth: Shape (H, W), training ids, 255 ignored.
+        prediction: Shape (H, W), training ids.
+        palette: An RGB colour for each class.
 
     Raises:
         WriteError: If the file cannot be written.

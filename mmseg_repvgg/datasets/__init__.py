@@ -1,4 +1,4 @@
-"""Data sets and what their pipelines need."""
+"""Data sets and pipeline transforms."""
 
 from .camvid import CamVidDataset
 from .transforms import LoadCheckedAnnotations, LoadCheckedImage, RandomGaussianBlur

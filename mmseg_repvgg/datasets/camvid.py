@@ -1,4 +1,4 @@
-"""CamVid, 11 classes."""
+"""The CamVid data set with 11 classes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from ..errors import DataError
-from .files import files_in
+from .png_files import files_in
 
 
 @DATASETS.register_module()
 class CamVidDataset(BaseSegDataset):
-    """CamVid in its SegNet version: 480x360, 11 classes, label 255 ignored.
+    """CamVid in its SegNet version: 480x360 pixels, 11 classes, label 255 ignored.
 
     Brostow et al., Pattern Recognition Letters 2009, in the selection of Badrinarayanan
     et al., "SegNet", PAMI 2017. Folders: ``leftImg8bit/{train,val,test}/NAME.png``, or
-    ``NAME.jpg``, and ``gtFine/{train,val,test}/NAME.png``, train ids.
+    ``NAME.jpg``, and ``gtFine/{train,val,test}/NAME.png`` with training ids.
 
     Args:
-        data_root: The folder; by default that of the environment variable
-            ``CAMVID_ROOT``, else ``data/camvid``.
+        data_root: The folder, by default the environment variable ``CAMVID_ROOT`` or
+            ``data/camvid``.
         **kwargs: As for ``BaseSegDataset``.
     """
 
@@ -64,19 +64,21 @@ class CamVidDataset(BaseSegDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        """List the samples; the images are PNG or JPEG, whichever are there.
+        """List the samples, whose images are either PNG or JPEG.
 
         Raises:
-            DataError: If both are.
+            DataError: If there are both.
         """
         folder = self.data_prefix.get('img_path')
-        kinds = [
-            kind for kind in ('.jpg', '.png') if folder and files_in(Path(folder), kind)
+        suffixes = [
+            suffix
+            for suffix in ('.jpg', '.png')
+            if folder and files_in(Path(folder), suffix)
         ]
-        if len(kinds) > 1:
+        if len(suffixes) > 1:
             raise DataError(
-                f'the folder {folder} of CamVid holds images of both {kinds[0]} and '
-                f'{kinds[1]}: take one kind away'
+                f'the folder {folder} of CamVid holds both .jpg and .png images. Remove '
+                'those of one kind'
             )
-        self.img_suffix: str = kinds[0] if kinds else '.jpg'
+        self.img_suffix: str = suffixes[0] if suffixes else '.jpg'
         return super().load_data_list()

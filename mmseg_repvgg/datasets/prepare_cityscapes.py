@@ -1,39 +1,26 @@
-"""Cityscapes, from what is downloaded to what a training reads.
+"""Prepare Cityscapes for training, from the downloaded zip files or folders.
 
-Layout and label table are those of https://github.com/mcordts/cityscapesScripts.
+The layout and the training ids are those of
+https://github.com/mcordts/cityscapesScripts.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
-from ..errors import DataError, ExtraError, ImageError
-from ..special_files import refuse_special_file
-from .cityscapes_labels import IGNORE_INDEX
-from .files import (
-    files_in,
-    map_labels,
-    png_size,
-    put_labels,
-    read_labels,
-    require_usual_size,
-)
-from .preparing import Outcome, Pair, Report, alone_in, in_parallel, stoppable
-from .unpacking import unpack
+from ..errors import DataError
+from .archive import unpack
+from .png_files import files_in, map_labels, read_labels, update_labels, verify_png
+from .preparation import Pair, Report, pair_files, prepare_pairs, require_same_size
 
 EXPECTED: Final[Mapping[str, int]] = MappingProxyType(
     {'train': 2975, 'val': 500, 'test': 1525}
 )
-"""Images of each split, as published."""
+"""Number of images in each split, as published."""
 
 ARCHIVES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -43,162 +30,82 @@ ARCHIVES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The zip file of each folder."""
 
-_IMAGE: Final = '_leftImg8bit.png'
+_VOID: Final = (255,)
+TRAIN_IDS: Final = (
+    *_VOID * 7,  # unlabeled to ground
+    *(0, 1),  # road, sidewalk
+    *_VOID * 2,  # parking, rail track
+    *(2, 3, 4),  # building, wall, fence
+    *_VOID * 3,  # guard rail, bridge, tunnel
+    5,  # pole
+    *_VOID,  # polegroup
+    *range(6, 16),  # traffic light to bus
+    *_VOID * 2,  # caravan, trailer
+    *(16, 17, 18),  # train, motorcycle, bicycle
+)
+"""The training id of each label id, from ``cityscapesscripts/helpers/labels.py``."""
+
 _IDS: Final = '_gtFine_labelIds.png'
-_POLYGONS: Final = '_gtFine_polygons.json'
 _TRAIN_IDS: Final = '_gtFine_labelTrainIds.png'
 
 
 def prepare_cityscapes(
     root: str | os.PathLike[str], *, check: bool = False, jobs: int | None = None
 ) -> Report:
-    """Unpack what is not unpacked, check every file, and make the ``labelTrainIds``.
+    """Unpack Cityscapes, verify its files, and write ``labelTrainIds`` images.
 
-    They are mapped from the ``labelIds``, or drawn from the polygons where there are no
-    ``labelIds``. Of every image the start and the end are looked at, of every label map
-    all of it. What is broken is put into the report, and the rest is done all the same.
-    What is done already is left alone.
+    The checksums of all images and label maps are verified. Broken files are reported
+    and do not stop the others; sound results are kept.
 
     Args:
-        root: The folder with ``leftImg8bit`` and ``gtFine``, or with the zip files.
+        root: The folder with ``leftImg8bit`` and ``gtFine``, or with their zip files.
         check: Write nothing, only report.
-        jobs: How many files at a time; by default one a core.
+        jobs: Number of threads, by default one per core.
 
     Raises:
-        DataError: If there is nothing of Cityscapes, a zip file is corrupt or does not
-            fit on the disk, or another run is at work there.
-        ExtraError: If ``cityscapesscripts`` is not installed.
+        DataError: If there is no Cityscapes in the folder, a zip file is corrupt, or its
+            files do not fit on the disk.
         WriteError: If a file cannot be written.
     """
     root = Path(root)
-    nothing = DataError(f'{root} holds nothing of Cityscapes. {_advice(root)}')
-    if not any((root / name).exists() for item in ARCHIVES.items() for name in item):
-        raise nothing
-    labels = _official('helpers.labels').labels
-    # Of the license plate, which no image holds, both are -1.
-    table = {label.id: label.trainId for label in labels if label.id >= 0}
-    due = []
-    with stoppable(), alone_in(root, check):
-        for folder, name in ARCHIVES.items():
-            if (root / name).is_file():
-                total, lacking = unpack(root / name, root, folder, check=check, jobs=jobs)
-                if lacking and check:
-                    due.append(f'{name}: {lacking} of {total} files are to be unpacked')
-        pairs = _pairs(root)
-        if not pairs and not due:
-            raise nothing
-        work = functools.partial(_prepare, table=table, check=check)
-        outcomes = in_parallel(work, pairs, 'check' if check else 'prepare', jobs)
-    return Report(
-        expected=EXPECTED,
-        needed=('train', 'val'),
-        outcomes=outcomes,
-        check=check,
-        advice=_advice(root),
-        due=due,
-        notes=_notes(outcomes),
+    advice = (
+        f'Download {" and ".join(ARCHIVES.values())} from '
+        'https://www.cityscapes-dataset.com (free registration), or by csDownload of '
+        f'cityscapesscripts, into {root}, and run this again: it unpacks what is missing '
+        'or broken'
     )
-
-
-def _advice(root: Path) -> str:
-    absent = [name for name in ARCHIVES.values() if not (root / name).is_file()]
-    if not absent:
-        return (
-            f'Run this without --check: it unpacks from the zip files in {root} what is '
-            'missing or broken. What is not sound in them either, download again'
+    report = Report(EXPECTED, ('train', 'val'), check, advice)
+    for folder, name in ARCHIVES.items():
+        if (root / name).is_file():
+            changed = unpack(root / name, root, folder, check, jobs)
+            report.packed += changed if check else 0
+    pairs = [
+        pair
+        for split in EXPECTED
+        for pair in pair_files(
+            split,
+            files_in(root / 'leftImg8bit' / split, '_leftImg8bit.png'),
+            # Training ids stand in where the label ids are missing.
+            files_in(root / 'gtFine' / split, _TRAIN_IDS)
+            | files_in(root / 'gtFine' / split, _IDS),
         )
-    return (
-        f'Download {" and ".join(absent)} from https://www.cityscapes-dataset.com (free '
-        f"registration), or by cityscapesscripts' csDownload -d {root} "
-        f'{" ".join(absent)}, leave it packed in {root} and run this again: it unpacks '
-        'what is missing or broken'
-    )
+    ]
+    if not pairs and not report.packed:
+        raise DataError(f'{root} does not hold Cityscapes. {advice}')
+
+    return prepare_pairs(pairs, lambda pair: _convert(pair, check), report, jobs)
 
 
-def _official(module: str) -> Any:
-    """A module of the official package."""
-    try:
-        return importlib.import_module(f'cityscapesscripts.{module}')
-    except ImportError as error:
-        raise ExtraError(
-            f'the label table of Cityscapes is in cityscapesscripts, which is not there '
-            f"({error}): pip install 'mmseg_repvgg[cityscapes]'"
-        ) from error
-
-
-def _pairs(root: Path) -> list[Pair]:
-    pairs = []
-    for split in EXPECTED:
-        images = files_in(root / 'leftImg8bit' / split, _IMAGE)
-        labels: dict[str, Path] = {}
-        # Each kind is put over the one before it, which is taken where it is missing.
-        for kind in (_TRAIN_IDS, _POLYGONS, _IDS):
-            labels |= files_in(root / 'gtFine' / split, kind)
-        pairs += [
-            Pair(split, images.get(name), labels.get(name))
-            for name in sorted({*images, *labels})
-        ]
-    return pairs
-
-
-def _prepare(pair: Pair, table: Mapping[int, int], check: bool) -> Outcome:
-    problems: list[str] = []
-    size = labels = None
-    try:
-        size = png_size(pair.image) if pair.image else None
-    except ImageError as error:
-        problems.append(str(error))
-    try:
-        labels = _read_train_ids(pair.label, table) if pair.label else None
-    except ImageError as error:
-        problems.append(str(error))
-    if size and labels is not None and labels.shape != size:
-        problems.append(
-            f'{pair.label} is of {labels.shape} (height, width), but its image '
-            f'{pair.image} of {size}'
-        )
-        labels = None
-    if pair.label is None or labels is None:
-        return Outcome(pair, problems=tuple(problems))
-    name = pair.label.name.rsplit('_', 1)[0] + '_labelTrainIds.png'
-    state = put_labels(pair.label.with_name(name), labels, check)
-    void = bool((labels == IGNORE_INDEX).all())
-    return Outcome(pair, state, tuple(problems), void)
-
-
-def _read_train_ids(path: Path, table: Mapping[int, int]) -> npt.NDArray[np.uint8]:
-    """The label map from whichever kind of file there is."""
-    if path.name.endswith(_POLYGONS):
-        return _draw_train_ids(path)
-    if path.name.endswith(_TRAIN_IDS):
-        table = {value: value for value in table.values()}
-    return map_labels(read_labels(path), table, path)
-
-
-def _draw_train_ids(path: Path) -> npt.NDArray[np.uint8]:
-    """The label map of a file of polygons, as the official tool draws it."""
-    names = _official('helpers.labels').name2label
-    annotation = _official('helpers.annotation').Annotation()
-    draw = _official('preparation.json2labelImg').createLabelImage
-    try:
-        refuse_special_file(path)
-        annotation.fromJsonText(path.read_text())
-        require_usual_size(path, annotation.imgHeight, annotation.imgWidth)
-        used = {item.label for item in annotation.objects if not item.deleted}
-        # Groups are known too; at any other name the official function ends the process.
-        unknown = sorted(used - {*names, *(f'{name}group' for name in names)})
-        if unknown:
-            raise ValueError(f'unknown labels {unknown}')
-        return np.array(draw(annotation, 'trainIds'))
-    except ImageError:
-        raise
-    # What json, cityscapesscripts and Pillow raise depends on the content of the file.
-    except Exception as error:
-        raise ImageError(f'{path} is no sound file of polygons: {error!r}') from error
-
-
-def _notes(outcomes: Sequence[Outcome]) -> list[str]:
-    test = [o for o in outcomes if o.pair.split == 'test' and o.state is not None]
-    if test and all(outcome.void for outcome in test):
-        return ['test: its labels are dummies, as published; measure on val']
-    return []
+def _convert(pair: Pair, check: bool) -> bool:
+    assert pair.image is not None
+    size = verify_png(pair.image)
+    if pair.label is None:
+        return False
+    if pair.label.name.endswith(_TRAIN_IDS):
+        table = {value: value for value in TRAIN_IDS}
+    else:
+        table = dict(enumerate(TRAIN_IDS))
+    labels = map_labels(read_labels(pair.label), table, pair.label)
+    require_same_size(pair, size, labels.shape)
+    name = pair.label.name.removesuffix(_IDS).removesuffix(_TRAIN_IDS) + _TRAIN_IDS
+    return update_labels(pair.label.with_name(name), labels, check)

@@ -1,4 +1,4 @@
-"""Pipeline transforms: loading that names a broken file, and Gaussian blur."""
+"""Pipeline transforms: loading with checks, and Gaussian blur."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from PIL import Image
 from ..errors import ConfigError, DataError, ImageError
 from ..special_files import refuse_special_file
 
-# What reading and decoding raise for a file that is no sound image. The last two tell
-# of images with more pixels than the libraries accept.
+# Reading and decoding raise these for broken files, the last two for images with more
+# pixels than the library accepts.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error)
 
 
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
-    """Load an image and stop at one that is broken.
+    """Load an image, or raise an error that names the broken file.
 
-    OpenCV decodes a truncated JPEG to a half grey image without a word; Pillow refuses.
-    But Pillow turns a grey image of 16 bits, or of floats, to a white one.
+    Pillow is the default, because OpenCV silently decodes a truncated JPEG to a half
+    grey image. Pillow clips images of 16 bits or floats, which are refused as well.
 
     Args:
-        **kwargs: As for ``LoadImageFromFile``, but with ``imdecode_backend='pillow'``.
+        **kwargs: Arguments of ``LoadImageFromFile``; ``imdecode_backend`` is 'pillow'
+            unless given.
 
     Raises:
         DataError: If the file does not exist.
-        ImageError: If it is truncated, no image, not a regular file, of more pixels than
-            the decoder accepts, or one that Pillow would clip.
+        ImageError: If it is truncated, not an image, not a regular file, too large for
+            the decoder, or would be clipped.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -61,25 +62,25 @@ class LoadCheckedImage(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadCheckedAnnotations(LoadAnnotations):
-    """Load a label map and stop at one that is broken or does not fit.
+    """Load a label map, or raise an error that names the broken or wrong file.
 
-    Labels are judged by the values in the file, whatever its type: mmseg casts them to
-    8 bits first, which makes class 0 of 256 and of 0.5. The result is of uint8, as
-    mmseg's, or of uint16 if the data set has more than 255 classes.
+    The values of the file are checked before they are cast: mmseg casts to 8 bits first,
+    which turns 256 and 0.5 into class 0. The result is uint8, as in mmseg, or uint16 if
+    there are more than 255 classes.
 
     Args:
-        num_classes: How many classes the data set has, from 0 on; None if any label may
-            be. The tools fill it in, see :func:`~.checked_loading.check_loading`.
-        ignore_index: The label that stands for no class.
-        **kwargs: As for mmseg's ``LoadAnnotations``.
+        num_classes: Number of classes; None allows any label. The tools fill it in, see
+            :func:`~.checked_loading.check_loading`.
+        ignore_index: The label of ignored pixels.
+        **kwargs: Arguments of mmseg's ``LoadAnnotations``.
 
     Raises:
         ConfigError: If ``reduce_zero_label`` differs from that of the data set.
         DataError: If the file does not exist.
-        ImageError: If it is truncated, no image of one channel, not a regular file, of
-            more pixels than the decoder accepts, of another size than the image, or
-            holds a label that is no class: mmseg would leave it out of the union but
-            not the prediction there, and a loss would stop at it without naming a file.
+        ImageError: If it is truncated, not an image of one channel, not a regular file,
+            too large for the decoder, of another size than the image, or holds a label
+            that is not a class. With such a label mmseg computes a wrong IoU, and a loss
+            fails without naming the file.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
                 f'that of the data set is {reduces}. Leave it out of LoadAnnotations'
             )
         if reduces:
-            # 255 is ignored already, and what is beyond it no class: both stay.
+            # 255 is ignored already, and larger labels are not classes.
             shifted = labels - (labels < 255)
             labels = np.where(labels == 0, 255, shifted).astype(labels.dtype)
         used = labels.copy()
@@ -143,29 +144,29 @@ class LoadCheckedAnnotations(LoadAnnotations):
         if self.num_classes > 255 == self.ignore_index and (labels == 255).any():
             raise ImageError(
                 f'the label map {path} holds 255, which is one of the '
-                f'{self.num_classes} classes and also what is ignored. Set ignore_index '
-                'of the data set, the metric and the losses, and seg_pad_val, to 65535'
+                f'{self.num_classes} classes and also the ignored label. Set '
+                'ignore_index of the data set, the metric and the losses, and '
+                'seg_pad_val, to 65535'
             )
-        # 255 is what mmseg makes of a zero that is not to count.
+        # reduce_zero_label turns 0 into 255.
         wrong = (labels >= self.num_classes) & (labels != 255)
         wrong &= labels != self.ignore_index
         if wrong.any():
             raise ImageError(
                 f'the label map {path} holds {np.unique(labels[wrong]).tolist()}, but '
-                f'the data set has {self.num_classes} classes, from 0 on, and '
-                f'{self.ignore_index} for what is ignored. Make it anew, with '
-                'tools/prepare_cityscapes.py or tools/prepare_camvid.py if it is of '
-                'these, or take it out of the data set'
+                f'the data set has {self.num_classes} classes from 0 on and ignores '
+                f'{self.ignore_index}. Make it again, for Cityscapes and CamVid with '
+                'tools/prepare_cityscapes.py or tools/prepare_camvid.py, or remove it'
             )
 
 
 def _whole_numbers(labels: np.ndarray, path: str) -> np.ndarray:
-    """Return labels (H, W) as uint8 or uint16, which must keep every value."""
+    """Cast labels to (H, W), uint8 or uint16; raise if a value would change."""
     labels = labels.squeeze() if labels.ndim > 2 else labels
     if labels.ndim != 2:
         raise ImageError(
-            f'the label map {path} is of shape {labels.shape}: colours are not labels. '
-            'Save the number of the class of each pixel, in one channel'
+            f'the label map {path} has the shape {labels.shape}: colours are not '
+            'labels. Save the class number of each pixel in one channel'
         )
     with np.errstate(invalid='ignore'):
         kept = labels.astype(np.uint8 if labels.dtype.itemsize == 1 else np.uint16)
@@ -173,18 +174,18 @@ def _whole_numbers(labels: np.ndarray, path: str) -> np.ndarray:
         wrong = np.unique(labels[kept != labels])[:10].tolist()
         raise ImageError(
             f'the label map {path} holds {wrong}, but labels are whole numbers from 0 to '
-            '65535. Save it with such numbers, and 255 for what is ignored'
+            '65535. Save it with such numbers, and 255 for ignored pixels'
         )
     return kept
 
 
 def _require_8_bits(path: str) -> None:
     with Image.open(path) as image:
-        # I, I;16, I;16B, F: what has colours has been brought to 8 bits by Pillow.
+        # These are I, I;16, I;16B and F; Pillow converts colours to 8 bits itself.
         if image.mode.startswith(('I', 'F')):
             raise ImageError(
-                f'the image {path} is of mode {image.mode}, more than 8 bits a pixel, '
-                'which would be clipped. Save it with 8 bits'
+                f'the image {path} has more than 8 bits per pixel (mode {image.mode}) '
+                'and would be clipped. Save it with 8 bits'
             )
 
 
@@ -194,24 +195,24 @@ def _broken(what: str, path: str, error: Exception | str) -> ImageError:
             f'the {what} {path} is too large for Pillow ({error}). Cut it into tiles, or '
             'raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file'
         )
-    # OpenCV's own text is of several lines, with the place in its code.
+    # The text of OpenCV's error has several lines; `err` is the reason.
     said = getattr(error, 'err', error)
     return ImageError(
-        f'the {what} {path} cannot be read whole ({said}): it is truncated or no image '
-        'file. Replace it, or take it out of the data set'
+        f'the {what} {path} is truncated or not an image ({said}). Replace it, or remove '
+        'it from the data set'
     )
 
 
 @TRANSFORMS.register_module()
 class RandomGaussianBlur(BaseTransform):
-    """Blur an image now and then, as the PSPNet reference's recipe does.
+    """Blur an image at random, as in the recipe of the PSPNet reference.
 
     Source: https://github.com/hszhao/semseg, ``RandomGaussianBlur``.
 
     Args:
-        prob: How often, from 0 to 1.
-        kernel_size: Side of the Gaussian kernel in pixels; odd. Its sigma follows from
-            it as OpenCV sets it.
+        prob: Probability, from 0 to 1.
+        kernel_size: Odd side of the Gaussian kernel in pixels, from which OpenCV derives
+            sigma.
     """
 
     def __init__(self, prob: float = 0.5, kernel_size: int = 5) -> None:
@@ -227,7 +228,7 @@ class RandomGaussianBlur(BaseTransform):
         return np.random.rand() < self.prob
 
     def transform(self, results: dict) -> dict:
-        """Blur ``results['img']``, shape (H, W, 3), or leave it."""
+        """Blur ``results['img']``, shape (H, W, 3), or keep it."""
         if self._blurs():
             size = (self.kernel_size, self.kernel_size)
             results['img'] = cv2.GaussianBlur(results['img'], size, 0)

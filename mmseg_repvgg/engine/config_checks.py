@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..datasets.nested import can_wait, innermost, lazily
+from ..datasets.nested import build_lazily, leaf_datasets, supports_lazy_init
 from ..errors import ConfigError
 from ..registry_types import is_a, type_name
 from .batches import images_at_once
@@ -50,10 +50,10 @@ def check_classes(cfg: Config) -> list[str]:
         ConfigError: If a head has fewer.
     """
     warnings = []
-    for part in innermost(cfg.train_dataloader.dataset):
-        if not can_wait(part) or part.get('backend_args'):
+    for part in leaf_datasets(cfg.train_dataloader.dataset):
+        if not supports_lazy_init(part) or part.get('backend_args'):
             continue
-        classes = len(lazily(part).metainfo.get('classes') or ())
+        classes = len(build_lazily(part).metainfo.get('classes') or ())
         for name, head in _heads(cfg.model):
             # STDCHead has two classes: the edges of objects and the rest.
             if 'num_classes' not in head or not classes or is_a(head, 'STDCHead'):

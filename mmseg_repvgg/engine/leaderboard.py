@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import TRANSFORMS
 
-from ..datasets.nested import innermost, lazily
+from ..datasets.nested import build_lazily, leaf_datasets
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError, ExtraError
 from ..registry_types import builds, type_name
@@ -48,12 +48,12 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             'go to the server: choose a new folder'
         )
     dataset = cfg.test_dataloader.dataset
-    if innermost(dataset) != [dataset]:
+    if leaf_datasets(dataset) != [dataset]:
         raise ConfigError(
             '--format-only takes a single data set of Cityscapes, but the test set is a '
             f'{type_name(dataset)} around others'
         )
-    classes = lazily(dataset).metainfo['classes']
+    classes = build_lazily(dataset).metainfo['classes']
     if tuple(classes) != CityscapesDataset.METAINFO['classes']:
         raise ConfigError(
             '--format-only writes label ids of Cityscapes, whose 19 classes are not the '
@@ -79,7 +79,7 @@ def size_warnings(cfg: Config) -> list[str]:
     Args:
         cfg: From :func:`write_label_ids`.
     """
-    dataset = lazily(cfg.test_dataloader.dataset)
+    dataset = build_lazily(cfg.test_dataloader.dataset)
     folder = Path(dataset.data_prefix['img_path'])
     images, expected = len(dataset.load_data_list()), EXPECTED[folder.name]
     if images == expected:

@@ -14,7 +14,7 @@ from ..checkpoints.files import read_checkpoint
 from ..checkpoints.key_names import recognise
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.state_dict import extract_state_dict
-from ..datasets.nested import can_wait, innermost, lazily
+from ..datasets.nested import build_lazily, leaf_datasets, supports_lazy_init
 from ..hooks.load_hook import fit_checkpoint
 from ..registry_types import is_a
 
@@ -52,8 +52,8 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
 def dataset_meta(cfg: Config) -> dict[str, Any]:
     """Return the classes and the palette of the config's test set; reads no data."""
     loader = cfg.get('test_dataloader') or {}
-    dataset = innermost(loader.get('dataset', {}))[0]
-    return dict(lazily(dataset).metainfo) if can_wait(dataset) else {}
+    dataset = leaf_datasets(loader.get('dataset', {}))[0]
+    return dict(build_lazily(dataset).metainfo) if supports_lazy_init(dataset) else {}
 
 
 def match_form(cfg: Config, checkpoint: Any) -> None:

@@ -8,7 +8,7 @@ from mmseg.registry import HOOKS
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import check_dataset
-from ..datasets.nested import innermost
+from ..datasets.nested import leaf_datasets
 from ..errors import ConfigError
 from ..hooks import DeployHook, LoadHook
 from ..registry_types import builds
@@ -90,7 +90,7 @@ def prepare_testing(
     if tta:
         if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
             raise ConfigError('--tta needs tta_pipeline and tta_model in the config')
-        for dataset in innermost(cfg.test_dataloader.dataset):
+        for dataset in leaf_datasets(cfg.test_dataloader.dataset):
             dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, 'module': cfg.model}
     if format_only:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from ..checkpoints.loading import find_resumable
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import check_dataset
-from ..datasets.nested import innermost
+from ..datasets.nested import leaf_datasets
 from ..hooks import LoadHook
 from ..registry_types import is_a
 from .batches import accumulate, batch_warnings, scale_learning_rate
@@ -87,7 +87,7 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
     backbone = cfg.model.get('backbone', {})
     init = backbone.get('init_cfg')
     pretrained = isinstance(init, Mapping) and init.get('checkpoint')
-    datasets = innermost(cfg.train_dataloader.dataset)
+    datasets = leaf_datasets(cfg.train_dataloader.dataset)
     if (
         any(is_a(dataset, 'CityscapesDataset') for dataset in datasets)
         and is_a(cfg.optim_wrapper.optimizer, 'SGD')

@@ -21,7 +21,7 @@ from mmseg.registry import DATASETS, MODELS
 
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
-from ..datasets.nested import innermost
+from ..datasets.nested import leaf_datasets
 from ..errors import ConfigError
 from ..models.wrappers import predict
 from .backends import Array
@@ -104,7 +104,7 @@ class CalibrationImages:
         training, validation = (
             _dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader')
         )
-        pipeline = innermost(validation)[0].pipeline
+        pipeline = leaf_datasets(validation)[0].pipeline
         self._images = RealImages(cfg, file, _with_pipeline(training, pipeline))
         scored = set(_paths(DATASETS.build(_with_pipeline(validation, []))))
         paths = _paths(self._images.dataset)
@@ -211,7 +211,7 @@ def _dataset(cfg: Config, name: str) -> Any:
 def _with_pipeline(dataset: Any, pipeline: list) -> Any:
     """Return a data set with another pipeline, without repeating or mixing images."""
     changes = dict(pipeline=pipeline, test_mode=True)
-    parts = [{**part, **changes} for part in innermost(dataset)]
+    parts = [{**part, **changes} for part in leaf_datasets(dataset)]
     return parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
 
 

@@ -1,4 +1,4 @@
-"""Counts against the paper's figures and against counting by hand, and how they show."""
+"""Counts agree with the paper's figures and with counting by hand."""
 
 import json
 
@@ -47,14 +47,14 @@ PAPER = {
 }
 
 
-def require_like_the_paper(counts, params, macs, winograd):
+def assert_matches_paper(counts, params, macs, winograd):
     assert counts.params / 1e6 == pytest.approx(params, abs=0.02)
     assert counts.macs / 1e9 == pytest.approx(macs, abs=0.1)
     assert counts.winograd_muls / 1e9 == pytest.approx(winograd, abs=0.1)
 
 
 @pytest.mark.parametrize('arch', PAPER)
-def test_counts_are_those_of_the_paper(arch):
+def test_counts_match_the_paper(arch):
     rows = count_network(arch, network_config(arch), classifier=True)
     assert [(row.part, row.form) for row in rows] == [
         ('backbone', 'training'),
@@ -62,10 +62,10 @@ def test_counts_are_those_of_the_paper(arch):
         ('classifier', 'training'),
         ('classifier', 'fused'),
     ]
-    require_like_the_paper(rows[-1].counts, *PAPER[arch])
+    assert_matches_paper(rows[-1].counts, *PAPER[arch])
 
 
-def test_resnet_50_as_the_paper_has_it():
+def test_resnet_50_matches_the_paper():
     # Stride 2 in the 1x1 convs, and norms folded into convs: else it has 0.03 M more
     # parameters.
     with torch.device('meta'):
@@ -73,7 +73,7 @@ def test_resnet_50_as_the_paper_has_it():
         model = Classifier(resnet, 2048)
         resnet.eval()
         folded = fuse_conv_bn(model)
-    require_like_the_paper(count(folded, (1, 3, 224, 224)), 25.53, 3.9, 2.8)
+    assert_matches_paper(count(folded, (1, 3, 224, 224)), 25.53, 3.9, 2.8)
 
 
 def by_hand(arch, dilation, fused, height, width):
@@ -107,7 +107,7 @@ def test_every_branch_is_counted(arch, dilation):
     assert fused.counts == by_hand(arch, dilation, True, 61, 97)
 
 
-def test_what_counts_and_what_does_not():
+def test_only_products_are_counted():
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=2, dilation=2),  # 27 a value, Winograd
         nn.BatchNorm2d(8),
@@ -140,7 +140,7 @@ def test_pooling_by_matrices_is_counted_as_products():
     assert counts == Counts(0, across + down, across + down, 8 * 10 * 2 + 8 * 3 * 2)
 
 
-def test_a_winograd_convolution_is_counted_as_the_one_it_computes():
+def test_winograd_convolution_is_counted_as_conv2d():
     conv = nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2)
     expected = count(nn.Sequential(conv), (1, 4, 11, 5))
     assert expected.macs == 8 * 55 * 18
@@ -167,7 +167,7 @@ def test_segmentor_is_backbone_and_decode_head(repo):
     assert cfg.model.auxiliary_head is not None
 
 
-def test_a_net_that_is_fused_or_has_no_branches_is_counted_once(repo):
+def test_network_without_branches_is_counted_once(repo):
     fused = network_config('A0', {'model.backbone.deploy': True})
     (row,) = count_network('A0', fused, (64, 64))
     assert row.form == 'single'
@@ -187,7 +187,7 @@ def test_the_fused_form_is_that_of_deploy(randomize_norms):
     assert counted == count_network('A0', network_config('A0-fast'), (32, 48))[1].counts
 
 
-def test_a_large_net_on_a_large_image_is_only_shapes():
+def test_large_network_is_counted_without_computing():
     training, fused = count_network('B3', network_config('B3-full'), (1024, 2048))
     # Run in earnest, this would take minutes, and gigabytes.
     assert training.counts == by_hand('B3', 'full', False, 1024, 2048)
@@ -204,7 +204,7 @@ UNET = dict(
 )
 
 
-def test_a_net_that_computes_while_it_is_built():
+def test_network_that_computes_while_built_is_counted():
     swin = dict(
         type='SwinTransformer', embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
     )
@@ -217,19 +217,19 @@ def test_a_net_that_computes_while_it_is_built():
 @pytest.mark.parametrize(
     ('model', 'size', 'says'),
     [
-        (None, (0, 64), '1x1 pixels, but got 0x64'),
+        (None, (0, 64), 'at least 1x1 pixels, but got 0x64'),
         (None, (64, -1), 'but got 64x-1'),
-        (UNET, None, 'net.py has neither a sliding window nor a crop.*--size H W'),
+        (UNET, None, 'net.py has neither a sliding window nor a crop size.*--size H W'),
         (UNET, (65, 64), 'net.py cannot take an image of 65x64: .*divisible'),
     ],
 )
-def test_bad_size_is_named(model, size, says):
+def test_wrong_size_is_an_error(model, size, says):
     cfg = Config(dict(model=model)) if model else network_config('A0')
     with pytest.raises(ConfigError, match=says):
         count_network('net.py', cfg, size)
 
 
-def test_one_pixel_is_enough(repo):
+def test_image_of_one_pixel_is_counted(repo):
     cfg = network_config(f'{repo}/configs/pspnet_repvgg_a0_street.py')
     rows = count_network('street', cfg, (1, 1))
     assert rows[1].counts == by_hand('A0', 'full', True, 1, 1)
@@ -238,25 +238,25 @@ def test_one_pixel_is_enough(repo):
 @pytest.mark.parametrize(
     ('given', 'options', 'says'),
     [
-        ('B9', None, 'B9 is no config file.*no architecture: .*D2se'),
+        ('B9', None, 'B9 is neither a config file.*D2se'),
         ('B2-slow', None, "dilation must be 'full', 'fast' or None, but got 'slow'"),
         ('gone.py', None, 'gone.py does not exist'),
         ('A0', {'model.backbone.arch': 'B9'}, "arch must be one of .*, but got 'B9'"),
     ],
 )
-def test_bad_network_is_named(given, options, says):
+def test_unknown_network_is_an_error(given, options, says):
     with pytest.raises(ConfigError, match=says):
         count_network(given, network_config(given, options))
 
 
-def test_config_without_a_model_is_named(tmp_path):
+def test_config_without_a_model_is_an_error(tmp_path):
     path = tmp_path / 'data_only.py'
     path.write_text('work_dir = "x"\n')
     with pytest.raises(ConfigError, match='data_only.py has no model with a backbone'):
         network_config(str(path))
 
 
-def test_formats():
+def test_formats_agree():
     rows = count_network('A0', network_config('A0'))
     lines = {form: show(rows, form).splitlines() for form in FORMATS}
     for form, line in dict(table=3, markdown=2).items():
@@ -297,4 +297,4 @@ def test_tool(run_tool, repo, tmp_path):
 
     result = run_tool('get_flops.py', 'B9', cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith('error: B9 is no config file')
+    assert result.stderr.splitlines()[-1].startswith('error: B9 is neither a config')

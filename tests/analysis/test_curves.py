@@ -9,16 +9,15 @@ import pytest
 
 from mmseg_repvgg.analysis.curves import LOSS, LR, MIOU, draw_curves, save_figure, smooth
 from mmseg_repvgg.analysis.logs import TrainingLog, TrainPoint, ValPoint
-from mmseg_repvgg.errors import ConfigError, LogError, WriteError
+from mmseg_repvgg.errors import ConfigError, WriteError
 
 
-def training(name='run', lr=0.01, timed=True, count=40, validations=True):
+def training(name='run', lr=0.01, count=40, validations=True):
     points = []
     for i in range(1, count + 1):
-        seconds = 60.0 * i if timed else None
-        points.append(TrainPoint(50 * i, 3 / i, lr and lr * (1 - i / count), seconds))
+        points.append(TrainPoint(50 * i, 3 / i, lr and lr * (1 - i / count)))
         if validations and i % 20 == 0:
-            points.append(ValPoint(50 * i, 20.0 + i, seconds))
+            points.append(ValPoint(50 * i, 20.0 + i))
     return TrainingLog(name, tuple(points))
 
 
@@ -31,7 +30,7 @@ def data(axes, index):
     return [np.asarray(values, float) for values in axes.lines[index].get_data()]
 
 
-def test_curves_are_what_was_logged():
+def test_curves_show_the_logged_values():
     log = training()
     before = dict(mpl.rcParams)
     figure = draw_curves([log])
@@ -60,23 +59,13 @@ def test_curves_are_what_was_logged():
     assert dict(mpl.rcParams) == before
 
 
-def test_time():
-    figure = draw_curves([training(), training('short', count=10)], over='time')
-    assert figure.axes[-1].get_xlabel() == 'Elapsed time (min)'
-    np.testing.assert_allclose(data(panel(figure, MIOU), 0)[0], [20, 40])
-    figure = draw_curves([training(count=120)], over='time')
-    assert figure.axes[-1].get_xlabel() == 'Elapsed time (h)'
-    with pytest.raises(LogError, match='untimed does not tell the time'):
-        draw_curves([training(), training('untimed', timed=False)], over='time')
-
-
-def test_what_was_not_logged_has_no_panel():
+def test_quantity_without_values_has_no_panel():
     figure = draw_curves([training(lr=None, validations=False)])
     assert [axes.get_ylabel() for axes in figure.axes] == [LOSS]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ['run']
 
 
-def test_runs_are_told_apart_without_colour():
+def test_runs_differ_in_more_than_colour():
     figure = draw_curves([training(str(i)) for i in range(12)])
     lines = panel(figure, MIOU).lines
     assert len({line.get_color() for line in lines[:7]}) == 7
@@ -101,7 +90,7 @@ def test_large_iterations_are_written_out(tmp_path):
     assert '250,000' in [label.get_text() for label in figure.axes[-1].get_xticklabels()]
 
 
-def test_a_lone_point_shows():
+def test_single_point_is_visible():
     figure = draw_curves([training(count=1)])
     assert all(axes.lines[-1].get_marker() == 'o' for axes in figure.axes)
 
@@ -117,13 +106,13 @@ def test_smooth():
     assert len(smooth([], 3)) == 0
 
 
-@pytest.mark.parametrize('arguments', [dict(over='epoch'), dict(window=0)])
-def test_bad_arguments(arguments):
+@pytest.mark.parametrize('arguments', [dict(window=0), dict(window=-1)])
+def test_window_must_be_positive(arguments):
     with pytest.raises(ValueError, match='but got'):
         draw_curves([training()], **arguments)
 
 
-def test_saved(tmp_path):
+def test_figure_is_saved(tmp_path):
     figure = draw_curves([training(), training('b')])
     save_figure(figure, tmp_path / 'new' / 'a.png')
     content = (tmp_path / 'new' / 'a.png').read_bytes()
@@ -135,9 +124,9 @@ def test_saved(tmp_path):
     assert len(list((tmp_path / 'new').iterdir())) == 2
 
 
-def test_not_saved(tmp_path):
+def test_failed_save_leaves_nothing(tmp_path):
     figure = draw_curves([training()])
-    with pytest.raises(WriteError, match=r'one of \.png, \.svg, \.pdf'):
+    with pytest.raises(WriteError, match=r'must be one of \.png, \.svg, \.pdf'):
         save_figure(figure, tmp_path / 'a.jpeg')
     (tmp_path / 'file').touch()
     with pytest.raises(WriteError, match=r'a\.png cannot be written: .*another folder'):
@@ -159,9 +148,9 @@ def test_tool(tmp_path, run_tool):
     assert result.returncode == 0, result.stderr
     assert 'c.svg: a, b' in result.stdout
     assert (tmp_path / 'c.svg').is_file()
-    result = run_tool('plot_log.py', 'a.json', '--x', 'time', cwd=tmp_path)
+    result = run_tool('plot_log.py', 'c.svg', cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith('error: a does not tell the time')
+    assert result.stderr.splitlines()[-1].startswith('error: c.svg is not a scalars')
     assert not (tmp_path / 'curves.png').exists()
 
 

@@ -1,4 +1,4 @@
-"""Networks against each other: real forms of small ones, and the tool."""
+"""Small networks are measured in their forms, and the tool reports them."""
 
 import contextlib
 import copy
@@ -45,7 +45,7 @@ needs_export = pytest.mark.skipif(
 
 @pytest.fixture
 def ours(street_config, tmp_path) -> Config:
-    """A RepVGG of every kind of layer, and narrow."""
+    """A narrow RepVGG with every kind of layer."""
     model = street_config.model
     model.backbone.update(arch=dict(depths=(1, 2, 2, 1), a=0.25, b=0.25), dilation='full')
     model.decode_head.update(in_channels=128, channels=16)
@@ -55,7 +55,7 @@ def ours(street_config, tmp_path) -> Config:
 
 @pytest.fixture
 def files(ours, tmp_path) -> list[str]:
-    """Its config, and that of a peer with norms of its own to fold."""
+    """Its config, and that of a peer whose norms can be folded."""
     theirs = copy.deepcopy(ours)
     theirs.model.backbone = dict(
         type='ResNetV1c',
@@ -101,6 +101,8 @@ def setup(tmp_path, **changes) -> Setup:
 def main(monkeypatch, repo, tmp_path):
     """The tool, in this process: what it prints, and the status of its exit."""
     path = repo / 'tools' / 'benchmark.py'
+    # Python adds the folder of a script to the path.
+    monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location('benchmark_tool', path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -139,7 +141,7 @@ def test_every_form_computes_the_same(files, weights, tmp_path, whole):
         )
 
 
-def test_a_row_a_variant_and_the_ratios_between_them(sources, tmp_path):
+def test_report_has_all_variants_and_ratios(sources, tmp_path):
     path = tmp_path / 'new' / 'out.json'
     seen = []
 
@@ -168,7 +170,7 @@ def test_a_row_a_variant_and_the_ratios_between_them(sources, tmp_path):
     assert stored['setup']['shape'] == [1, 3, 33, 65]
     assert stored['setup']['threads'] == 1
     assert torch.get_num_threads() == before
-    # On some wheels without the part behind the plus.
+    # The version of some wheels lacks the part behind the plus.
     assert torch.__version__.startswith(stored['machine']['versions']['torch'])
     assert str(tmp_path) not in path.read_text()
 
@@ -189,7 +191,7 @@ def test_a_row_a_variant_and_the_ratios_between_them(sources, tmp_path):
     assert f'Times as fast as ours ({best.form})' in text
 
 
-def test_what_fails_has_a_row_and_the_rest_goes_on(sources, monkeypatch):
+def test_failing_forms_do_not_stop_the_others(sources, monkeypatch):
     def missing(subject):
         raise MemoryError('not enough of it\nand more')
 
@@ -212,12 +214,12 @@ def test_what_fails_has_a_row_and_the_rest_goes_on(sources, monkeypatch):
     assert failures[3] is None
     assert list(report.timed) == ['ours:fused']
     assert 'missing: MemoryError: not enough of it' in table(report)
-    with pytest.raises(ConfigError, match='none of it can be run here: ours:missing'):
+    with pytest.raises(ConfigError, match='nothing can be run here: ours:missing'):
         benchmark(sources[:1], ['missing'], QUICK, threads=1)
 
 
-def test_without_a_compiler_nothing_is_timed_as_winograd(sources, monkeypatch):
-    """It would be PyTorch's convs under another name."""
+def test_winograd_is_not_timed_without_its_kernel(sources, monkeypatch):
+    """PyTorch's convs would be timed under another name."""
     monkeypatch.setattr(runtimes, 'library', lambda: None)
     report = benchmark(sources[:1], ['fused', 'winograd', 'auto'], QUICK, threads=1)
     assert list(report.timed) == ['ours:fused']
@@ -225,8 +227,8 @@ def test_without_a_compiler_nothing_is_timed_as_winograd(sources, monkeypatch):
 
 
 @needs_export
-def test_openvino_that_computes_in_float32_is_refused_as_bfloat16(tmp_path, monkeypatch):
-    """As it does on a processor without bfloat16."""
+def test_openvino_without_bfloat16_is_refused(tmp_path, monkeypatch):
+    """OpenVINO falls back to float32 on a processor without bfloat16."""
     openvino = importlib.import_module('openvino')
     ops = importlib.import_module('openvino.opset13')
     x = ops.parameter([1, 4], np.float32)
@@ -247,7 +249,7 @@ def test_openvino_that_computes_in_float32_is_refused_as_bfloat16(tmp_path, monk
         FORMS['openvino-bf16'].make(subject)
 
 
-def test_int8_says_what_the_processor_lacks(sources, monkeypatch):
+def test_int8_names_missing_instructions(sources, monkeypatch):
     flags = {'flags': 'fpu avx2'}
     monkeypatch.setattr(machine, '_line', lambda path, key: flags.get(key))
     subject = SimpleNamespace(source=dataclasses.replace(sources[0], int8='x.xml'))
@@ -259,7 +261,7 @@ def test_int8_says_what_the_processor_lacks(sources, monkeypatch):
         assert runtimes.note(subject, 'int8') is None
 
 
-def test_a_network_that_fails_leaves_the_others(sources, monkeypatch):
+def test_failing_network_does_not_stop_the_others(sources, monkeypatch):
     fused = FORMS['fused'].make
 
     def too_large(subject):
@@ -272,12 +274,12 @@ def test_a_network_that_fails_leaves_the_others(sources, monkeypatch):
     assert [bool(variant.failure) for variant in report.variants] == [True] * 2 + [
         False
     ] * 2
-    # Nothing to compare with is no reason to lose the times.
+    # Times are kept even if there are no ratios.
     assert report.reference is None
     assert 'ours, fused: RuntimeError: DefaultCPUAllocator' in table(report)
 
 
-def test_what_is_cut_off_keeps_its_rounds(sources, tmp_path):
+def test_interrupted_report_keeps_its_rounds(sources, tmp_path):
     path = tmp_path / 'out.json'
 
     def stop_in_the_second_round(report):
@@ -297,12 +299,12 @@ def test_what_is_cut_off_keeps_its_rounds(sources, tmp_path):
 @pytest.mark.slow
 @needs_export
 @pytest.mark.skipif(not find_spec('nncf'), reason='of the extra `quantize`')
-def test_int8_of_random_numbers_says_so(sources):
+def test_int8_on_random_numbers_is_noted(sources):
     report = benchmark(sources[:1], ['openvino', 'int8'], QUICK, threads=1)
     int8 = report.timed['ours:int8']
     assert 'calibrated on random numbers' in int8.note
     assert (int8.precision, 1e-4 < int8.output_error < 1) == ('int8', True)
-    # Fast as it may be, it is not compared as if it were float32.
+    # It is never the best form, which is float32.
     assert report.best('ours').form == 'openvino'
 
 
@@ -320,7 +322,7 @@ def test_memory_of_a_form():
     assert f'{variant.memory.model / 1e6:.0f} + ' in table(report)
 
 
-def test_the_machine_names_no_path():
+def test_description_of_the_machine_has_no_paths():
     facts = describe_machine()
     assert facts['cores'] == usable_cores() >= 1
     assert '/' not in json.dumps({**facts, 'processor': ''})
@@ -330,8 +332,8 @@ def test_the_machine_names_no_path():
 
 
 @pytest.mark.slow
-def test_the_papers_protocol_at_a_small_size(ours, files, tmp_path, main, capsys):
-    """The forms that a CPU has, of small networks under the names of the paper's six."""
+def test_paper_protocol_at_a_small_size(ours, files, tmp_path, main, capsys):
+    """Small networks run under the names of the paper's six, in all forms of a CPU."""
     theirs = Config.fromfile(files[1])
     for name in PAPER:
         cfg = theirs if '_r' in name.replace('_repvgg', '') else copy.deepcopy(ours)
@@ -383,7 +385,7 @@ def test_the_papers_protocol_at_a_small_size(ours, files, tmp_path, main, capsys
     assert 'MB' not in said
 
 
-def test_the_papers_nets_and_a_gpu_are_the_default(main, capsys, monkeypatch):
+def test_defaults_of_the_paper_protocol(main, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main('--protocol', 'paper', '--device', 'cpu', '--baseline', 'none')
     said = capsys.readouterr().err
@@ -399,9 +401,7 @@ def test_the_papers_nets_and_a_gpu_are_the_default(main, capsys, monkeypatch):
 @pytest.mark.parametrize(
     'form', ['training', 'fused', 'channels-last', 'tf32', 'compile']
 )
-def test_a_form_computes_in_tf32_only_where_it_says_so(
-    sources, tmp_path, monkeypatch, form
-):
+def test_only_the_tf32_form_computes_in_tf32(sources, tmp_path, monkeypatch, form):
     """PyTorch's own default for convolutions is TF32."""
     allowed = []
 
@@ -423,7 +423,7 @@ def test_different_inputs_or_threads_are_refused(files, sources, ours, tmp_path)
     ours.model.backbone.in_channels = 4
     ours.dump(tmp_path / 'four.py')
     four = Source('four', str(tmp_path / 'four.py'))
-    with pytest.raises(ConfigError, match='different channels.*ours 3, four 4'):
+    with pytest.raises(ConfigError, match='different input channels.*ours 3, four 4'):
         benchmark([sources[0], four], ['fused'], QUICK, threads=1)
     with pytest.raises(
         ConfigError, match=f'--threads must be from 1 to {usable_cores()}'
@@ -434,14 +434,14 @@ def test_different_inputs_or_threads_are_refused(files, sources, ours, tmp_path)
 
 
 @needs_export
-def test_a_file_of_another_input_is_refused(sources, tmp_path):
+def test_int8_file_of_another_input_is_refused(sources, tmp_path):
     from mmseg_repvgg.export.formats import write_openvino
 
     path = tmp_path / 'x.xml'
     for changes, complaint in (
-        ({}, 'x.xml takes images of 2x3x33x65, and the rest .* 1x3x33x65'),
+        ({}, 'x.xml takes images of 2x3x33x65, but .* 1x3x33x65'),
         ({'quantized': None}, 'is not int8'),
-        ({'output': 'labels'}, 'does other work than the rest'),
+        ({'output': 'labels'}, 'not comparable with the other forms'),
     ):
         facts = dataclasses.replace(
             subjects.exporting_facts((2, 3, 33, 65)), **{'quantized': {}, **changes}
@@ -456,7 +456,7 @@ def test_a_file_of_another_input_is_refused(sources, tmp_path):
     ('args', 'complaint'),
     [
         (['none.py'], 'the config file none.py does not exist'),
-        (['B9', '--backbone-only'], 'B9 is no config file'),
+        (['B9', '--backbone-only'], 'B9 is neither a config file'),
         (['B0'], 'B0 is a backbone: give --backbone-only'),
         (['A0-slow', '--backbone-only'], 'dilation'),
         (['A0', '--backbone-only', '--forms', 'fastest'], '--forms must be among'),
@@ -471,14 +471,17 @@ def test_a_file_of_another_input_is_refused(sources, tmp_path):
             'a checkpoint needs a config',
         ),
         (['A0', '--backbone-only', '--int8', 'B0=x.xml'], '--int8 takes NAME=VALUE'),
-        (['A0', '--backbone-only', '--plot', 'x.gif'], 'has to end in one of .png, .svg'),
+        (
+            ['A0', '--backbone-only', '--plot', 'x.gif'],
+            'must be one of .png, .svg',
+        ),
         (['A0', '--backbone-only', '--plot', 'x.png'], '--plot needs --miou'),
         (['A0', '--backbone-only', '--miou', 'A0=high'], '--miou takes numbers'),
         (['A0', '--backbone-only', '--miou', 'no.json'], 'no.json cannot be read'),
         (['A0', '--backbone-only', '--out', 'file/x.json'], 'cannot be written'),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(main, args, complaint, capsys, tmp_path):
+def test_user_errors_are_one_line(main, args, complaint, capsys, tmp_path):
     (tmp_path / 'file').write_text('')
     quick = [] if '--size' in args else ['--size', '32', '32']
     with pytest.raises(SystemExit) as left:
@@ -491,13 +494,13 @@ def test_what_a_user_can_mend_is_one_line(main, args, complaint, capsys, tmp_pat
     assert not list(tmp_path.glob('*.json'))
 
 
-def test_a_checkpoint_of_another_network_is_refused(sources, weights):
+def test_checkpoint_of_another_network_is_refused(sources, weights):
     source = dataclasses.replace(sources[0], checkpoint=weights[1])
     with pytest.raises(CheckpointError):
         benchmark([source], ['fused'], QUICK, threads=1)
 
 
-def test_a_form_for_the_cpu_is_refused_on_a_gpu(sources):
+def test_forms_are_refused_on_other_devices(sources):
     with pytest.raises(ConfigError, match='onnxruntime is measured on the CPU only'):
         benchmark(sources, ['onnxruntime'], QUICK, threads=1, device='cuda')
     if not torch.cuda.is_available():
@@ -542,7 +545,7 @@ MEASURED = {
 }
 
 
-def test_a_table_beside_the_papers_ratios():
+def test_table_shows_the_ratios_of_the_paper():
     text = table(report_of(MEASURED))
     of_resnet = text.split('Times as fast as ResNet-50 in the same form')[1]
     lines = [line.replace(' ', '') for line in of_resnet.splitlines()]
@@ -562,7 +565,7 @@ def test_a_table_beside_the_papers_ratios():
     assert paper_ratio(B1, 'mine') is None
 
 
-def test_bfloat16_that_is_slower_says_so():
+def test_slower_bfloat16_is_noted():
     seconds = {f'{R50}:fused': [0.5, 0.5], f'{R50}:bf16': [0.6, 0.7]}
     slower = f'- {R50}, bf16: slower than float32 (fused): this machine has no fast'
     assert slower in table(report_of(seconds))
@@ -570,7 +573,7 @@ def test_bfloat16_that_is_slower_says_so():
     assert 'slower than float32' not in table(report_of(seconds))
 
 
-def test_another_baseline_for_what_was_measured(tmp_path, main, capsys):
+def test_earlier_report_with_another_baseline(tmp_path, main, capsys):
     report = report_of(MEASURED)
     report.variants[0].memory = PeakMemory(1_000_000, 5_000_000, 7_000_000)
     report.save(tmp_path / 'out.json')
@@ -582,7 +585,7 @@ def test_another_baseline_for_what_was_measured(tmp_path, main, capsys):
     assert json.loads((tmp_path / 'new.json').read_text())['baseline'] == f'{B2}:fused'
     for args, complaint in (
         (['--from', 'out.json', '--baseline', 'B9'], '--baseline B9 is not among'),
-        (['--from', 'none.json'], 'none.json is no report'),
+        (['--from', 'none.json'], 'none.json is not a report'),
         (['--from', 'out.json', 'A0'], 'give the configs to measure, or --from'),
         ([], 'give the configs to measure, or --from'),
     ):
@@ -597,7 +600,7 @@ def test_short_names():
     assert short_names([R50]) == [R50]
 
 
-def test_speed_against_accuracy(tmp_path):
+def test_tradeoff_shows_speed_against_accuracy(tmp_path):
     figure = draw_tradeoff(
         report_of(MEASURED), {name: PAPER[name].miou for name in (R50, B1)}, 'the paper'
     )
@@ -614,14 +617,14 @@ def test_speed_against_accuracy(tmp_path):
         save_figure(figure, tmp_path / f'plot.{kind}')
         assert (tmp_path / f'plot.{kind}').stat().st_size > 5000
     assert pyplot.get_fignums() == []
-    # Of one's own: no word of the paper.
+    # One's own figures do not mention the paper.
     own = draw_tradeoff(report_of(MEASURED), {R50: 60.0, B2: 61.0})
     assert len(own.legends[0].get_texts()) == 2
     with pytest.raises(ConfigError, match='nothing to draw'):
         draw_tradeoff(report_of(MEASURED), {'another': 70.0})
 
 
-def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path):
+def test_unwritable_report_leaves_nothing(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(WriteError, match='cannot be written'):
         report_of(MEASURED).save(tmp_path / 'file' / 'x.json')
@@ -629,13 +632,13 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_it_computes_the_same(sources):
+def test_compiled_form_computes_the_same(sources):
     report = benchmark(sources[:1], ['compile'], QUICK, threads=1)
     assert report.timed['ours:compile'].output_error < 1e-5
 
 
 @pytest.mark.slow
-def test_the_tool(files, tmp_path, run_tool):
+def test_tool(files, tmp_path, run_tool):
     (tmp_path / 'miou.json').write_text('{"net_ours_small": 50, "net_theirs_small": 51}')
     result = run_tool(
         'benchmark.py',
@@ -671,7 +674,7 @@ def test_the_tool(files, tmp_path, run_tool):
     assert (tmp_path / 'plot.svg').stat().st_size > 5000
 
 
-def test_unfolded_norms_of_a_peer_would_show(sources, tmp_path, monkeypatch):
+def test_norms_are_unfolded_without_fuse_conv_bn(sources, tmp_path, monkeypatch):
     monkeypatch.setattr('benchmarks.subjects.fuse_conv_bn', lambda net: net)
     subject = Subject(sources[1], setup(tmp_path))
     assert any(isinstance(m, _BatchNorm) for m in subject.fused.modules())

@@ -14,7 +14,7 @@ from benchmarks.runtimes import FORMS
 from benchmarks.timing import time_alternating
 
 
-def test_the_papers_protocol():
+def test_paper_protocol():
     assert PROTOCOLS['paper'] == Protocol(16, (713, 713), 2, 50, budget=420)
 
 
@@ -37,7 +37,7 @@ class Event:
         return end.at - self.at
 
 
-def test_on_a_gpu_time_is_between_events(monkeypatch):
+def test_time_on_a_gpu_is_between_events(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'Event', Event)
 
     def work():
@@ -47,7 +47,7 @@ def test_on_a_gpu_time_is_between_events(monkeypatch):
     assert timings.seconds == {'a': [0.04] * 3}
 
 
-def test_memory_of_a_gpu_is_that_of_torchs_allocator(monkeypatch):
+def test_memory_on_a_gpu_is_that_of_the_allocator(monkeypatch):
     held, peak = [100], [0]
 
     def take(size, kept):
@@ -70,7 +70,7 @@ def test_memory_of_a_gpu_is_that_of_torchs_allocator(monkeypatch):
     assert (memory.model, memory.run) == (7, 20)
 
 
-def test_a_cuda_graph_is_captured_once_and_replayed(monkeypatch):
+def test_cuda_graph_is_captured_once(monkeypatch):
     """CUDA's part is played by stand-ins that note what is asked of them."""
     asked = []
 

@@ -18,7 +18,7 @@ def recording(names):
     return calls, {name: partial(calls.append, name) for name in names}
 
 
-def test_each_has_its_turn_in_every_round():
+def test_every_function_runs_once_a_round():
     calls, things = recording('abcd')
     timings = time_alternating(things, warmup=2, rounds=40)
     rounds = [calls[start : start + 4] for start in range(0, len(calls), 4)]
@@ -42,7 +42,7 @@ def test_each_has_its_turn_in_every_round():
     assert other != calls
 
 
-def test_what_is_measured_is_the_time_it_takes(monkeypatch):
+def test_measured_time_is_that_of_the_call(monkeypatch):
     # A clock that stands still between the things: the true one is the machine's.
     now = [0]
     monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
@@ -57,7 +57,7 @@ def test_what_is_measured_is_the_time_it_takes(monkeypatch):
     assert timings.speedup('fast', 'slow') == Spread(3, 3, 3)
 
 
-def test_ratios_are_of_the_same_round():
+def test_speedups_are_taken_within_rounds():
     # The machine slows down to a tenth; b always takes twice as long as a.
     timings = Timings({'a': [1, 2, 5, 10], 'b': [2, 4, 10, 20]}, 0)
     assert timings.speedup('a', 'b') == Spread(2, 2, 2)
@@ -70,7 +70,7 @@ def test_ratios_are_of_the_same_round():
     assert uneven.spread('b') == Spread(3, 2, 4)
 
 
-def test_a_budget_ends_it_after_a_few_rounds():
+def test_budget_limits_the_rounds():
     things = {'a': partial(time.sleep, 0.02)}
     timings = time_alternating(things, warmup=50, rounds=50, budget=0.05)
     assert timings.warmup < 10
@@ -79,7 +79,7 @@ def test_a_budget_ends_it_after_a_few_rounds():
     assert time_alternating(things, warmup=1, rounds=5, budget=60).rounds == 5
 
 
-def test_what_is_cut_off_leaves_whole_rounds():
+def test_interrupted_round_is_not_recorded():
     seen = []
 
     def fail_in_the_third_round():
@@ -97,7 +97,7 @@ def test_what_is_cut_off_leaves_whole_rounds():
     ('things', 'numbers'),
     [({}, {}), ({'a': int}, {'rounds': 0}), ({'a': int}, {'warmup': -1})],
 )
-def test_nothing_to_time(things, numbers):
+def test_wrong_arguments_are_errors(things, numbers):
     with pytest.raises(ValueError, match='nothing to time|at least'):
         time_alternating(things, **numbers)
 
@@ -142,7 +142,7 @@ def plain_malloc(monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_of_what_is_built_and_of_running_it(other_module, plain_malloc):
+def test_memory_of_model_and_run(other_module, plain_malloc):
     megabyte = 1_000_000
     found = peak_memory(other_module.build, 80 * megabyte, 300 * megabyte, 150 * megabyte)
     # What was needed for building alone is in none of them. Where the kernel hands out
@@ -153,7 +153,7 @@ def test_memory_of_what_is_built_and_of_running_it(other_module, plain_malloc):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_or_fails(other_module):
+def test_killed_process_is_an_error(other_module):
     with pytest.raises(MeasurementError, match='was killed'):
         peak_memory(other_module.die)
     with pytest.raises(OSError, match='no such thing'):

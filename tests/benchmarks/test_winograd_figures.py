@@ -1,11 +1,9 @@
 """What tools/benchmark_winograd.py measures, on small networks."""
 
-import re
 from dataclasses import replace
 
 import pytest
 import torch
-from mmseg.registry import MODELS
 from torch import nn
 
 from benchmarks import winograd_figures
@@ -39,7 +37,7 @@ def peer(repo):
 
 
 @pytest.mark.slow
-def test_speed_is_of_all_by_turns(ours, peer):
+def test_speed_covers_all_forms(ours, peer):
     for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
         pytest.importorskip(package, reason="needs pip install -e '.[export]'")
     speed = measure_speed(ours, peer, SETUP, warmup=0, rounds=3)
@@ -58,12 +56,12 @@ def test_speed_is_of_all_by_turns(ours, peer):
 
 
 @pytest.mark.parametrize(('rounds', 'size'), [(0, (64, 96)), (1, (0, 96))])
-def test_nothing_to_measure(ours, peer, rounds, size):
+def test_no_rounds_or_pixels_is_an_error(ours, peer, rounds, size):
     with pytest.raises(ConfigError, match=f'but got {rounds} and {size[0]}x{size[1]}'):
         measure_speed(ours, peer, replace(SETUP, shape=(1, 3, *size)), rounds=rounds)
 
 
-def test_a_fast_config_is_measured_at_full_dilation_all_the_same(ours):
+def test_dilation_of_the_config_is_replaced(ours):
     fast = dilated(ours, 'fast')
     assert Subject(fast, SETUP).cfg.model.backbone.dilation == 'fast'
     assert Subject(dilated(fast, 'full'), SETUP).cfg.model.backbone.dilation == 'full'
@@ -89,7 +87,7 @@ def test_peer_with_our_head_computes_the_same(peer, form, tmp_path, monkeypatch)
     assert conv.out_channels == OPTIONS['model.decode_head.channels']
 
 
-def test_products_are_those_of_the_convs(monkeypatch):
+def test_products_have_the_shapes_of_the_convs(monkeypatch):
     convs = nn.Sequential(
         nn.Conv2d(32, 64, 3, padding=2, dilation=2),
         nn.Conv2d(64, 48, 3, stride=2, padding=1),
@@ -133,14 +131,8 @@ def test_errors_and_growth(ours):
 
 
 @pytest.mark.slow
-def test_the_tool_prints_all_of_it(
-    repo, tmp_path, run_tool, street_config, street_config_file, randomize_norms
-):
+def test_tool_prints_all_figures(repo, tmp_path, run_tool):
     pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
-    model = randomize_norms(MODELS.build(street_config.model))
-    checkpoint = tmp_path / 'trained.pth'
-    torch.save({'state_dict': model.state_dict(), 'meta': {}}, checkpoint)
-    before = sorted(tmp_path.iterdir())
     result = run_tool(
         'benchmark_winograd.py',
         repo / 'configs/pspnet_repvgg_a0_street.py',
@@ -153,9 +145,6 @@ def test_the_tool_prints_all_of_it(
         '--threads',
         1,
         '--backbone-only',
-        '--trained',
-        street_config_file,
-        checkpoint,
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
@@ -168,10 +157,6 @@ def test_the_tool_prints_all_of_it(
         'largest error against float64',
         'peak memory over an empty process, 33x47',
         'slope of log time',
-        f'{checkpoint} on 3 images',
     ):
         assert said in result.stdout
-    trained, winograd = re.findall(r'mIoU.* ([0-9.]+) %', result.stdout)
-    assert trained == winograd
-    assert 'pixels of another label      0.0' in result.stdout
-    assert sorted(tmp_path.iterdir()) == before
+    assert not list(tmp_path.iterdir())

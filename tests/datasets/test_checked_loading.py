@@ -1,4 +1,4 @@
-"""The tools' pipelines check what they load, and load the same."""
+"""Checked pipelines load the same as mmseg's, and stop at broken files."""
 
 import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS, MODELS
 
 from mmseg_repvgg.datasets.checked_loading import check_loading
 from mmseg_repvgg.datasets.checks import check_dataset
-from mmseg_repvgg.datasets.nested import lazily
+from mmseg_repvgg.datasets.nested import build_lazily
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.testing import prepare_testing
 from mmseg_repvgg.engine.training import prepare_training
@@ -31,7 +31,7 @@ def dataset(root, *steps):
 
 
 @pytest.mark.parametrize('backend', [None, 'cv2', 'pillow'])
-def test_the_same_is_loaded(street_root, backend):
+def test_checked_pipeline_loads_the_same(street_root, backend):
     load = dict(type='LoadImageFromFile', to_float32=True)
     if backend:
         load['imdecode_backend'] = backend
@@ -48,7 +48,7 @@ def test_the_same_is_loaded(street_root, backend):
         assert ours[key].dtype == theirs[key].dtype
 
 
-def test_steps_within_steps_and_sets_within_sets(street_root):
+def test_nested_steps_and_data_sets_are_replaced(street_root):
     steps = [
         dict(type=LoadImageFromFile),
         dict(type='TestTimeAug', transforms=[[dict(type='LoadAnnotations')]]),
@@ -67,7 +67,7 @@ def test_steps_within_steps_and_sets_within_sets(street_root):
         assert rest == steps[2:]
 
 
-def test_steps_of_every_kind_mmcv_takes(street_root):
+def test_unusual_steps_are_kept(street_root):
     flip = RandomFlip(prob=0.5)
     steps = [
         dict(type='RandomApply', prob=0.5, transforms=dict(type='LoadAnnotations')),
@@ -83,14 +83,14 @@ def test_steps_of_every_kind_mmcv_takes(street_root):
     DATASETS.build(cfg)
 
 
-def test_what_a_config_says_of_labels_stays(street_root):
+def test_num_classes_of_the_config_is_kept(street_root):
     load = dict(type='LoadAnnotations')
     cfg = dataset(street_root, dict(load, type='LoadCheckedAnnotations', num_classes=40))
     check_loading(cfg)
     assert cfg.pipeline[0].num_classes == 40
 
 
-def test_a_data_set_that_reads_at_once(street_root):
+def test_data_set_without_lazy_init(street_root):
     """Its class does not take lazy_init: what it knows of labels is not asked."""
 
     class AtOnce(CityscapesDataset):
@@ -104,10 +104,10 @@ def test_a_data_set_that_reads_at_once(street_root):
     check_dataset(cfg)
     check_loading(cfg)
     assert cfg.pipeline == [dict(type='LoadCheckedAnnotations')]
-    assert lazily(cfg).metainfo['classes'][0] == 'road'
+    assert build_lazily(cfg).metainfo['classes'][0] == 'road'
 
 
-def test_a_run_checks_and_leaves_what_mmseg_reads(street_config, tmp_path):
+def test_run_is_checked_but_dumped_config_is_not_changed(street_config, tmp_path):
     """What a training and a test dump of their config serve MMSegInferencer."""
     plain = copy.deepcopy(street_config)
     checkpoint = tmp_path / 'fresh.pth'
@@ -135,7 +135,7 @@ def test_a_run_checks_and_leaves_what_mmseg_reads(street_config, tmp_path):
 
 
 @pytest.mark.parametrize('tta', [False, True])
-def test_testing_stops_at_a_label_that_is_no_class(street_config, tmp_path, tta):
+def test_testing_stops_at_an_invalid_label(street_config, tmp_path, tta):
     checkpoint = tmp_path / 'fresh.pth'
     torch.save(
         dict(state_dict=MODELS.build(street_config.model).state_dict()), checkpoint

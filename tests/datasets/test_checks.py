@@ -22,20 +22,20 @@ def test_complete_data_passes(street_root):
     check_dataset(cityscapes(street_root))
 
 
-def test_missing_root_says_how_to_get_the_data(tmp_path):
+def test_missing_root_tells_how_to_get_the_data(tmp_path):
     with pytest.raises(
         DataError, match=r'(?s)nowhere.*does not exist.*cityscapes-dataset'
     ):
         check_dataset(cityscapes(tmp_path / 'nowhere'))
 
 
-def test_empty_root(tmp_path):
+def test_empty_root_is_an_error(tmp_path):
     (tmp_path / 'leftImg8bit' / 'train').mkdir(parents=True)
-    with pytest.raises(DataError, match=r'holds no image \*_leftImg8bit.png'):
+    with pytest.raises(DataError, match=r'has no image \*_leftImg8bit.png'):
         check_dataset(cityscapes(tmp_path))
 
 
-def test_data_sets_inside_of_others_are_looked_at(street_root, tmp_path):
+def test_nested_data_sets_are_checked(street_root, tmp_path):
     both = [cityscapes(street_root), cityscapes(tmp_path / 'nowhere')]
     mixed = dict(type='MultiImageMixDataset', pipeline=[], dataset=both[1])
     for cfg in (dict(type='ConcatDataset', datasets=both), mixed):
@@ -43,7 +43,7 @@ def test_data_sets_inside_of_others_are_looked_at(street_root, tmp_path):
             check_dataset(dict(type='RepeatDataset', times=2, dataset=cfg))
 
 
-def test_classes_are_no_string(street_root, tmp_path):
+def test_classes_must_not_be_a_string(street_root, tmp_path):
     cfg = dict(cityscapes(street_root), type='BaseSegDataset', img_suffix='.png')
     with pytest.raises(ConfigError, match=r"string 'water'.* \('water',\)"):
         check_dataset(dict(cfg, metainfo=dict(classes=('water'))))
@@ -64,14 +64,14 @@ def test_image_without_label_is_named(street_root, tmp_path):
         check_dataset(cityscapes(root))
 
 
-def test_camvid_points_to_its_environment_variable(tmp_path, monkeypatch):
+def test_error_of_camvid_names_its_environment_variable(tmp_path, monkeypatch):
     monkeypatch.setenv('CAMVID_ROOT', str(tmp_path / 'gone'))
     cfg = dict(type='CamVidDataset', data_prefix=dict(img_path='leftImg8bit/train'))
     with pytest.raises(DataError, match='gone.*CAMVID_ROOT'):
         check_dataset(cfg)
 
 
-def test_what_is_remote_is_not_even_built():
+def test_remote_data_set_is_not_built():
     """This one looks for its images when it is, by a client that is not there."""
     steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     cfg = dict(
@@ -87,6 +87,6 @@ def test_what_is_remote_is_not_even_built():
     assert [step['type'] for step in cfg['pipeline']] == names
 
 
-def test_other_data_sets_are_left_alone():
+def test_other_data_sets_are_not_checked():
     check_dataset(dict(type='RepeatDataset', times=2))
     assert Path.cwd()

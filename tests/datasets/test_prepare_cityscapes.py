@@ -1,8 +1,7 @@
 """Cityscapes is unpacked, checked, repaired and given its training ids."""
 
-import fcntl
-import json
 import os
+import re
 import resource
 import runpy
 import shutil
@@ -19,11 +18,12 @@ import pytest
 
 from demo.street import write_street_scenes
 from mmseg_repvgg.datasets.checks import check_dataset
-from mmseg_repvgg.datasets.cityscapes_labels import train_id_table
-from mmseg_repvgg.datasets.prepare_cityscapes import ARCHIVES, prepare_cityscapes
-from mmseg_repvgg.errors import ConfigError, DataError, ExtraError, WriteError
-
-pytest.importorskip('cityscapesscripts')
+from mmseg_repvgg.datasets.prepare_cityscapes import (
+    ARCHIVES,
+    TRAIN_IDS,
+    prepare_cityscapes,
+)
+from mmseg_repvgg.errors import ConfigError, DataError, WriteError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'prepare_cityscapes.py'
 COUNTS = {'train': 4, 'val': 2, 'test': 1}
@@ -92,8 +92,9 @@ def assert_as_made(root, made):
 
 
 def row(report, split):
-    line = next(line for line in str(report).splitlines() if line.startswith(split))
-    return ' '.join(line.split()[1:])
+    """Return the numbers of sound, changed and broken pairs."""
+    problems = report.problems.get(split, [])
+    return report.sound[split], report.changed[split], len(problems)
 
 
 def truncate(path):
@@ -127,7 +128,7 @@ def test_training_ids_are_made_and_then_kept(root, made):
     again = prepare_cityscapes(root)
     assert tree(root) == before
     assert again.ready
-    assert row(again, 'train') == '4 of 2975 4 of 2975 4 0 0'
+    assert row(again, 'train') == (4, 0, 0)
     for split in ('train', 'val'):
         prefix = dict(img_path=f'leftImg8bit/{split}', seg_map_path=f'gtFine/{split}')
         check_dataset(
@@ -140,8 +141,9 @@ def test_a_subset_is_ready_with_a_warning(root):
     shutil.rmtree(root / 'gtFine' / 'test')
     report = prepare_cityscapes(root)
     assert report.ready
-    assert 'warning: a subset' in str(report)
-    assert 'train 4 of 2975, val 2 of 500, test 0 of 1525' in str(report)
+    assert 'warning: this is not the whole official set' in str(report)
+    numbers = [r'train \|     2975 \|     4 ', r'val \|      500 \|     2 ']
+    assert all(re.search(line, str(report)) for line in numbers)
 
 
 def test_zip_files_are_unpacked(zipped, made):
@@ -159,10 +161,10 @@ def test_zip_files_are_unpacked(zipped, made):
 
 def test_torn_files_are_repaired_from_the_zip_file(zipped, made, damage):
     prepare_cityscapes(zipped)
-    for ending in ('_leftImg8bit.png', '_labelIds.png', '_polygons.json'):
+    for ending in ('_leftImg8bit.png', '_labelIds.png'):
         damage(first(zipped, ending))
     first(zipped, '_labelIds.png', 'val').unlink()
-    assert 'gtFine_trainvaltest.zip: 3 of' in str(prepare_cityscapes(zipped, check=True))
+    assert '3 files are to be unpacked' in str(prepare_cityscapes(zipped, check=True))
     assert prepare_cityscapes(zipped).ready
     assert_as_made(zipped, made)
     assert all(
@@ -193,89 +195,34 @@ def test_wrong_training_ids_are_made_again(root, made, wrong):
     assert_as_made(root, made)
 
 
-def test_broken_sources_are_named_and_the_others_are_done(root, made, damage):
-    broken = [
-        first(root, '_leftImg8bit.png'),
-        first(root, '_labelIds.png', 'val'),
-    ]
-    if damage is flip:
-        broken.pop(0)  # of an image only the start and the end are read
+def test_broken_files_do_not_stop_the_others(root, made, damage):
+    broken = [first(root, '_leftImg8bit.png'), first(root, '_labelIds.png', 'val')]
     for path in broken:
         damage(path)
     report = prepare_cityscapes(root)
     assert not report.ready
     for path in broken:
-        assert f'\n{path} is ' in str(report)
+        assert f'\n{path} cannot be read as a whole PNG' in str(report)
     assert 'https://www.cityscapes-dataset.com' in str(report)
-    assert len(train_ids(root)) == sum(COUNTS.values()) - 1
+    assert len(train_ids(root)) == sum(COUNTS.values()) - 2
 
 
-def test_labels_that_are_none_of_cityscapes_are_named(root):
+def test_wrong_labels_are_reported(root):
     unknown, other_size, colored = sorted(root.glob('gtFine/*/*/*_labelIds.png'))[:3]
     ids = pixels(unknown)
     cv2.imwrite(str(unknown), np.where(ids == 7, 40, ids).astype(np.uint8))
     cv2.imwrite(str(other_size), ids[:, :100])
     cv2.imwrite(str(colored), cv2.merge([ids] * 3))
     text = str(prepare_cityscapes(root))
-    assert f'{unknown} is no label map of this data set: it holds [40]' in text
-    assert f'{other_size} is of (64, 100) (height, width), but its image' in text
-    assert f'{colored} is no label map: it has to be of one channel' in text
+    assert f'{unknown} holds [40], which are not labels of this data set' in text
+    assert f'{other_size} has 64x100 pixels, but its image' in text
+    assert f'{colored} is not a label map: it must have one channel' in text
     assert len(train_ids(root)) == sum(COUNTS.values()) - 3
 
 
-def test_polygons_alone_do(root):
-    from cityscapesscripts.helpers.annotation import Annotation
-    from cityscapesscripts.preparation.json2labelImg import createLabelImage
-
-    for path in root.rglob('*_labelIds.png'):
-        path.unlink()
-    grouped = first(root, '_polygons.json')
-    data = json.loads(grouped.read_text())
-    square = [[5, 5], [50, 5], [50, 50], [5, 50]]
-    data['objects'] += [
-        {'label': 'cargroup', 'polygon': square},
-        {'label': 'license plate', 'polygon': square},
-        {'label': 'nonsense', 'polygon': square, 'deleted': 1},
-    ]
-    grouped.write_text(json.dumps(data))
-    assert prepare_cityscapes(root).ready
-    assert len(train_ids(root)) == sum(COUNTS.values())
-    for path in train_ids(root):
-        polygons = path.with_name(path.name.replace('labelTrainIds.png', 'polygons.json'))
-        annotation = Annotation()
-        annotation.fromJsonFile(str(polygons))
-        ids = np.array(createLabelImage(annotation, 'ids'))
-        np.testing.assert_array_equal(pixels(path), train_id_table()[ids])
-    assert pixels(first(root, '_labelTrainIds.png'))[20, 20] == 13
-
-
-@pytest.mark.parametrize(
-    'content',
-    [
-        '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "r',
-        '[]',
-        '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "x", "polygon": []}]}',
-        '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "x"}]}',
-        pytest.param('[' * 100_000, id='too deep'),
-        '{"imgHeight": 64, "imgWidth": 128, "objects": [{"label": "road", "polygon": '
-        f'[[1{"0" * 400}, 0], [0, 9], [9, 9]]}}]}}',
-    ],
-)
-def test_broken_polygons_are_named(root, content, capfd):
-    first(root, '_labelIds.png').unlink()
-    polygons = first(root, '_polygons.json')
-    polygons.write_text(content)
-    report = prepare_cityscapes(root)
-    assert f'{polygons} is no sound file of polygons' in str(report)
-    assert len(train_ids(root)) == sum(COUNTS.values()) - 1
-    assert 'USAGE' not in capfd.readouterr().out
-
-
 @pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('gone')])
-def test_sources_that_are_no_files_are_named(root, make):
+def test_special_files_do_not_stop_the_others(root, make):
     broken = [first(root, '_leftImg8bit.png'), first(root, '_labelIds.png', 'val')]
-    first(root, '_labelIds.png', 'test').unlink()
-    broken.append(first(root, '_polygons.json', 'test'))
     for path in broken:
         path.unlink()
         make(path)
@@ -286,17 +233,8 @@ def test_sources_that_are_no_files_are_named(root, make):
     assert len(train_ids(root)) == sum(COUNTS.values()) - 2
 
 
-def test_polygons_that_would_fill_the_memory_are_named(root):
-    first(root, '_labelIds.png').unlink()
-    polygons = first(root, '_polygons.json')
-    polygons.write_text('{"imgHeight": 99999, "imgWidth": 99999, "objects": []}')
-    text = str(prepare_cityscapes(root))
-    assert f'{polygons} is no label map: it claims 99999x99999 pixels' in text
-    assert len(train_ids(root)) == sum(COUNTS.values()) - 1
-
-
 @pytest.mark.parametrize('place', ['archive', 'member'])
-def test_an_archive_or_a_place_that_is_a_pipe_is_refused(zipped, place):
+def test_pipes_are_refused(zipped, place):
     if place == 'archive':
         path = zipped / ARCHIVES['gtFine']
         path.unlink()
@@ -313,7 +251,7 @@ def test_an_archive_or_a_place_that_is_a_pipe_is_refused(zipped, place):
 
 def test_training_ids_without_their_source_are_kept(root):
     prepare_cityscapes(root)
-    for path in [*root.rglob('*_labelIds.png'), *root.rglob('*_polygons.json')]:
+    for path in root.rglob('*_labelIds.png'):
         path.unlink()
     before = tree(root)
     assert prepare_cityscapes(root).ready
@@ -321,7 +259,7 @@ def test_training_ids_without_their_source_are_kept(root):
     flip(train_ids(root)[0])
     report = prepare_cityscapes(root)
     assert not report.ready
-    assert f'{train_ids(root)[0]} is corrupt' in str(report)
+    assert f'{train_ids(root)[0]} cannot be read as a whole PNG' in str(report)
 
 
 def test_check_writes_nothing(zipped, root):
@@ -329,53 +267,44 @@ def test_check_writes_nothing(zipped, root):
     packed = prepare_cityscapes(root, check=True)
     assert tree(root) == before
     assert not packed.ready
-    assert 'leftImg8bit_trainvaltest.zip: 7 of 7 files are to be unpacked' in str(packed)
+    files = [*root.glob('leftImg8bit/*/*/*'), *root.glob('gtFine/*/*/*')]
+    assert not files
+    assert packed.packed > 2 * sum(COUNTS.values()) - 1
     prepare_cityscapes(root)
     train_ids(root)[0].unlink()
     before = tree(root)
     report = prepare_cityscapes(root, check=True)
     assert tree(root) == before
     assert not report.ready
-    assert row(report, 'test') == '1 of 1525 1 of 1525 0 1 0'
+    assert row(report, 'test') == (1, 1, 0)
     prepare_cityscapes(root)
-    first(root, '_color.png').unlink()
+    first(root, '_labelIds.png').unlink()
     report = prepare_cityscapes(root, check=True)
     assert not report.ready
-    assert 'gtFine_trainvaltest.zip: 1 of 28 files are to be unpacked' in str(report)
+    assert '1 files are to be unpacked' in str(report)
 
 
-def test_what_is_missing_is_said(root):
+def test_missing_files_are_reported(root):
     first(root, '_leftImg8bit.png').unlink()
     bare = first(root, '_leftImg8bit.png', 'val')
-    for kind in ('labelIds.png', 'polygons.json'):
-        first(root, kind, 'val').unlink()
+    first(root, 'labelIds.png', 'val').unlink()
     report = prepare_cityscapes(root)
     assert not report.ready
-    assert 'train: 1 labels without images' in str(report)
-    assert f'val: 1 images without labels, as {bare}' in str(report)
+    assert '_labelIds.png has no image' in str(report)
+    assert f'{bare} has no label map' in str(report)
     assert 'csDownload' in str(report)
     shutil.rmtree(root / 'leftImg8bit' / 'val')
-    assert 'val: not one image with its labels' in str(prepare_cityscapes(root))
+    assert 'val: no image with a sound label map' in str(prepare_cityscapes(root))
 
 
-def test_no_training_needs_labels_of_the_test_split(root):
+def test_test_split_needs_no_labels(root):
     shutil.rmtree(root / 'gtFine' / 'test')
     report = prepare_cityscapes(root)
     assert report.ready
-    assert 'test: 1 images without labels (no training needs them)' in str(report)
+    assert row(report, 'test') == (1, 0, 0)
 
 
-def test_dummy_labels_of_the_test_split_are_told(root):
-    assert 'dummies' not in str(prepare_cityscapes(root))
-    for path in root.glob('gtFine/test/*/*_labelIds.png'):
-        cv2.imwrite(str(path), np.full((64, 128), 3, np.uint8))
-    report = prepare_cityscapes(root)
-    assert report.ready
-    assert 'test: its labels are dummies' in str(report)
-    assert (pixels(first(root, '_labelTrainIds.png', 'test')) == 255).all()
-
-
-def test_cities_may_be_links_and_hidden_files_are_left_alone(root, made, tmp_path):
+def test_links_are_followed_and_hidden_files_ignored(root, made, tmp_path):
     city = next((root / 'leftImg8bit' / 'train').iterdir())
     city.rename(tmp_path / 'elsewhere')
     city.symlink_to(tmp_path / 'elsewhere')
@@ -383,18 +312,18 @@ def test_cities_may_be_links_and_hidden_files_are_left_alone(root, made, tmp_pat
     hidden.write_bytes(b'macOS')
     report = prepare_cityscapes(root)
     assert report.ready
-    assert 'without' not in str(report)
+    assert not report.problems
     hidden.unlink()
     assert_as_made(root, made)
 
 
 @pytest.mark.parametrize('content', ['no folder', 'empty folder', 'other files'])
-def test_nothing_found(tmp_path, content):
+def test_missing_data_set_is_an_error(tmp_path, content):
     if content != 'no folder':
         (tmp_path / 'root' / 'leftImg8bit').mkdir(parents=True)
     if content == 'other files':
         (tmp_path / 'root' / 'leftImg8bit' / 'notes.txt').touch()
-    with pytest.raises(DataError, match='root holds nothing of Cityscapes.*free reg'):
+    with pytest.raises(DataError, match='root does not hold Cityscapes.*free reg'):
         prepare_cityscapes(tmp_path / 'root')
 
 
@@ -410,20 +339,20 @@ def spoil(path):
 @pytest.mark.parametrize('harm', [truncate, spoil, empty])
 def test_corrupt_zip_file_is_named(zipped, made, harm):
     harm(zipped / 'gtFine_trainvaltest.zip')
-    with pytest.raises(DataError, match='gtFine_trainvaltest.zip cannot be read whole'):
+    with pytest.raises(DataError, match='gtFine_trainvaltest.zip is truncated'):
         prepare_cityscapes(zipped)
     for path in zipped.glob('*/*/*/*'):
         assert path.read_bytes() == (made / path.relative_to(zipped)).read_bytes()
     assert not list(zipped.rglob('.*'))
 
 
-def test_zip_file_of_something_else(zipped):
+def test_zip_file_without_its_folder_is_an_error(zipped):
     shutil.copy(zipped / ARCHIVES['leftImg8bit'], zipped / ARCHIVES['gtFine'])
-    with pytest.raises(DataError, match='gtFine_trainvaltest.zip holds no folder gtFine'):
+    with pytest.raises(DataError, match='gtFine_trainvaltest.zip has no folder gtFine'):
         prepare_cityscapes(zipped)
 
 
-def test_full_disk_is_foreseen(root):
+def test_too_small_disk_is_an_error(root):
     path = root / ARCHIVES['leftImg8bit']
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('leftImg8bit/train/city/a_leftImg8bit.png', b'png')
@@ -434,29 +363,16 @@ def test_full_disk_is_foreseen(root):
     assert tree(root) == before
 
 
-def test_unwritable_place_is_an_error(zipped):
+def test_unwritable_folder_is_an_error(zipped):
     (zipped / 'gtFine').write_text('a file where a folder has to be')
     with pytest.raises(WriteError, match='gtFine.* cannot be written: '):
         prepare_cityscapes(zipped)
 
 
-def test_missing_package_names_the_extra(root, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'cityscapesscripts.helpers.labels', None)
-    before = tree(root)
-    with pytest.raises(ExtraError, match=r'mmseg_repvgg\[cityscapes\]'):
-        prepare_cityscapes(root)
-    assert tree(root) == before
-
-
-def test_a_second_run_is_kept_out(root):
-    handle = os.open(root, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(DataError, match='another run is at work'):
-            prepare_cityscapes(root)
-    finally:
-        os.close(handle)
-    assert prepare_cityscapes(root).ready
+def test_training_ids_are_the_official_ones():
+    labels = pytest.importorskip('cityscapesscripts.helpers.labels').labels
+    official = {label.id: label.trainId for label in labels if label.id >= 0}
+    assert dict(enumerate(TRAIN_IDS)) == official
 
 
 def test_jobs_must_be_positive(root):
@@ -490,7 +406,7 @@ def test_full_disk_leaves_nothing_half_written(zipped, made):
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_it_goes_on_where_it_was(made, tmp_path):
+def test_killed_run_is_resumed(made, tmp_path):
     root, count = tmp_path / 'cityscapes', 120
     ids = cv2.resize(pixels(first(made, '_labelIds.png')), (2048, 1024), interpolation=0)
     data = cv2.imencode('.png', ids)[1].tobytes()
@@ -503,11 +419,11 @@ def test_killed_and_stopped_it_goes_on_where_it_was(made, tmp_path):
             path = root / f'{kind.format(split, index)}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-    whole = cv2.imencode('.png', train_id_table()[ids])[1].tobytes()
+    whole = cv2.imencode('.png', np.array(TRAIN_IDS, np.uint8)[ids])[1].tobytes()
     done = 0
     for number, status in (
         (signal.SIGKILL, -signal.SIGKILL),
-        (signal.SIGTERM, 143),
+        (signal.SIGTERM, -signal.SIGTERM),
         (signal.SIGINT, 130),
     ):
         process = start(root, '--jobs', '2')
@@ -520,23 +436,20 @@ def test_killed_and_stopped_it_goes_on_where_it_was(made, tmp_path):
         assert done + 5 <= len(train_ids(root)) < count
         done = len(train_ids(root))
         assert all(path.read_bytes() == whole for path in train_ids(root))
-        if number != signal.SIGKILL:
-            assert not list(root.rglob('.*'))
     report = prepare_cityscapes(root)
     assert report.ready
-    assert row(report, 'train').endswith(f'{count - 1} {count - 1 - done} 0')
+    assert row(report, 'train') == (count - 1, count - 1 - done, 0)
     assert len(train_ids(root)) == count
     assert all(path.read_bytes() == whole for path in train_ids(root))
-    assert not list(root.rglob('.*'))
 
 
 @pytest.mark.parametrize(
     ('options', 'status'), [(['--check'], 1), ([], 0), (['--jobs', '-1'], 2)]
 )
-def test_the_tool_says_by_its_status_whether_all_is_ready(
-    root, monkeypatch, capsys, options, status
-):
+def test_exit_status_of_the_tool(root, monkeypatch, capsys, options, status):
     monkeypatch.setattr(sys, 'argv', [str(TOOL), str(root), *options])
+    # Python adds the folder of a script to the path.
+    monkeypatch.syspath_prepend(str(TOOL.parent))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(TOOL), run_name='__main__')
     assert ended.value.code == status

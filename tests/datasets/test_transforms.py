@@ -34,7 +34,7 @@ def load(sample):
     return TRANSFORMS.build(dict(type='LoadCheckedAnnotations'))(results)
 
 
-def test_loads_as_mmseg_does(sample):
+def test_checked_transforms_load_the_same_as_mmseg(sample):
     results = load(sample)
     plain = TRANSFORMS.build(dict(type='LoadImageFromFile'))(dict(sample))
     assert results['img'].shape == (40, 60, 3)
@@ -51,7 +51,7 @@ def test_truncated_file_is_named(sample, key, keep):
         data = file.read()
     with open(path, 'wb') as file:
         file.write(data[: int(len(data) * keep)])
-    with pytest.raises(ImageError, match=f'{path} cannot be read whole'):
+    with pytest.raises(ImageError, match=f'{path} is truncated or not an image'):
         load(sample)
 
 
@@ -77,11 +77,11 @@ def test_more_than_8_bits_are_refused(sample, tmp_path, name, mode):
     pixels = np.linspace(0, 60000, 40 * 60).reshape(40, 60)
     kind = np.float32 if mode == 'F' else np.uint16
     Image.fromarray(pixels.astype(kind)).save(sample['img_path'])
-    with pytest.raises(ImageError, match=f'{name} is of mode {mode}'):
+    with pytest.raises(ImageError, match=f'{name} has more than 8 bits .* .mode {mode}'):
         load(sample)
 
 
-def test_opencv_loads_16_bits_as_it_does(sample, tmp_path):
+def test_opencv_loads_16_bits(sample, tmp_path):
     """By their upper 8."""
     sample['img_path'] = str(tmp_path / 'i.png')
     pixels = np.linspace(0, 60000, 40 * 60).reshape(40, 60).astype(np.uint16)
@@ -95,7 +95,7 @@ def test_opencv_loads_16_bits_as_it_does(sample, tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['L', 'P', '1', 'LA', 'RGBA', 'CMYK'])
-def test_8_bits_are_loaded_as_mmcv_does(sample, tmp_path, mode):
+def test_8_bits_are_loaded_as_in_mmcv(sample, tmp_path, mode):
     name = tmp_path / ('i.tif' if mode == 'CMYK' else 'i.png')
     with Image.open(sample['img_path']) as image:
         image.convert(mode).save(name)
@@ -114,7 +114,7 @@ def test_8_bits_are_loaded_as_mmcv_does(sample, tmp_path, mode):
         ({0: 40, 1: 254}, [40, 254]),
     ],
 )
-def test_label_that_is_no_class_is_named(sample, values, wrong):
+def test_invalid_label_is_named(sample, values, wrong):
     labels = np.zeros((40, 60), np.uint8)
     for column, value in values.items():
         labels[3, column] = value
@@ -129,7 +129,7 @@ def test_label_that_is_no_class_is_named(sample, values, wrong):
             step(dict(sample))
 
 
-def test_labels_are_checked_as_they_will_be_used(sample):
+def test_labels_are_checked_after_mapping(sample):
     """After a zero that does not count, chosen classes, another label to ignore."""
     labels = np.array([[0, 1, 2, 3]] * 40, np.uint8).repeat(15, axis=1)
     Image.fromarray(labels).save(sample['seg_map_path'])
@@ -158,7 +158,7 @@ def test_labels_are_checked_as_they_will_be_used(sample):
     ],
 )
 @pytest.mark.parametrize('reduces', [False, True])
-def test_labels_are_judged_by_the_values_in_the_file(
+def test_labels_are_checked_before_they_are_cast(
     sample, tmp_path, suffix, kind, value, reduces
 ):
     """All of these are classes once they are cast to 8 bits."""
@@ -182,7 +182,7 @@ def test_labels_are_judged_by_the_values_in_the_file(
         *(('cv2', mode) for mode in ('L', 'I;16', 'I', 'F')),
     ],
 )
-def test_labels_that_8_bits_hold_are_loaded_as_mmseg_does(
+def test_labels_of_8_bits_are_loaded_as_in_mmseg(
     sample, tmp_path, mode, reduces, label_map, backend
 ):
     values = [0, 1] if mode == '1' else [0, 1, 2, 254, 255]
@@ -229,14 +229,14 @@ def test_more_than_255_classes_reach_the_loss(sample):
     assert {256, 299} <= found <= {256, 299, 65535}
 
 
-def test_maps_of_one_data_set_have_one_type(sample):
+def test_all_label_maps_of_a_data_set_have_one_dtype(sample):
     """Those of 300 classes are of uint16, even if all labels of an image are small."""
     for classes, kind in ((300, np.uint16), (255, np.uint8)):
         step = dict(type='LoadCheckedAnnotations', num_classes=classes)
         assert TRANSFORMS.build(step)(dict(sample))['gt_seg_map'].dtype == kind
 
 
-def test_a_label_that_is_a_class_and_ignored_is_named(sample):
+def test_ignored_label_must_not_be_a_class(sample):
     labels = np.full((40, 60), 255, np.uint16)
     Image.fromarray(labels).save(sample['seg_map_path'])
     step = dict(type='LoadCheckedAnnotations', num_classes=300)
@@ -247,16 +247,16 @@ def test_a_label_that_is_a_class_and_ignored_is_named(sample):
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA'])
-def test_colours_are_not_taken_for_labels(sample, mode):
+def test_colours_are_not_labels(sample, mode):
     path = sample['seg_map_path']
     with Image.open(path) as image:
         image.convert(mode).save(path)
-    says = f'{path} is of shape .* colours are not labels'
+    says = f'{path} has the shape .* colours are not labels'
     with pytest.raises(ImageError, match=says):
         TRANSFORMS.build(dict(type='LoadCheckedAnnotations'))(sample)
 
 
-def test_reduce_zero_label_that_differs_from_the_data_set_is_named(sample):
+def test_reduce_zero_label_must_match_the_data_set(sample):
     with pytest.warns(UserWarning, match='deprecated'):
         step = TRANSFORMS.build(
             dict(type='LoadCheckedAnnotations', reduce_zero_label=True)
@@ -266,7 +266,7 @@ def test_reduce_zero_label_that_differs_from_the_data_set_is_named(sample):
 
 
 @pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
-def test_an_image_too_large_for_pillow_is_named(sample, monkeypatch, key):
+def test_image_too_large_for_pillow_is_named(sample, monkeypatch, key):
     big = sample[key] = sample[key] + '.png'
     Image.new('L', (100, 100)).save(big)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 4000)  # refused beyond twice that
@@ -275,7 +275,7 @@ def test_an_image_too_large_for_pillow_is_named(sample, monkeypatch, key):
 
 
 @pytest.mark.parametrize('name', ['LoadCheckedImage', 'LoadCheckedAnnotations'])
-def test_an_image_too_large_for_opencv_is_named(sample, name):
+def test_image_too_large_for_opencv_is_named(sample, name):
     """A header that claims more pixels than OpenCV accepts."""
     key = 'img_path' if name == 'LoadCheckedImage' else 'seg_map_path'
     header = struct.pack('>4sIIBBBBB', b'IHDR', 1 << 17, 1 << 17, 8, 0, 0, 0, 0)
@@ -284,7 +284,7 @@ def test_an_image_too_large_for_opencv_is_named(sample, name):
     with open(sample[key], 'wb') as file:
         file.write(data)
     step = TRANSFORMS.build(dict(type=name, imdecode_backend='cv2'))
-    with pytest.raises(ImageError, match=f'{sample[key]} cannot be read whole'):
+    with pytest.raises(ImageError, match=f'{sample[key]} is truncated or not an image'):
         step(sample)
 
 
@@ -300,11 +300,11 @@ def test_error_from_a_worker_process_names_the_file(street_root, tmp_path, sampl
         serialize_data=False,
     )
     dataset.data_list[0]['img_path'] = sample['img_path']
-    with pytest.raises(UserError, match='image.jpg cannot be read whole'):
+    with pytest.raises(UserError, match='image.jpg is truncated or not an image'):
         list(DataLoader(dataset, num_workers=1, collate_fn=list))
 
 
-def test_blur_blurs_as_often_as_asked():
+def test_blur_follows_its_probability():
     blur = TRANSFORMS.build(dict(type='RandomGaussianBlur', prob=0.5))
     np.random.seed(0)
     image = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
@@ -316,6 +316,6 @@ def test_blur_blurs_as_often_as_asked():
 
 
 @pytest.mark.parametrize('bad', [dict(prob=1.5), dict(kernel_size=4)])
-def test_bad_blur_arguments_are_named(bad):
+def test_wrong_blur_arguments_are_named(bad):
     with pytest.raises(ValueError, match=f'{next(iter(bad))} must be'):
         TRANSFORMS.build(dict(type='RandomGaussianBlur', **bad))
