@@ -39,6 +39,9 @@ LAUNCHER = [
 ]
 LAUNCHERS = ('SLURM_', 'OMPI_', 'TORCHELASTIC_')
 
+# What torch.compile has cached for one instruction set must not serve another.
+os.environ['TORCHINDUCTOR_CACHE_DIR'] = tempfile.mkdtemp(prefix='inductor_')
+
 # Seconds for what takes one minute: on a busy machine too, only what hangs takes more.
 TIMEOUT = 900
 
@@ -55,6 +58,7 @@ leave_launcher()
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remove what a run that passed has written."""
+    shutil.rmtree(os.environ['TORCHINDUCTOR_CACHE_DIR'], ignore_errors=True)
     factory = session.config._tmp_path_factory
     if exitstatus == 0 and factory._basetemp and not factory._given_basetemp:
         shutil.rmtree(factory._basetemp, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Draw the street scenes that the demo trains on."""
