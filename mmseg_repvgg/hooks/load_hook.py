@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints.key_names import recognise
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.provenance import trained_backbone
-from ..checkpoints.state_dict import extract_state_dict
+from ..checkpoints.state_dict import describe_mismatch, extract_state_dict
 from ..errors import CheckpointError
 from ..models import RepVGG
 from ..models.archs import DILATIONS, plan
@@ -136,18 +136,8 @@ def _require_match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
             'with --cfg-options model.backbone.init_cfg.type=Pretrained '
             'model.backbone.init_cfg.checkpoint=FILE'
         )
-    problems = [f'{key} is missing' for key in missing]
-    problems += [f'{key} is not in the model' for key in found if key not in wanted]
-    for key in wanted.keys() & found.keys():
-        value, other = found[key], wanted[key]
-        if value.shape != other.shape:
-            problems.append(
-                f'{key} is {tuple(value.shape)} where the model has {tuple(other.shape)}'
-            )
-        elif value.is_floating_point() != other.is_floating_point():
-            problems.append(f'{key} is {value.dtype} where the model has {other.dtype}')
-    if problems:
+    if mismatch := describe_mismatch(found, wanted):
         raise CheckpointError(
-            f'the checkpoint does not fit the model: {len(problems)} tensors differ, '
-            f'{"; ".join(problems[:5])}. Use the config that it was trained with'
+            f'the checkpoint does not fit the model: {mismatch}. Use the config that it '
+            'was trained with'
         )

@@ -52,11 +52,14 @@ def test_what_fits_is_loaded(street_config):
 @pytest.mark.parametrize(
     ('change', 'says'),
     [
-        (lambda s: s.pop('decode_head.conv_seg.bias'), 'conv_seg.bias is missing'),
-        (lambda s: s.update(extra=torch.ones(1)), 'extra is not in the model'),
+        (
+            lambda s: s.pop('decode_head.conv_seg.bias'),
+            'missing: decode_head.conv_seg.bias',
+        ),
+        (lambda s: s.update(extra=torch.ones(1)), 'not in the model: extra'),
         (
             lambda s: s.update({'decode_head.conv_seg.bias': torch.ones(11)}),
-            r'conv_seg.bias is \(11,\) where the model has \(19,\)',
+            r'conv_seg.bias \(11,\) where the model has \(19,\)',
         ),
         (lambda s: s.pop('backbone.stem.conv.branch_1x1.conv.weight'), 'does not fit'),
         (
@@ -65,7 +68,7 @@ def test_what_fits_is_loaded(street_config):
         ),
         (
             lambda s: s.update({'decode_head.conv_seg.bias': torch.ones(19).int()}),
-            r'conv_seg.bias is torch.int32 where the model has torch.float32',
+            r'conv_seg.bias \(torch.int32\) where the model has torch.float32',
         ),
     ],
 )
