@@ -23,6 +23,8 @@ from .metadata import Metadata
 from .real_images import CalibrationImages, Validation, check_sets
 from .staging import staged
 
+_CPU_INFO = Path('/proc/cpuinfo')
+
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
@@ -178,7 +180,7 @@ def quantize(
 def missing_for_int8() -> str | None:
     """Return what an x86 processor lacks for fast int8; None if nothing or unknown."""
     try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        lines = _CPU_INFO.read_text().splitlines()
     except OSError:
         return None
     flags = next((line for line in lines if line.startswith('flags')), 'vnni')

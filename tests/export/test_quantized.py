@@ -17,6 +17,7 @@ from mmseg_repvgg.errors import (
     ExtraError,
     WriteError,
 )
+from mmseg_repvgg.export import quantized
 from mmseg_repvgg.export.backends import OpenVINOBackend, open_backend
 from mmseg_repvgg.export.exported_segmentor import use_exported_file
 from mmseg_repvgg.export.quantized import quantize
@@ -242,3 +243,22 @@ def test_tool_writes_a_file_and_prints_its_cost(cfg, checkpoint, run_tool, tmp_p
     assert f'in int8               {layers} of {layers} convolutions' in done.stdout
     assert 'on the 3 images of validation' in done.stdout
     assert 'kept in float32                 none' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('info', 'lacking'),
+    [
+        ('flags : fpu avx2', 'neither VNNI nor AMX'),
+        ('flags : avx2 avx_vnni', None),
+        ('flags : avx512_vnni', None),
+        ('Features : asimd', None),
+        (None, None),
+    ],
+)
+def test_missing_int8_instructions_are_named(info, lacking, tmp_path, monkeypatch):
+    path = tmp_path / 'cpuinfo'
+    if info is not None:
+        path.write_text(f'processor : 0\n{info}\n')
+    monkeypatch.setattr(quantized, '_CPU_INFO', path)
+    found = quantized.missing_for_int8()
+    assert lacking in found if lacking else found is None
