@@ -39,7 +39,7 @@ LAUNCHER = [
 ]
 LAUNCHERS = ('SLURM_', 'OMPI_', 'TORCHELASTIC_')
 
-# What torch.compile has cached for one instruction set must not serve another.
+# torch.compile must not reuse code that it cached for another instruction set.
 os.environ['TORCHINDUCTOR_CACHE_DIR'] = tempfile.mkdtemp(prefix='inductor_')
 
 # Seconds for what takes one minute: on a busy machine too, only what hangs takes more.

@@ -154,7 +154,7 @@ class Native:
 
 
 def recognise(keys: Iterable[str]) -> Recognised | None:
-    """Tell the layout, the form and the prefix of a RepVGG backbone from its keys.
+    """Return the layout, the form and the prefix of a RepVGG backbone from its keys.
 
     A backbone has a stem and a first block: other nets have a ``stem.conv.weight`` too.
 
@@ -311,7 +311,7 @@ def _count_blocks(keys: Iterable[str], names: Names = NAMES['mmseg_repvgg']) -> 
 
 
 def _form(our_key: str) -> str | None:
-    """Tell which form a key proves; squeeze-and-excitation is in both."""
+    """Return which form a key proves; squeeze-and-excitation is in both."""
     if '.se.' in our_key:
         return None
     return 'training' if '.branch_' in our_key else 'fused'

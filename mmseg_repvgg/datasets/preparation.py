@@ -45,7 +45,7 @@ def pair_files(
 
 @dataclass
 class Report:
-    """What was found and made of a data set.
+    """The outcome of preparing a data set.
 
     Attributes:
         expected: Number of images in each split of the official set.
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def ready(self) -> bool:
-        """Whether a training can start: a subset may be ready, a broken file is not."""
+        """Whether a training can start, for which no file may be broken."""
         undone = self.check and (self.packed or self.changed.total())
         return self._complete and not undone
 

@@ -79,7 +79,7 @@ class Arch:
 
 
 def is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number of at least 1."""
+    """Return whether a value is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

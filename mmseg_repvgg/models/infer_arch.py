@@ -73,7 +73,7 @@ def kernel_shapes(backbone: Mapping[str, Tensor]) -> KernelShapes:
 
 
 def has_se(backbone: Mapping[str, Tensor]) -> bool:
-    """Tell whether a backbone has squeeze-and-excitation."""
+    """Return whether a backbone has squeeze-and-excitation."""
     return any('.se.' in key for key in backbone)
 
 

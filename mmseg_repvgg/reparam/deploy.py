@@ -164,7 +164,7 @@ def _keep_hooks(successor: nn.Module, module: nn.Module) -> nn.Module:
 
 
 def _fuse_relus(model: nn.Module, engine: Engine) -> None:
-    """Let the Winograd convs of blocks compute the ReLU too."""
+    """Move the ReLU of blocks into their Winograd convs."""
     for block in model.modules():
         # A subclass or a replaced forward may use the conv in another way.
         if type(block) is not RepVGGBlock or 'forward' in vars(block):
