@@ -1,5 +1,12 @@
 """RepVGG as a backbone for MMSegmentation; importing registers everything."""
 
+import contextlib
+import sys
+
+# mmseg prints a diagnostic, which does not belong among the results of a program.
+with contextlib.redirect_stdout(sys.stderr):
+    import mmseg.datasets  # noqa: F401
+
 from . import engine  # noqa: F401  (registers)
 from .datasets import CamVidDataset
 from .hooks import DeployHook
