@@ -198,7 +198,7 @@ def test_empty_training_set_is_refused(cfg, model, tmp_path):
         data_root=str(tmp_path / 'empty'),
         data_prefix=dict(img_path='.', seg_map_path='.'),
     )
-    with pytest.raises(DataError, match='empty.* holds no image'):
+    with pytest.raises(DataError, match='empty.* has no image'):
         quantize(cfg, model, tmp_path / 'x.xml', size=SIZE, images=4)
     assert not list(tmp_path.glob('*x.xml*'))
 
