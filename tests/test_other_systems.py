@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+REPO = Path(__file__).parents[1]
 
 # What other packages need on Linux is imported before.
 WITHOUT_UNIX = """
@@ -70,7 +73,8 @@ def test_everything_imports_and_a_backbone_trains_and_fuses_without_unix(tmp_pat
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT_UNIX + USE],
         cwd=tmp_path,
-        env=dict(os.environ),
+        # For `benchmarks`, which is not installed.
+        env={**os.environ, 'PYTHONPATH': str(REPO)},
         capture_output=True,
         text=True,
     )
