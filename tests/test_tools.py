@@ -394,7 +394,7 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     fails(
         run_tool('train.py', config, '--cfg-options', load, cwd=tmp_path),
         'fused.pth',
-        'fusing cannot be undone',
+        'it is fused, and the model is in the training form',
     )
 
     resumed = tmp_path / 'work' / 'iter_2.pth'
