@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+import startup  # noqa: F401  (before torch and mmseg)
+
+# isort: split
 import mmcv
-import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.forms import compare_forms, trained_form

@@ -67,7 +67,8 @@ def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
         flaw = find_flaw(value)
         if flaw is not None:
             raise CheckpointError(f'{where} cannot be loaded: {key} {flaw}')
-    return _without_module_prefix(dict(state_dict))
+    tensors = {key: value.detach() for key, value in state_dict.items()}
+    return _without_module_prefix(tensors)
 
 
 def find_flaw(value: Tensor) -> str | None:

@@ -46,6 +46,8 @@ def unpack(archive: Path, root: Path, folder: str, check: bool, jobs: int | None
             for its files.
         WriteError: If a file cannot be written.
     """
+    with _archive_errors(archive):
+        refuse_special_file(archive)
     with _archive_errors(archive), zipfile.ZipFile(archive) as opened:
         pattern = re.compile(rf'{folder}(/{_NAME})+')
         members = [m for m in opened.infolist() if pattern.fullmatch(m.filename)]

@@ -138,6 +138,8 @@ def prepare_pairs(
         except ImageError as error:
             return False, str(error)
 
+    # Cityscapes has label maps of its test images, which nothing needs.
+    pairs = [p for p in pairs if p.image is not None or p.split in report.needed]
     title = 'check' if report.check else 'prepare'
     for pair, (changed, problem) in zip(pairs, in_parallel(prepare, pairs, title, jobs)):
         if problem is None:

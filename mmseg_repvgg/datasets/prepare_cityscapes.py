@@ -76,7 +76,7 @@ def prepare_cityscapes(
     )
     report = Report(EXPECTED, ('train', 'val'), check, advice)
     for folder, name in ARCHIVES.items():
-        if (root / name).is_file():
+        if (root / name).exists():
             changed = unpack(root / name, root, folder, check, jobs)
             report.packed += changed if check else 0
     pairs = [

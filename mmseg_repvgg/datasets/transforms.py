@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -18,9 +20,12 @@ from PIL import Image
 from ..errors import ConfigError, DataError, ImageError
 from ..special_files import refuse_special_file
 
-# Reading and decoding raise these for broken files, the last two for images with more
+# Reading and decoding raise these for broken files, hostile chunks and images with more
 # pixels than the library accepts.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, cv2.error)
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError),
+    *(struct.error, zlib.error, Image.DecompressionBombError, cv2.error),
+)
 
 
 @TRANSFORMS.register_module()

@@ -66,6 +66,8 @@ def prepare_testing(
             'is fused or the config says model.backbone.deploy=True'
         )
     cfg.load_from, cfg.resume = checkpoint, False
+    # TensorBoard is for trainings.
+    cfg.tensorboard = False
     add_missing_hook(cfg, LoadHook)
     if fused:
         add_missing_hook(cfg, DeployHook)

@@ -7,10 +7,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checkpoints.loading import find_resumable
+from ..checkpoints.loading import find_resumable, require_resumable
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import check_dataset
 from ..datasets.nested import leaf_datasets
+from ..errors import ConfigError
 from ..hooks import LoadHook
 from ..registry_types import is_a
 from .batches import accumulate, batch_warnings, scale_learning_rate
@@ -68,7 +69,14 @@ def prepare_training(
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = read_ahead(cfg.load_from, trust=trust)
         if cfg.get('resume'):
+            require_resumable(cfg.load_from, checkpoint)
             _keep_seed(cfg, checkpoint)
+    init = cfg.model.get('backbone', {}).get('init_cfg')
+    if isinstance(init, Mapping) and 'type' not in init:
+        raise ConfigError(
+            f'model.backbone.init_cfg has no type, only {", ".join(init)}: for weights '
+            'from a file, add model.backbone.init_cfg.type=Pretrained'
+        )
     for loader in ('train_dataloader', 'val_dataloader'):
         if cfg.get(loader):
             check_dataset(cfg[loader].dataset)

@@ -129,6 +129,12 @@ def describe(
             'the model does not normalize: its data_preprocessor has no mean. Leave out '
             '--normalize'
         )
+    classes = list(model.dataset_meta.get('classes') or [])
+    if classes and len(classes) != model.num_classes:
+        raise ConfigError(
+            f'the model has {model.num_classes} classes, but the data set that the '
+            f'checkpoint or the config names has {len(classes)}'
+        )
     kind = type(model.backbone)
     parameters = inspect.signature(kind).parameters.values()
     options = {**{p.name: p.default for p in parameters}, **backbone}
@@ -139,7 +145,7 @@ def describe(
         align_corners=bool(model.align_corners),
         out_channels=model.out_channels,
         threshold=getattr(model.decode_head, 'threshold', None),
-        classes=list(model.dataset_meta.get('classes') or []),
+        classes=classes,
         palette=[list(color) for color in model.dataset_meta.get('palette') or []],
         backbone=kind.__name__,
         # ResNet calls them by other names.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import Runner, TestLoop, ValLoop
+from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from mmseg.registry import HOOKS
 from torch import nn
 
@@ -17,6 +17,7 @@ from ..models.comparison import Comparison
 from ..models.wrappers import predict, strip_wrappers
 from ..reparam import deploy, is_deployed
 from ..winograd import ENGINES, WinogradConv2d
+from .same_buffers_hook import SameBuffersHook
 from .tf32 import tf32
 
 
@@ -68,6 +69,11 @@ class DeployHook(Hook):
             if isinstance(loop, (ValLoop, TestLoop)):
                 run_iter = partial(self._run_iter, runner, loop)
                 loop.run_iter = run_iter  # type: ignore[method-assign]
+            elif isinstance(loop, BaseLoop):
+                raise ConfigError(
+                    'DeployHook needs a loop that is a ValLoop or a TestLoop, but got '
+                    f'{type(loop).__name__}'
+                )
         _save_after_ema(runner)
 
     def _run_iter(
@@ -138,12 +144,14 @@ class DeployHook(Hook):
 
 
 def _save_after_ema(runner: Runner) -> None:
-    """Move CheckpointHook behind EMAHook, which swaps the trained weights back in."""
+    """Move hooks that use the trained weights behind EMAHook, which swaps them in."""
     hooks = runner.hooks
     end = 1 + max((i for i, h in enumerate(hooks) if isinstance(h, EMAHook)), default=-1)
-    early = [hook for hook in hooks[:end] if isinstance(hook, CheckpointHook)]
+    late = (SameBuffersHook, CheckpointHook)
+    early = [hook for hook in hooks[:end] if isinstance(hook, late)]
     if early:
-        runner.logger.warning('DeployHook: CheckpointHook is moved behind EMAHook')
+        names = ' and '.join(type(hook).__name__ for hook in early)
+        runner.logger.warning(f'DeployHook: {names} is moved behind EMAHook')
         others = [hook for hook in hooks[:end] if hook not in early]
         # The Runner iterates over the old list, so it has to stay unchanged.
         runner._hooks = [*others, *early, *hooks[end:]]

@@ -124,6 +124,8 @@ def _on_cpu(
         raise RuntimeError(
             f'bias must have shape ({out_channels},), but got {tuple(bias.shape)}'
         )
+    if any(t is not None and t.dtype != torch.float32 for t in (x, packed, bias)):
+        raise RuntimeError('a Winograd convolution needs float32 input, weights and bias')
     compiled = library()
     if compiled is None:
         y = _directly(x, packed, bias, out_channels, dilation, groups, relu)

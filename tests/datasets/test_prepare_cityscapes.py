@@ -6,9 +6,11 @@ import resource
 import runpy
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -238,7 +240,8 @@ def test_pipes_are_refused(zipped, place):
         path = zipped / ARCHIVES['gtFine']
         path.unlink()
         os.mkfifo(path)
-        assert not prepare_cityscapes(zipped).ready
+        with pytest.raises(DataError, match='gtFine.*zip is .*named pipe'):
+            prepare_cityscapes(zipped)
         return
     with zipfile.ZipFile(zipped / ARCHIVES['gtFine'], 'a') as archive:
         archive.writestr('gtFine/empty', b'')
@@ -294,6 +297,26 @@ def test_missing_files_are_reported(root):
     assert 'csDownload' in str(report)
     shutil.rmtree(root / 'leftImg8bit' / 'val')
     assert 'val: no image with a sound label map' in str(prepare_cityscapes(root))
+
+
+def test_test_split_needs_no_images(root):
+    shutil.rmtree(root / 'leftImg8bit' / 'test')
+    report = prepare_cityscapes(root)
+    assert report.ready
+    assert row(report, 'test') == (0, 0, 0)
+
+
+def test_hostile_chunk_does_not_stop_the_others(root):
+    # Pillow raises IndexError for a short colour profile after the pixels.
+    path = first(root, '_labelIds.png')
+    data = path.read_bytes()
+    body = b'iCCP' + b'a\0'
+    chunk = struct.pack('>I', 2) + body + struct.pack('>I', zlib.crc32(body))
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+    report = prepare_cityscapes(root)
+    assert not report.ready
+    assert f'\n{path} cannot be read as a whole PNG' in str(report)
+    assert len(train_ids(root)) == sum(COUNTS.values()) - 1
 
 
 def test_test_split_needs_no_labels(root):

@@ -3,6 +3,7 @@
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def test_truncated_file_is_named(sample, key, keep):
     with open(path, 'wb') as file:
         file.write(data[: int(len(data) * keep)])
     with pytest.raises(ImageError, match=f'{path} is truncated or not an image'):
+        load(sample)
+
+
+def test_file_with_a_hostile_chunk_is_named(sample):
+    path = Path(sample['seg_map_path'])
+    data = path.read_bytes()
+    body = b'iCCP' + b'a\0'
+    chunk = struct.pack('>I', 2) + body + struct.pack('>I', zlib.crc32(body))
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+    with pytest.raises(ImageError, match=str(path)):
         load(sample)
 
 

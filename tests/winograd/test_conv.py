@@ -357,3 +357,10 @@ def test_weights_and_bias_of_wrong_size_are_errors(bias, says):
     fast.packed.data = torch.zeros(9)
     with pytest.raises(RuntimeError, match='9 weights do not make .* 4 to 8'):
         fast(torch.randn(1, 4, 16, 16))
+
+
+def test_bias_in_another_dtype_is_an_error():
+    fast = WinogradConv2d(conv3x3((8, 12)))
+    fast.bias.data = fast.bias.half()
+    with pytest.raises(RuntimeError, match='needs float32 input, weights and bias'):
+        fast(torch.randn(1, 8, 9, 9))
