@@ -33,7 +33,7 @@ def find_resumable(work_dir: str, trust: bool = False) -> str | None:
     errors = []
     for path in _newest_first(Path(work_dir)):
         try:
-            require_resumable(path, read_ahead(str(path), trust=trust))
+            _require_resumable(path, read_ahead(str(path), trust=trust))
         except CheckpointError as error:
             errors.append(error)
             print_log(f'skipped when resuming: {error}', 'current', logging.WARNING)
@@ -81,12 +81,8 @@ def _modified(path: Path) -> int:
         return 0
 
 
-def require_resumable(path: str | Path, checkpoint: Any) -> None:
-    """Check that a checkpoint has everything that ``Runner.resume`` reads.
-
-    Raises:
-        CheckpointError: If something is missing.
-    """
+def _require_resumable(path: Path, checkpoint: Any) -> None:
+    """Check that a checkpoint has everything that ``Runner.resume`` reads."""
     # A config without param_schedulers saves none, so they may be missing.
     for name in ('meta', 'state_dict', 'message_hub', 'optimizer'):
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), dict):

@@ -67,8 +67,7 @@ def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
         flaw = find_flaw(value)
         if flaw is not None:
             raise CheckpointError(f'{where} cannot be loaded: {key} {flaw}')
-    tensors = {key: value.detach() for key, value in state_dict.items()}
-    return _without_module_prefix(tensors)
+    return _without_module_prefix(dict(state_dict))
 
 
 def find_flaw(value: Tensor) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checkpoints.loading import find_resumable, require_resumable
+from ..checkpoints.loading import find_resumable
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import check_dataset
 from ..datasets.nested import leaf_datasets
@@ -69,7 +69,6 @@ def prepare_training(
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = read_ahead(cfg.load_from, trust=trust)
         if cfg.get('resume'):
-            require_resumable(cfg.load_from, checkpoint)
             _keep_seed(cfg, checkpoint)
     init = cfg.model.get('backbone', {}).get('init_cfg')
     if isinstance(init, Mapping) and 'type' not in init:
