@@ -428,8 +428,11 @@ def test_full_disk_leaves_nothing_half_written(zipped, made):
 
 
 SIGNAL_ITSELF = """
-import itertools, os, runpy, sys, time
+import itertools, os, runpy, signal, sys, time
 from mmseg_repvgg.datasets import prepare_cityscapes
+
+# A process in the background of a shell starts with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 number, *sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
