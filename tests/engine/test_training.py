@@ -53,7 +53,7 @@ def train(prepare):
     return train
 
 
-# What the config says -----------------------------------------------------------------
+# Settings of the config ---------------------------------------------------------------
 
 
 def test_types_may_be_written_in_any_way(typed_config):

@@ -65,7 +65,7 @@ def test_output_matches_float64_convolution(dilation, groups, size):
 @pytest.mark.isa
 @needs_compiler
 def test_many_tiles_and_channels_are_computed_in_parts(monkeypatch):
-    """There are more tiles than a chunk has and more channels than a slice has."""
+    """The input fills several chunks of tiles and several slices of channels."""
     # As in winograd.cpp: floats of transformed tiles, 36 a channel.
     assert -(-130 // 4) * -(-150 // 4) > (12 << 20) / (36 * 300)
     assert build.library() is not None
