@@ -52,7 +52,7 @@ docs: $(VENV)/.ready-dev  ## Build the documentation into site/; a warning is an
 # pytest runs twice because a test that loads OpenVINO without `keep_signal_stack` may leave a
 # freed signal stack behind, on which the next DataLoader worker that ends kills the process
 # (docs/machines.md, "Known crash in OpenVINO").
-RUNTIMES := tests/benchmarks tests/export
+RUNTIMES := tests/benchmarks tests/export tests/runtime
 OTHERS := $(addprefix --ignore=,$(RUNTIMES))
 
 test: lint docs test-unit test-avx2  ## Check style, types and documentation and run every test

@@ -36,7 +36,7 @@ setup(
         'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
-    packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*']),
+    packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*', 'repvgg_runtime']),
     package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp']},
     install_requires=[
         'torch>=2.3',

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from mmseg_repvgg.cores import usable_cores
 from mmseg_repvgg.errors import ConfigError
+from repvgg_runtime.cores import usable_cores
 
 _PACKAGES = (
     'mmseg_repvgg',

@@ -15,7 +15,7 @@ from benchmarks.runtimes import FORMS
 from benchmarks.subjects import Source
 from mmseg_repvgg.analysis.curves import FORMATS
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.special_files import refuse_special_file
+from repvgg_runtime.special_files import refuse_special_file
 
 QUICK_FORMS = ('training', 'fused', 'channels-last')
 

@@ -11,9 +11,9 @@ from benchmarks.memory import PeakMemory
 from benchmarks.paper import counterparts
 from benchmarks.subjects import Setup
 from benchmarks.timing import Spread, Timings
-from mmseg_repvgg.atomic_write import write_atomically
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.special_files import refuse_special_file
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.special_files import refuse_special_file
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.export.extras import require
 from mmseg_repvgg.export.quantized import missing_for_int8
-from mmseg_repvgg.export.signal_stack import keep_signal_stack
 from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.comparison import relative_difference
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.deploy import ENGINES
 from mmseg_repvgg.winograd.build import library
+from repvgg_runtime.extras import require
+from repvgg_runtime.signal_stack import keep_signal_stack
 
 Run = Callable[[], Any]
 """A function that computes the output, a tensor or an array."""

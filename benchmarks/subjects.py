@@ -17,16 +17,17 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_repvgg import __version__
 from mmseg_repvgg.analysis.networks import network_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.export.backends import open_backend
-from mmseg_repvgg.export.extras import require
 from mmseg_repvgg.export.formats import write_onnx
 from mmseg_repvgg.export.graph import SegmentorGraph
-from mmseg_repvgg.export.metadata import Metadata
-from mmseg_repvgg.export.signal_stack import keep_signal_stack
 from mmseg_repvgg.reparam import deploy
+from repvgg_runtime.backends import open_backend
+from repvgg_runtime.extras import require
+from repvgg_runtime.metadata import Metadata
+from repvgg_runtime.signal_stack import keep_signal_stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +253,7 @@ def exporting_facts(shape: tuple[int, int, int, int]) -> Metadata:
         backbone='',
         arch=None,
         dilation=None,
+        version=__version__,
     )
 
 

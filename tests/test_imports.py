@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'mmseg_repvgg'
+RUNTIME = PACKAGE.parent / 'repvgg_runtime'
 # A room imports from itself, from the rooms before it and from the modules at the bottom.
 ROOMS = ['winograd', 'reparam', 'checkpoints', 'models', 'datasets', 'hooks', 'engine']
 ROOMS += ['analysis', 'export']
@@ -54,6 +55,11 @@ def test_modules_at_the_bottom_import_no_room():
 def test_room_is_plain_pytorch(room):
     roots = {name.split('.')[0] for name in imported_by(*(PACKAGE / room).glob('*.py'))}
     assert not roots & {'mmseg', 'mmengine', 'mmcv'}
+
+
+def test_runtime_is_the_lowest_and_needs_no_torch_to_be_imported():
+    roots = {name.split('.')[0] for name in imported_by(*RUNTIME.rglob('*.py'))}
+    assert not roots & {'mmseg_repvgg', 'torch', 'mmseg', 'mmengine', 'mmcv'}
 
 
 def test_package_does_not_import_what_surrounds_it():

@@ -9,10 +9,10 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
-from mmseg_repvgg.export.backends import shape_text
 from mmseg_repvgg.export.exported import export
 from mmseg_repvgg.export.formats import FORMATS
 from mmseg_repvgg.export.metadata import OUTPUTS
+from repvgg_runtime.backends import shape_text
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from ..atomic_write import write_atomically
+from repvgg_runtime.atomic_write import write_atomically
+
 from ..errors import WriteError
 from .logs import TrainingLog
 

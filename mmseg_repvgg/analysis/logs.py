@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repvgg_runtime.special_files import refuse_special_file
+
 from ..errors import LogError
-from ..special_files import refuse_special_file
 
 _FILE = Path('vis_data', 'scalars.json')
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..atomic_write import write_atomically
-from ..datasets.painting import paint, side_by_side
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.painting import paint, side_by_side
 
 __all__ = ['paint', 'save_triptych']
 

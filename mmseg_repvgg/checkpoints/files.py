@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from ..atomic_write import write_atomically
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.special_files import refuse_special_file
+
 from ..errors import CheckpointError
-from ..special_files import refuse_special_file
 from . import unpickler
 
 CHECKSUM_SUFFIX = '.sha256'

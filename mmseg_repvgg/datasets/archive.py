@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..atomic_write import write_atomically
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.special_files import refuse_special_file
+
 from ..errors import DataError, UserError
-from ..special_files import refuse_special_file
 from .preparation import in_parallel
 
 # zipfile raises ValueError for impossible names and RuntimeError for encryption.

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..atomic_write import write_atomically
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.special_files import refuse_special_file
+
 from ..errors import ImageError
-from ..special_files import refuse_special_file
 
 # A file of a few kB may claim as many pixels as fill the memory.
 _MAX_PIXELS: Final = 1 << 26

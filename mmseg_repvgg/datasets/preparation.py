@@ -17,7 +17,8 @@ from prettytable import PrettyTable
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from ..cores import usable_cores
+from repvgg_runtime.cores import usable_cores
+
 from ..errors import ConfigError, ImageError
 
 _Item = TypeVar('_Item')

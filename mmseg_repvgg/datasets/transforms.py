@@ -17,8 +17,9 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from repvgg_runtime.special_files import refuse_special_file
+
 from ..errors import ConfigError, DataError, ImageError
-from ..special_files import refuse_special_file
 
 # Reading and decoding raise these for broken files, hostile chunks and images with more
 # pixels than the library accepts.

@@ -8,12 +8,14 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.model import BaseModel
 
+from repvgg_runtime.backends import open_backend
+from repvgg_runtime.metadata import Metadata
+
 from ..errors import ConfigError
 from ..reparam import deploy
-from .backends import open_backend
 from .formats import FORMATS, MIN_OPSET
 from .graph import SegmentorGraph
-from .metadata import Metadata, describe
+from .metadata import describe
 from .staging import staged
 from .verify import Agreement, smooth_noise, verify
 

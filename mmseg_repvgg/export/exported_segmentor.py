@@ -18,10 +18,11 @@ from mmseg.models import BaseSegmentor, EncoderDecoder
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from repvgg_runtime.backends import open_backend
+
 from ..datasets.checks import check_dataset
 from ..engine.load_model import dataset_meta
 from ..errors import ConfigError
-from .backends import open_backend
 from .metadata import preprocessing
 
 
@@ -30,7 +31,7 @@ class ExportedSegmentor(EncoderDecoder):
     """Segmentor whose network is an exported file.
 
     Args:
-        file: See :func:`~mmseg_repvgg.export.backends.open_backend`.
+        file: See :func:`~repvgg_runtime.backends.open_backend`.
         device: Device to run it on.
         data_preprocessor: Preprocessing outside of the file.
         test_cfg: As for ``EncoderDecoder``.
@@ -52,7 +53,7 @@ class ExportedSegmentor(EncoderDecoder):
         test_cfg: Any = None,
     ) -> None:
         BaseSegmentor.__init__(self, data_preprocessor)
-        self.backend = self.run = open_backend(file, device)
+        self.backend = self.run = open_backend(file, device, torch.get_num_threads())
         facts = self.backend.metadata
         self.test_cfg = test_cfg
         self.align_corners, self.out_channels = facts.align_corners, facts.out_channels
@@ -107,7 +108,7 @@ def use_exported_file(cfg: Config, file: str, device: str = 'cpu') -> None:
 
     Args:
         cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
-        file: See :func:`~mmseg_repvgg.export.backends.open_backend`.
+        file: See :func:`~repvgg_runtime.backends.open_backend`.
         device: Device to run it on.
 
     Raises:

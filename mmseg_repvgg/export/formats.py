@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from mmengine.utils import digit_version
 
+from repvgg_runtime.backends import METADATA_KEY
+from repvgg_runtime.extras import quiet, require
+from repvgg_runtime.metadata import Metadata
+
 from ..errors import ConfigError
-from .backends import METADATA_KEY
-from .extras import quiet, require
 from .graph import SegmentorGraph
-from .metadata import Metadata
 
 MIN_OPSET = 17
 # Sides of the example where they are left open. A side of 1 would be taken for fixed.

@@ -8,9 +8,10 @@ import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from repvgg_runtime.metadata import Metadata
+
 from ..errors import ConfigError
 from ..reparam import deploy
-from .metadata import Metadata
 from .pooling import make_pooling_exact, upsample
 
 

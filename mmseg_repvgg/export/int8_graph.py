@@ -12,10 +12,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from .backends import OpenVINOBackend
-from .extras import quiet, require
+from repvgg_runtime.backends import OpenVINOBackend
+from repvgg_runtime.extras import quiet, require
+from repvgg_runtime.signal_stack import keep_signal_stack
+
 from .real_images import CalibrationImages, Validation
-from .signal_stack import keep_signal_stack
 
 _CONVOLUTIONS = ('Convolution', 'GroupConvolution')
 # Number of validation images that rank the layers: those on which most is lost.

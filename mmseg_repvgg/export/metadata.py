@@ -1,98 +1,19 @@
-"""Facts that an exported file stores, so that it can be used without its config."""
+"""Collect the facts that an exported file stores, from a config and its model."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
+
+from repvgg_runtime.metadata import Metadata
 
 from .. import __version__
 from ..errors import ConfigError
 
 OUTPUTS = ('labels', 'logits')
-
-
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-    """Facts about an exported file; each is stored under its name, as JSON.
-
-    Attributes:
-        output: ``'labels'``, integers of shape (B, H, W), or ``'logits'``, float32 of
-            shape (B, classes, H, W); height and width are those of the image.
-        shape: Shape of the images, (B, 3, H, W); None where it is left open.
-        normalize: Whether the file normalizes. Its input then is uint8, from 0 to 255;
-            otherwise it is float32 and normalized already.
-        channels: Order of the channels of the input, ``'BGR'`` or ``'RGB'``.
-        mean: Mean that is subtracted from values from 0 to 255, in the order of
-            ``network_channels``; None if images are not normalized.
-        std: Standard deviation by which they are then divided.
-        network_channels: Order of the channels inside the network.
-        align_corners: Argument for scaling logits to another size as the model does.
-        out_channels: Channels of the logits: the number of classes, or 1 if a
-            probability above ``threshold`` means label 1.
-        threshold: See ``out_channels``.
-        classes: Name of each label.
-        palette: Colour of each label, RGB from 0 to 255.
-        backbone: Type of the backbone.
-        arch: Architecture of the backbone: a name, or the fields of one.
-        dilation: Dilation of the backbone.
-        quantized: None for a file in float32; otherwise ``layers``, the convolutions in
-            int8, ``kept``, those in float32, ``images``, the number of calibration
-            images, ``seed``, which chose them, and ``by``, the quantizer.
-        version: Version of this package that wrote the file.
-    """
-
-    output: str
-    shape: tuple[int | None, int, int | None, int | None]
-    normalize: bool
-    channels: str
-    mean: list[float] | None
-    std: list[float] | None
-    network_channels: str
-    align_corners: bool
-    out_channels: int
-    threshold: float | None
-    classes: list[str]
-    palette: list[list[int]]
-    backbone: str
-    arch: Any
-    dilation: Any
-    quantized: dict[str, Any] | None = None
-    version: str = __version__
-
-    @property
-    def dtype(self) -> str:
-        """Type of the input, by its numpy name."""
-        return 'uint8' if self.normalize else 'float32'
-
-    def dump(self) -> dict[str, str]:
-        """Return the facts as JSON strings."""
-        return {k: json.dumps(v) for k, v in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def load(cls, stored: Mapping[str, str], path: object) -> Metadata:
-        """Read the strings of :meth:`dump`; other entries are ignored.
-
-        Args:
-            stored: The strings.
-            path: The file that they are from, for the error.
-
-        Raises:
-            ConfigError: If an entry is missing.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in stored]
-        if missing:
-            raise ConfigError(
-                f'{path} lacks the metadata {", ".join(missing)}. Export the model with '
-                'tools/export.py'
-            )
-        facts = {name: json.loads(stored[name]) for name in names}
-        return cls(**{**facts, 'shape': tuple(facts['shape'])})
 
 
 def describe(
@@ -151,6 +72,7 @@ def describe(
         # ResNet calls them by other names.
         arch=_as_json(options.get('arch', options.get('depth'))),
         dilation=_as_json(options.get('dilation', options.get('dilations'))),
+        version=__version__,
         **facts,
     )
 

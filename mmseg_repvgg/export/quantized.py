@@ -12,14 +12,15 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 
+from repvgg_runtime.backends import Array, OpenVINOBackend, open_backend
+from repvgg_runtime.extras import require
+from repvgg_runtime.metadata import Metadata
+
 from ..errors import ConfigError, ExportError
-from .backends import Array, OpenVINOBackend, open_backend
 from .exported import check_path, export, megabytes
-from .extras import require
 from .formats import save_openvino
 from .graph import SegmentorGraph
 from .int8_graph import Int8Graph, quantize_graph
-from .metadata import Metadata
 from .real_images import CalibrationImages, Validation, check_sets
 from .staging import staged
 
@@ -200,6 +201,6 @@ def _in_torch(model: BaseModel, metadata: Metadata) -> Callable[[Array], Array]:
 
 
 def _open(path: Path) -> OpenVINOBackend:
-    backend = open_backend(path)
+    backend = open_backend(path, threads=torch.get_num_threads())
     assert isinstance(backend, OpenVINOBackend)
     return backend

@@ -19,14 +19,15 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
+from repvgg_runtime.backends import Array
+from repvgg_runtime.extras import quiet
+
 from ..datasets.checked_loading import check_loading
 from ..datasets.checks import check_dataset
 from ..datasets.nested import leaf_datasets
 from ..errors import ConfigError
 from ..models.wrappers import predict
-from .backends import Array
 from .exported_segmentor import use_exported_file
-from .extras import quiet
 
 
 class RealImages:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repvgg_runtime.backends import Array, Backend, last_line, shape_text
+
 from ..errors import ExportError, UserError
 from ..models.comparison import relative_difference
-from .backends import Array, Backend, last_line, shape_text
 
 TOLERANCE = 1e-4
 # Pixels between independent values of the noise.

@@ -11,7 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from ..datasets.painting import side_by_side
+from repvgg_runtime.painting import side_by_side
+
 from ..errors import ConfigError
 
 MAX_WIDTH = 640

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..atomic_write import atomic_path
+from repvgg_runtime.atomic_write import atomic_path
+
 from ..checkpoints.files import (
     CHECKSUM_SUFFIX,
     is_trusted,

@@ -31,9 +31,9 @@ from benchmarks.table import short_names, table
 from benchmarks.tradeoff import draw_tradeoff
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.curves import save_figure
-from mmseg_repvgg.cores import usable_cores
 from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
 from mmseg_repvgg.reparam import RepConv
+from repvgg_runtime.cores import usable_cores
 
 QUICK = Protocol(1, (33, 65), 1, 4)
 IN_TORCH = ['training', 'fused', 'channels-last']

@@ -15,12 +15,12 @@ from mmengine.logging import MMLogger
 from mmseg.registry import VISBACKENDS
 
 from mmseg_repvgg import deploy
-from mmseg_repvgg.datasets.painting import paint
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training
 from mmseg_repvgg.engine.visualization import apply_tensorboard_key
 from mmseg_repvgg.models.wrappers import predict
 from mmseg_repvgg.reparam import is_deployed
+from repvgg_runtime.painting import paint
 
 LOCAL = dict(type='LocalVisBackend')
 BOARD = dict(type='OptionalTensorboardVisBackend')

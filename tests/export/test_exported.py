@@ -17,10 +17,10 @@ from mmseg_repvgg.errors import (
     WriteError,
 )
 from mmseg_repvgg.export import graph, pooling
-from mmseg_repvgg.export.backends import open_backend
 from mmseg_repvgg.export.exported import export
 from mmseg_repvgg.export.verify import reference, smooth_noise, verify
 from mmseg_repvgg.winograd import WinogradConv2d
+from repvgg_runtime.backends import open_backend
 
 onnx, openvino, *_ = (
     pytest.importorskip(package, reason="needs pip install -e '.[export]'")
@@ -200,7 +200,7 @@ def test_file_that_does_not_run_is_not_saved(cfg, model, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match='of shape .1, 19, 2, 4., but the model gives'):
         export(cfg, model, path, 'torchscript', size=(48, 64), output='logits')
     monkeypatch.setattr(
-        'mmseg_repvgg.export.backends.TorchScriptBackend._run', lambda *_: 1 / 0
+        'repvgg_runtime.backends.TorchScriptBackend._run', lambda *_: 1 / 0
     )
     with pytest.raises(ExportError, match='cannot be run on .* division by zero'):
         export(cfg, model, path, 'torchscript', size=(48, 64), output='logits')

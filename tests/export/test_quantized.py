@@ -18,11 +18,11 @@ from mmseg_repvgg.errors import (
     WriteError,
 )
 from mmseg_repvgg.export import quantized
-from mmseg_repvgg.export.backends import OpenVINOBackend, open_backend
 from mmseg_repvgg.export.exported_segmentor import use_exported_file
 from mmseg_repvgg.export.quantized import quantize
 from mmseg_repvgg.export.real_images import Validation
 from mmseg_repvgg.export.verify import smooth_noise
+from repvgg_runtime.backends import OpenVINOBackend, open_backend
 
 *_, nncf = (
     pytest.importorskip(package, reason="needs pip install -e '.[export,quantize]'")

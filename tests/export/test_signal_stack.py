@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from mmseg_repvgg.export.backends import open_backend
 from mmseg_repvgg.export.quantized import quantize
-from mmseg_repvgg.export.signal_stack import current_signal_stack
+from repvgg_runtime.backends import open_backend
+from repvgg_runtime.signal_stack import current_signal_stack
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'):
     pytest.importorskip(package, reason="needs pip install -e '.[export,quantize]'")

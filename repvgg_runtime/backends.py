@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ..errors import ConfigError
-from ..special_files import refuse_special_file
+from .cores import default_threads
+from .errors import ConfigError
 from .extras import require
 from .metadata import Metadata
 from .signal_stack import keep_signal_stack
+from .special_files import refuse_special_file
 
 METADATA_KEY = 'mmseg_repvgg'
 
@@ -31,6 +31,7 @@ class Backend(ABC):
     Args:
         path: The file.
         device: Device to run it on.
+        threads: Number of threads on a CPU.
 
     Attributes:
         metadata: Facts that the file stores about itself.
@@ -38,8 +39,8 @@ class Backend(ABC):
 
     metadata: Metadata
 
-    def __init__(self, path: Path, device: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, device: str, threads: int) -> None:
+        self.path, self.threads = path, threads
         self.metadata = Metadata.load(self._open(device), path)
 
     def __call__(self, images: Array) -> Array:
@@ -94,7 +95,7 @@ class OnnxBackend(Backend):
                 'another --device, or install a build of it that has'
             )
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = self.threads
         # Threads that spin while they wait take a core from other work.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self._session = runtime.InferenceSession(
@@ -120,7 +121,7 @@ class OpenVINOBackend(Backend):
             'PERFORMANCE_HINT': 'LATENCY',
         }
         if device.lower() == 'cpu':
-            settings['INFERENCE_NUM_THREADS'] = torch.get_num_threads()
+            settings['INFERENCE_NUM_THREADS'] = self.threads
         self._model = core.compile_model(model, device.upper(), settings)
         if not model.has_rt_info([METADATA_KEY]):
             return {}
@@ -145,18 +146,22 @@ class OpenVINOBackend(Backend):
 
 
 class TorchScriptBackend(Backend):
-    """TorchScript file in torch; ``device`` is ``'cpu'``, for which it was traced."""
+    """TorchScript file in torch; ``device`` is ``'cpu'``, for which it was traced.
+
+    It runs with torch's own number of threads.
+    """
 
     def _open(self, device: str) -> dict[str, str]:
         if device != 'cpu':
             raise ConfigError(f'TorchScript files run on the CPU only, not on {device}')
+        self._torch = require('torch')
         extra = {METADATA_KEY: ''}
-        self._module = torch.jit.load(str(self.path), 'cpu', _extra_files=extra)
+        self._module = self._torch.jit.load(str(self.path), 'cpu', _extra_files=extra)
         return json.loads(extra[METADATA_KEY] or '{}')
 
-    @torch.inference_mode()
     def _run(self, images: Array) -> Array:
-        return self._module(torch.from_numpy(images)).numpy()
+        with self._torch.inference_mode():
+            return self._module(self._torch.from_numpy(images)).numpy()
 
 
 BACKENDS: dict[str, type[Backend]] = {
@@ -167,14 +172,18 @@ BACKENDS: dict[str, type[Backend]] = {
 """Backend of each file suffix."""
 
 
-def open_backend(path: str | Path, device: str = 'cpu') -> Backend:
-    """Open an exported file, to be run by as many threads as torch uses.
+def open_backend(
+    path: str | Path, device: str = 'cpu', threads: int | None = None
+) -> Backend:
+    """Open an exported file.
 
     A file is a program: open only files that you trust.
 
     Args:
         path: The file: ``.onnx``, ``.xml`` (with its ``.bin`` beside it) or ``.pt``.
         device: Device to run it on.
+        threads: Number of threads on a CPU; by default
+            :func:`~repvgg_runtime.cores.default_threads`.
 
     Raises:
         ConfigError: If the file does not exist, cannot be read or was not exported by
@@ -188,7 +197,7 @@ def open_backend(path: str | Path, device: str = 'cpu') -> Backend:
         raise ConfigError(f'{path} does not exist. Make it with tools/export.py')
     try:
         refuse_special_file(path)
-        return BACKENDS[path.suffix](path, device)
+        return BACKENDS[path.suffix](path, device, threads or default_threads())
     except (ConfigError, ImportError):
         raise
     except Exception as error:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmseg_repvgg.datasets.painting import paint, side_by_side
+from repvgg_runtime.painting import paint, side_by_side
 
 
 def test_any_number_of_classes_is_painted():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ExtraError
+from .errors import ExtraError
 
 
 def require(name: str, extra: str = 'export') -> Any:

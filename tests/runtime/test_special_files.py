@@ -10,16 +10,16 @@ import pytest
 
 from benchmarks.report import Report
 from mmseg_repvgg.analysis.logs import read_log
-from mmseg_repvgg.atomic_write import write_atomically
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
 from mmseg_repvgg.checkpoints.loading import find_resumable
 from mmseg_repvgg.datasets.png_files import read_labels, verify_png
 from mmseg_repvgg.datasets.transforms import LoadCheckedAnnotations, LoadCheckedImage
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.errors import CheckpointError, UserError, WriteError
-from mmseg_repvgg.export.backends import open_backend
 from mmseg_repvgg.export.exported import check_path
-from mmseg_repvgg.special_files import refuse_special_file
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.backends import open_backend
+from repvgg_runtime.special_files import refuse_special_file
 
 SPECIAL = 'not a regular file|not regular'
 

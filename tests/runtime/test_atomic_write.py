@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from mmseg_repvgg.atomic_write import atomic_path, write_atomically
 from mmseg_repvgg.errors import ConfigError, WriteError
+from repvgg_runtime.atomic_write import atomic_path, write_atomically
 
 
 def test_file_is_replaced_and_folders_are_made(tmp_path):

@@ -26,6 +26,35 @@ def paint(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     return table[np.clip(labels.astype(np.int64), -1, len(colours))]
 
 
+def blend(
+    image: np.ndarray,
+    labels: np.ndarray,
+    palette: Sequence[Sequence[int]],
+    opacity: float = 0.5,
+) -> np.ndarray:
+    """Paint a label map over its image.
+
+    Args:
+        image: Shape (H, W, 3), BGR uint8.
+        labels: Shape (H, W), training ids.
+        palette: An RGB colour for each class.
+        opacity: Opacity of the colours, from 0 to 1.
+
+    Returns:
+        Shape (H, W, 3), BGR uint8.
+    """
+    painted = paint(labels, palette)
+    return cv2.addWeighted(painted, opacity, image, 1 - opacity, 0)
+
+
+def default_palette(count: int) -> list[list[int]]:
+    """Return RGB colours that differ, for classes without a palette."""
+    # Steps of the golden ratio spread hues evenly for any count.
+    hues = (np.arange(count) * 0.618034 % 1 * 180).astype(np.uint8)
+    hsv = np.stack([hues, np.full_like(hues, 170), np.full_like(hues, 220)], -1)
+    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].tolist()
+
+
 def side_by_side(
     image: np.ndarray,
     label_maps: Sequence[np.ndarray],

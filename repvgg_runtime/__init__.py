@@ -1,0 +1,1 @@
+"""Run exported segmentors and handle images, without torch and mmseg."""

@@ -1,0 +1,222 @@
+"""Segmenters: from images to label maps, whatever runs the network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends import open_backend
+from .errors import ConfigError
+from .images import AnyImage, Pixels, as_pixels
+from .painting import blend, default_palette
+from .resizing import resize_image, resize_labels, resize_logits, scaled_size
+
+Labels = npt.NDArray[np.uint8]
+"""A label map of shape (H, W)."""
+
+Probabilities = npt.NDArray[np.float32]
+"""Of shape (classes, H, W), from 0 to 1; their sum is 1 at each pixel."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Prediction for one image.
+
+    Attributes:
+        labels: Index of the class of each pixel, of the image's own size.
+        probabilities: Probability of each class, unless they were not asked for.
+    """
+
+    labels: Labels
+    probabilities: Probabilities | None = None
+
+
+class BaseSegmenter(ABC):
+    """What segments images.
+
+    Attributes:
+        classes: Name of each label.
+        palette: Colour of each label, RGB from 0 to 255.
+        label_ids: The data set's own id of each label, where these differ.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]],
+        label_ids: Sequence[int] | None,
+    ) -> None:
+        self.classes = list(classes)
+        self.palette = [list(color) for color in palette]
+        self.label_ids = label_ids and list(label_ids)
+
+    def __call__(self, image: Any) -> Any:
+        """Segment an image, or a list of images at once.
+
+        Args:
+            image: A path, a Pillow image, or an array (H, W, 3), BGR uint8; or a list.
+
+        Returns:
+            Labels of shape (H, W), uint8, of the image's own size; or a list of these.
+
+        Raises:
+            DataError: If a file does not exist.
+            ImageError: If an image cannot be read.
+        """
+        if _is_list(image):
+            return [each.labels for each in self.predict(list(map(as_pixels, image)))]
+        return self.predict([as_pixels(image)])[0].labels
+
+    def probabilities(self, image: Any) -> Any:
+        """Return the probability of each class at each pixel.
+
+        Args:
+            image: As for calling the segmenter.
+
+        Returns:
+            Shape (classes, H, W), float32; or a list of these.
+        """
+        images = image if _is_list(image) else [image]
+        found = self.predict(list(map(as_pixels, images)), probabilities=True)
+        each = [prediction.probabilities for prediction in found]
+        return each if _is_list(image) else each[0]
+
+    def overlay(self, image: Any, opacity: float = 0.5) -> Any:
+        """Paint the labels over an image.
+
+        Args:
+            image: As for calling the segmenter.
+            opacity: Opacity of the colours, from 0 to 1.
+
+        Returns:
+            Shape (H, W, 3), BGR uint8; or a list of these.
+        """
+        images = list(map(as_pixels, image if _is_list(image) else [image]))
+        each = [
+            blend(pixels, found.labels, self.palette, opacity)
+            for pixels, found in zip(images, self.predict(images))
+        ]
+        return each if _is_list(image) else each[0]
+
+    @abstractmethod
+    def predict(
+        self, images: Sequence[Pixels], *, probabilities: bool = False
+    ) -> list[Prediction]:
+        """Segment images of any sizes; those of one size are computed at once.
+
+        Args:
+            images: Each of shape (H, W, 3), BGR uint8.
+            probabilities: Whether to return the probabilities as well.
+        """
+
+
+class ExportedSegmenter(BaseSegmenter):
+    """Segmenter that runs an exported file; needs neither torch nor mmseg.
+
+    An image is resized as the config's test pipeline resizes it, or to the size that the
+    file takes. Logits are scaled back to the image before the label is chosen; labels
+    are scaled by the nearest neighbour.
+
+    Args:
+        file: See :func:`~repvgg_runtime.backends.open_backend`.
+        device: Device to run it on.
+        threads: Number of threads on a CPU.
+
+    Raises:
+        ConfigError: If the file cannot be opened.
+        ExtraError: If its runtime is not installed.
+    """
+
+    def __init__(
+        self, file: str | Path, device: str = 'cpu', threads: int | None = None
+    ) -> None:
+        self.backend = open_backend(file, device, threads)
+        self.metadata = facts = self.backend.metadata
+        count = max(facts.out_channels, 2)
+        super().__init__(
+            facts.classes or [f'class {index}' for index in range(count)],
+            facts.palette or default_palette(count),
+            facts.label_ids,
+        )
+
+    def predict(
+        self, images: Sequence[Pixels], *, probabilities: bool = False
+    ) -> list[Prediction]:
+        """Segment images; see :meth:`BaseSegmenter.predict`.
+
+        Raises:
+            ConfigError: If probabilities are asked of a file of labels.
+        """
+        facts = self.metadata
+        if probabilities and facts.output == 'labels':
+            raise ConfigError(
+                f'{self.backend.path.name} gives labels only: export it with '
+                '--output logits to have probabilities'
+            )
+        inputs = [self._input(image) for image in images]
+        outputs: list[Any] = [None] * len(images)
+        for shape in dict.fromkeys(each.shape for each in inputs):
+            same = [i for i, each in enumerate(inputs) if each.shape == shape]
+            batch = facts.shape[0] or len(same)
+            for start in range(0, len(same), batch):
+                part = same[start : start + batch]
+                # The last image fills up a batch of fixed size.
+                filled = part + part[-1:] * (batch - len(part) if facts.shape[0] else 0)
+                found = self.backend(np.stack([inputs[i] for i in filled]))
+                for index, output in zip(part, found):
+                    outputs[index] = output
+        return [
+            self._prediction(output, image.shape[:2], probabilities)
+            for output, image in zip(outputs, images)
+        ]
+
+    def _input(self, image: Pixels) -> npt.NDArray[Any]:
+        """Return an image as the file takes it, (3, h, w)."""
+        facts, size = self.metadata, image.shape[:2]
+        height, width = facts.shape[2:]
+        if facts.scale is not None:
+            size = scaled_size(size, (facts.scale[0], facts.scale[1]), facts.keep_ratio)
+        image = resize_image(image, (height or size[0], width or size[1]))
+        if facts.channels == 'RGB':
+            image = image[:, :, ::-1]
+        values: npt.NDArray[Any] = image.transpose(2, 0, 1)
+        if facts.normalize:
+            return values
+        values = values.astype(np.float32)
+        if facts.mean is not None and facts.std is not None:
+            mean, std = (
+                np.array(each, np.float32).reshape(3, 1, 1)
+                for each in (facts.mean, facts.std)
+            )
+            values = (values - mean) / std
+        return values
+
+    def _prediction(
+        self, output: npt.NDArray[Any], size: tuple[int, int], probabilities: bool
+    ) -> Prediction:
+        facts = self.metadata
+        if facts.output == 'labels':
+            return Prediction(resize_labels(output.astype(np.uint8), size))
+        logits = resize_logits(output, size, facts.align_corners)
+        if facts.out_channels == 1:
+            found = 1 / (1 + np.exp(-logits[0]))
+            labels = (found > facts.threshold).astype(np.uint8)
+            both = np.stack([1 - found, found]) if probabilities else None
+            return Prediction(labels, both)
+        labels = logits.argmax(0).astype(np.uint8)
+        return Prediction(labels, _softmax(logits) if probabilities else None)
+
+
+def _softmax(logits: Probabilities) -> Probabilities:
+    exponents = np.exp(logits - logits.max(0))
+    return exponents / exponents.sum(0)
+
+
+def _is_list(image: Any) -> bool:
+    return isinstance(image, (list, tuple))
