@@ -12,6 +12,21 @@ from mmseg.registry import DATASETS
 from ..errors import DataError
 from .png_files import files_in
 
+# The class names and colours, in the order of the labels.
+_CLASSES = {
+    'sky': [128, 128, 128],
+    'building': [128, 0, 0],
+    'pole': [192, 192, 128],
+    'road': [128, 64, 128],
+    'pavement': [60, 40, 222],
+    'tree': [128, 128, 0],
+    'sign symbol': [192, 128, 128],
+    'fence': [64, 64, 128],
+    'car': [64, 0, 128],
+    'pedestrian': [64, 64, 0],
+    'bicyclist': [0, 128, 192],
+}
+
 
 @DATASETS.register_module()
 class CamVidDataset(BaseSegDataset):
@@ -27,34 +42,7 @@ class CamVidDataset(BaseSegDataset):
         **kwargs: As for ``BaseSegDataset``.
     """
 
-    METAINFO = dict(
-        classes=(
-            'sky',
-            'building',
-            'pole',
-            'road',
-            'pavement',
-            'tree',
-            'sign symbol',
-            'fence',
-            'car',
-            'pedestrian',
-            'bicyclist',
-        ),
-        palette=[
-            [128, 128, 128],
-            [128, 0, 0],
-            [192, 192, 128],
-            [128, 64, 128],
-            [60, 40, 222],
-            [128, 128, 0],
-            [192, 128, 128],
-            [64, 64, 128],
-            [64, 0, 128],
-            [64, 64, 0],
-            [0, 128, 192],
-        ],
-    )
+    METAINFO = dict(classes=tuple(_CLASSES), palette=list(_CLASSES.values()))
 
     def __init__(self, data_root: str | None = None, **kwargs: Any) -> None:
         if data_root is None:
@@ -70,15 +58,11 @@ class CamVidDataset(BaseSegDataset):
             DataError: If there are both.
         """
         folder = self.data_prefix.get('img_path')
-        suffixes = [
-            suffix
-            for suffix in ('.jpg', '.png')
-            if folder and files_in(Path(folder), suffix)
-        ]
-        if len(suffixes) > 1:
+        kinds = [k for k in ('.jpg', '.png') if folder and files_in(Path(folder), k)]
+        if len(kinds) > 1:
             raise DataError(
                 f'the folder {folder} of CamVid holds both .jpg and .png images. Remove '
                 'those of one kind'
             )
-        self.img_suffix: str = suffixes[0] if suffixes else '.jpg'
+        self.img_suffix: str = kinds[0] if kinds else '.jpg'
         return super().load_data_list()

@@ -41,7 +41,8 @@ def check_dataset(cfg: Mapping[str, Any]) -> None:
     """
     for part in leaf_datasets(cfg):
         _require_names(part)
-        _check_files(part)
+        if supports_lazy_init(part) and not part.get('backend_args'):
+            _require_files(build_lazily(part), type_name(part))
 
 
 def _require_names(cfg: Mapping[str, Any]) -> None:
@@ -54,17 +55,12 @@ def _require_names(cfg: Mapping[str, Any]) -> None:
         )
 
 
-def _check_files(cfg: Mapping[str, Any]) -> None:
-    name = type_name(cfg)
-    if not supports_lazy_init(cfg) or cfg.get('backend_args'):
-        return
-    dataset = build_lazily(cfg)
+def _require_files(dataset: Any, name: str) -> None:
     folder = dataset.data_prefix.get('img_path')
-    root = dataset.data_root or folder
-    hint = _HINTS.get(name, 'Set its data_root and data_prefix')
-    hint = hint.format(root=root)
     if folder is None:
         return
+    hint = _HINTS.get(name, 'Set its data_root and data_prefix')
+    hint = hint.format(root=dataset.data_root or folder)
     if not os.path.isdir(folder):
         raise DataError(f'the folder {folder} of {name} does not exist. {hint}')
     samples = dataset.load_data_list()

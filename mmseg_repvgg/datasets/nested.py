@@ -27,9 +27,6 @@ def supports_lazy_init(cfg: Mapping[str, Any]) -> bool:
     """Return whether a data set can be built without looking for its files.
 
     A subclass of ``BaseSegDataset`` need not accept ``lazy_init``.
-
-    Args:
-        cfg: Config of the data set.
     """
     kind = cfg.get('type')
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
@@ -44,11 +41,7 @@ def supports_lazy_init(cfg: Mapping[str, Any]) -> bool:
 def build_lazily(cfg: Mapping[str, Any]) -> Any:
     """Build a data set without a pipeline, to read its metainfo and paths.
 
-    Args:
-        cfg: Config of the data set.
-
-    Returns:
-        The data set. If it supports ``lazy_init``, it has not looked for its files.
+    It has not looked for its files if it supports ``lazy_init``.
     """
-    arguments = {'lazy_init': True} if supports_lazy_init(cfg) else {}
-    return DATASETS.build({**cfg, **arguments, 'pipeline': []})
+    lazily = {'lazy_init': True} if supports_lazy_init(cfg) else {}
+    return DATASETS.build({**cfg, **lazily, 'pipeline': []})

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
 import cv2
 import numpy as np
@@ -19,7 +18,7 @@ from repvgg_runtime.special_files import refuse_special_file
 from ..errors import ImageError
 
 # A file of a few kB may claim as many pixels as fill the memory.
-_MAX_PIXELS: Final = 1 << 26
+_MAX_PIXELS = 1 << 26
 
 
 def verify_png(path: Path) -> tuple[int, int]:
@@ -31,16 +30,13 @@ def verify_png(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: If the file is truncated, corrupt or not a PNG.
     """
-    with _image_errors(path), Image.open(path, formats=['PNG']) as image:
+    with _open_png(path) as image:
         image.verify()
         return image.height, image.width
 
 
 def read_labels(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a label map and verify its checksums.
-
-    Returns:
-        Shape (H, W).
+    """Read a label map, shape (H, W), and verify its checksums.
 
     Raises:
         ImageError: If the file is truncated, corrupt, far larger than any label map of
@@ -49,7 +45,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
     height, width = verify_png(path)
     if height * width > _MAX_PIXELS:
         raise ImageError(f'{path} is not a label map: it claims {height}x{width} pixels')
-    with _image_errors(path), Image.open(path, formats=['PNG']) as image:
+    with _open_png(path) as image:
         if image.mode != 'L':
             raise ImageError(
                 f'{path} is not a label map: it must have one channel of 8 bits, but got '
@@ -59,10 +55,11 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def _image_errors(path: Path) -> Iterator[None]:
+def _open_png(path: Path) -> Iterator[Image.Image]:
     try:
         refuse_special_file(path)
-        yield
+        with Image.open(path, formats=['PNG']) as image:
+            yield image
     except ImageError:
         raise
     # Pillow raises errors of many types for hostile chunks.
@@ -70,73 +67,42 @@ def _image_errors(path: Path) -> Iterator[None]:
         raise ImageError(f'{path} cannot be read as a whole PNG: {error}') from error
 
 
-def map_labels(
-    labels: npt.NDArray[np.uint8], table: Mapping[int, int], path: Path
-) -> npt.NDArray[np.uint8]:
-    """Replace every value by that of a table.
+def update_labels(
+    path: Path, image: Path, labels: Path, table: Mapping[int, int], check: bool
+) -> bool:
+    """Verify an image and its labels, and write their training ids if a file lacks them.
 
     Args:
-        labels: Shape (H, W).
-        table: The new value of each old one, both from 0 to 255.
-        path: The file of the labels, for the error.
+        path: The file for the training ids.
+        image: The image.
+        labels: Its label map.
+        table: The training id of each label.
+        check: Write nothing.
 
     Returns:
-        Shape (H, W).
+        Whether the file was written, or would be.
 
     Raises:
-        ImageError: If a value is not in the table.
+        ImageError: If a file is broken, the sizes differ, or the table lacks a label.
+        WriteError: If the file cannot be written.
     """
-    found = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-    if unknown := sorted(set(found) - set(table)):
-        raise ImageError(f'{path} holds {unknown}, which are not labels of this data set')
+    size, ids = verify_png(image), read_labels(labels)
+    if unknown := sorted(set(np.unique(ids).tolist()) - set(table)):
+        raise ImageError(
+            f'{labels} holds {unknown}, which are not labels of this data set'
+        )
+    if ids.shape != size:
+        raise ImageError(
+            f'{labels} has {ids.shape[0]}x{ids.shape[1]} pixels, but its image {image} '
+            f'has {size[0]}x{size[1]}'
+        )
     lookup = np.zeros(256, np.uint8)
-    for value, new in table.items():
-        lookup[value] = new
-    return lookup[labels]
-
-
-def update_labels(path: Path, labels: npt.NDArray[np.uint8], check: bool) -> bool:
-    """Write a label map as PNG unless the file holds it already.
-
-    Args:
-        path: The file.
-        labels: Shape (H, W).
-        check: Write nothing.
-
-    Returns:
-        Whether the file was written, or would be.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
+    lookup[list(table)] = list(table.values())
     with contextlib.suppress(ImageError):
-        if np.array_equal(read_labels(path), labels):
+        if np.array_equal(read_labels(path), lookup[ids]):
             return False
     if not check:
-        write_atomically(path, cv2.imencode('.png', labels)[1].tobytes())
-    return True
-
-
-def update_file(path: Path, data: bytes, check: bool) -> bool:
-    """Write a file unless it holds these bytes already.
-
-    Args:
-        path: The file.
-        data: Its content.
-        check: Write nothing.
-
-    Returns:
-        Whether the file was written, or would be.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
-    with contextlib.suppress(OSError):
-        refuse_special_file(path)
-        if path.read_bytes() == data:
-            return False
-    if not check:
-        write_atomically(path, data)
+        write_atomically(path, cv2.imencode('.png', lookup[ids])[1].tobytes())
     return True
 
 
@@ -144,13 +110,8 @@ def files_in(folder: Path, suffix: str) -> dict[str, Path]:
     """List the files of a folder at any depth, as mmseg's data sets find them.
 
     Returns:
-        Each file by its path in the folder without the suffix, sorted. Hidden files,
-        such as those of macOS and temporary ones, are left out.
+        Each file by its path in the folder without the suffix. Hidden files, such as
+        those of macOS and temporary ones, are left out.
     """
-    found = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.endswith(suffix) and not name.startswith('.'):
-                path = Path(parent, name)
-                found[str(path.relative_to(folder)).removesuffix(suffix)] = path
-    return dict(sorted(found.items()))
+    names = glob.glob(f'**/*{suffix}', root_dir=folder, recursive=True)
+    return {name.removesuffix(suffix): folder / name for name in sorted(names)}

@@ -7,15 +7,15 @@ on where it stopped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from prettytable import PrettyTable
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import track
 
 from repvgg_runtime.cores import usable_cores
 
@@ -27,9 +27,8 @@ _Result = TypeVar('_Result')
 _MAX_PROBLEMS = 10
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An image and the file of its labels, one of which may be missing."""
+class Pair(NamedTuple):
+    """An image and its label map, one of which may be missing."""
 
     split: str
     image: Path | None
@@ -56,7 +55,7 @@ class Report:
         problems: For each split, what is wrong with a pair.
         sound: For each split, the number of pairs that are complete and not broken.
         changed: For each split, how many of them were written, or would be.
-        packed: Files that ``check`` found to be unpacked still.
+        packed: Number of files that a check found to be unpacked still.
     """
 
     expected: Mapping[str, int]
@@ -76,43 +75,35 @@ class Report:
 
     @property
     def _complete(self) -> bool:
-        return not any(self.problems.values()) and all(map(self.sound.get, self.needed))
+        return not self.problems and all(self.sound[split] for split in self.needed)
 
     def __str__(self) -> str:
         """Return the report for a terminal, in several lines."""
-        lines = [self._table()]
-        if self.packed:
-            lines.append(f'{self.packed} files are to be unpacked')
-        for split, problems in self.problems.items():
+        made = 'to make' if self.check else 'made now'
+        table = PrettyTable(['split', 'official', 'sound', made, 'broken'], align='r')
+        lines = [f'{self.packed} files are to be unpacked'] if self.packed else []
+        for split, count in self.expected.items():
+            problems, sound = self.problems.get(split, []), self.sound[split]
+            table.add_row([split, count, sound, self.changed[split], len(problems)])
             lines += problems[:_MAX_PROBLEMS]
-            if more := len(problems) - _MAX_PROBLEMS:
-                lines += [f'{split}: {more} more such files'] if more > 0 else []
-        lines += [
-            f'{split}: no image with a sound label map'
-            for split in self.needed
-            if not self.sound[split]
-        ]
-        if any(self.sound[split] != count for split, count in self.expected.items()):
+            if len(problems) > _MAX_PROBLEMS:
+                lines.append(f'{split}: {len(problems) - _MAX_PROBLEMS} more such files')
+            if split in self.needed and not sound:
+                lines.append(f'{split}: no image with a sound label map')
+        if self.sound != Counter(self.expected):
             lines.append(
                 'warning: this is not the whole official set; do not compare results on '
                 'it with published ones'
             )
         if not self._complete:
             lines.append(self.advice)
-        return '\n'.join([*lines, 'ready' if self.ready else 'not ready'])
-
-    def _table(self) -> str:
-        made = 'to make' if self.check else 'made now'
-        table = PrettyTable(['split', 'official', 'sound', made, 'broken'], align='r')
-        for split, count in self.expected.items():
-            broken = len(self.problems.get(split, []))
-            table.add_row([split, count, self.sound[split], self.changed[split], broken])
-        return table.get_string()
+        lines.append('ready' if self.ready else 'not ready')
+        return '\n'.join([table.get_string(), *lines])
 
 
 def prepare_pairs(
     pairs: Sequence[Pair],
-    convert: Callable[[Pair], bool],
+    convert: Callable[[str, Path, Path | None], bool],
     report: Report,
     jobs: int | None = None,
 ) -> Report:
@@ -120,22 +111,21 @@ def prepare_pairs(
 
     Args:
         pairs: Images and label maps.
-        convert: Prepares a pair that has an image, and labels if its split needs them.
-            Returns whether it wrote something, or would. Called from several threads.
-        report: The report to fill.
+        convert: Prepares an image of a split and its label map, which is None only if the
+            split needs none. Returns whether it wrote something, or would. Called from
+            several threads.
+        report: The report to fill and return.
         jobs: Number of threads, by default one per core.
-
-    Returns:
-        The report.
     """
 
     def prepare(pair: Pair) -> tuple[bool, str | None]:
-        if pair.image is None:
-            return False, f'{pair.label} has no image'
-        if pair.label is None and pair.split in report.needed:
-            return False, f'{pair.image} has no label map'
+        split, image, label = pair
+        if image is None:
+            return False, f'{label} has no image'
+        if label is None and split in report.needed:
+            return False, f'{image} has no label map'
         try:
-            return convert(pair), None
+            return convert(split, image, label), None
         except ImageError as error:
             return False, str(error)
 
@@ -151,62 +141,33 @@ def prepare_pairs(
     return report
 
 
-def require_same_size(pair: Pair, image: Sequence[int], labels: Sequence[int]) -> None:
-    """Check that the label map of a pair has the size of its image.
-
-    Args:
-        pair: The files, for the error.
-        image: Height and width of the image.
-        labels: Height and width of the label map.
-
-    Raises:
-        ImageError: If the sizes differ.
-    """
-    if tuple(image) != tuple(labels):
-        raise ImageError(
-            f'{pair.label} has {labels[0]}x{labels[1]} pixels, but its image '
-            f'{pair.image} has {image[0]}x{image[1]}'
-        )
-
-
 def in_parallel(
     function: Callable[[_Item], _Result],
-    items: Iterable[_Item],
+    items: Sequence[_Item],
     title: str,
     jobs: int | None = None,
 ) -> list[_Result]:
     """Call a function for each item in threads, with a progress bar on standard error.
 
-    Reading, checksums and PNG coding release Python's lock, and a thread finishes its
-    file when the work is interrupted.
-
-    Args:
-        function: Called from several threads.
-        items: Its arguments.
-        title: Label of the bar.
-        jobs: Number of threads, by default one per core.
+    Reading, checksums and PNG coding release Python's lock. When the work is interrupted
+    or the function raises, the running calls end and no further call begins.
 
     Returns:
         The results in the order of the items.
 
     Raises:
-        ConfigError: If ``jobs`` is not positive.
-        Exception: The first that the function raises; no further call begins.
+        ConfigError: If ``jobs`` is not positive; by default it is one per core.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f'jobs must be at least 1, but got {jobs}')
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-    with bar, ThreadPoolExecutor(jobs or usable_cores()) as pool:
+    with ThreadPoolExecutor(jobs or usable_cores()) as pool:
         try:
-            futures = [pool.submit(function, item) for item in items]
-            done = as_completed(futures)
-            for future in bar.track(done, total=len(futures), description=title):
-                future.result()
+            results = pool.map(function, items)
+            console = Console(stderr=True)
+            return list(track(results, title, len(items), console=console))
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 # The status of a command that Ctrl-C ended.
                 raise SystemExit(130) from None
             raise
-    return [future.result() for future in futures]

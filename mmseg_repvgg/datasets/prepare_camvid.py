@@ -8,28 +8,18 @@ of the colours in its ``Scripts/test_segmentation_camvid.py``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
+
+from repvgg_runtime.atomic_write import write_atomically
 
 from ..errors import DataError
-from .png_files import (
-    files_in,
-    map_labels,
-    read_labels,
-    update_file,
-    update_labels,
-    verify_png,
-)
-from .preparation import Pair, Report, pair_files, prepare_pairs, require_same_size
+from .png_files import files_in, update_labels
+from .preparation import Report, pair_files, prepare_pairs
 
-EXPECTED: Final[Mapping[str, int]] = MappingProxyType(
-    {'train': 367, 'val': 101, 'test': 233}
-)
+EXPECTED = {'train': 367, 'val': 101, 'test': 233}
 """Number of images in each split, as published."""
 
-_TRAIN_IDS: Final = {**{label: label for label in range(11)}, 11: 255}
+_TRAIN_IDS = {**{label: label for label in range(11)}, 11: 255}
 
 
 def prepare_camvid(
@@ -74,17 +64,18 @@ def prepare_camvid(
             f'{folder} does not hold CamVid: it has no PNG files in train, val, test, '
             f'trainannot, valannot or testannot. {advice}'
         )
+
+    def convert(split: str, image: Path, label: Path | None) -> bool:
+        assert label is not None  # Every split needs labels.
+        # The labels come first, so that an image that is there has its labels.
+        ids = root / 'gtFine' / split / image.name
+        changed = update_labels(ids, image, label, _TRAIN_IDS, check)
+        copy, data = root / 'leftImg8bit' / split / image.name, image.read_bytes()
+        if copy.is_file() and copy.read_bytes() == data:
+            return changed
+        if not check:
+            write_atomically(copy, data)
+        return True
+
     report = Report(EXPECTED, tuple(EXPECTED), check, advice)
-    return prepare_pairs(pairs, lambda pair: _convert(pair, root, check), report, jobs)
-
-
-def _convert(pair: Pair, root: Path, check: bool) -> bool:
-    assert pair.image is not None
-    assert pair.label is not None
-    size = verify_png(pair.image)
-    labels = map_labels(read_labels(pair.label), _TRAIN_IDS, pair.label)
-    require_same_size(pair, size, labels.shape)
-    # The labels come first, so that an image that is there has its labels.
-    new = update_labels(root / 'gtFine' / pair.split / pair.image.name, labels, check)
-    image = root / 'leftImg8bit' / pair.split / pair.image.name
-    return update_file(image, pair.image.read_bytes(), check) or new
+    return prepare_pairs(pairs, convert, report, jobs)

@@ -6,47 +6,46 @@ https://github.com/mcordts/cityscapesScripts.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+import zipfile
+import zlib
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
-from ..errors import DataError
-from .archive import unpack
-from .png_files import files_in, map_labels, read_labels, update_labels, verify_png
-from .preparation import Pair, Report, pair_files, prepare_pairs, require_same_size
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.special_files import refuse_special_file
 
-EXPECTED: Final[Mapping[str, int]] = MappingProxyType(
-    {'train': 2975, 'val': 500, 'test': 1525}
-)
+from ..errors import DataError, UserError
+from .png_files import files_in, update_labels, verify_png
+from .preparation import Report, in_parallel, pair_files, prepare_pairs
+
+EXPECTED = {'train': 2975, 'val': 500, 'test': 1525}
 """Number of images in each split, as published."""
 
-ARCHIVES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        'leftImg8bit': 'leftImg8bit_trainvaltest.zip',
-        'gtFine': 'gtFine_trainvaltest.zip',
-    }
-)
+ARCHIVES = {
+    'leftImg8bit': 'leftImg8bit_trainvaltest.zip',
+    'gtFine': 'gtFine_trainvaltest.zip',
+}
 """The zip file of each folder."""
 
-_VOID: Final = (255,)
-TRAIN_IDS: Final = (
-    *_VOID * 7,  # unlabeled to ground
+TRAIN_IDS = (
+    *[255] * 7,  # unlabeled to ground
     *(0, 1),  # road, sidewalk
-    *_VOID * 2,  # parking, rail track
+    *(255, 255),  # parking, rail track
     *(2, 3, 4),  # building, wall, fence
-    *_VOID * 3,  # guard rail, bridge, tunnel
-    5,  # pole
-    *_VOID,  # polegroup
+    *(255, 255, 255),  # guard rail, bridge, tunnel
+    *(5, 255),  # pole, polegroup
     *range(6, 16),  # traffic light to bus
-    *_VOID * 2,  # caravan, trailer
+    *(255, 255),  # caravan, trailer
     *(16, 17, 18),  # train, motorcycle, bicycle
 )
 """The training id of each label id, from ``cityscapesscripts/helpers/labels.py``."""
 
-_IDS: Final = '_gtFine_labelIds.png'
-_TRAIN_IDS: Final = '_gtFine_labelTrainIds.png'
+_IDS = '_gtFine_labelIds.png'
+_TRAIN_IDS = '_gtFine_labelTrainIds.png'
+# zipfile raises ValueError for impossible names and RuntimeError for encryption.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 def prepare_cityscapes(
@@ -63,8 +62,7 @@ def prepare_cityscapes(
         jobs: Number of threads, by default one per core.
 
     Raises:
-        DataError: If there is no Cityscapes in the folder, a zip file is corrupt, or its
-            files do not fit on the disk.
+        DataError: If there is no Cityscapes in the folder, or a zip file is corrupt.
         WriteError: If a file cannot be written.
     """
     root = Path(root)
@@ -77,7 +75,7 @@ def prepare_cityscapes(
     report = Report(EXPECTED, ('train', 'val'), check, advice)
     for folder, name in ARCHIVES.items():
         if (root / name).exists():
-            changed = unpack(root / name, root, folder, check, jobs)
+            changed = _unpack(root / name, folder, check, jobs)
             report.packed += changed if check else 0
     pairs = [
         pair
@@ -93,19 +91,47 @@ def prepare_cityscapes(
     if not pairs and not report.packed:
         raise DataError(f'{root} does not hold Cityscapes. {advice}')
 
-    return prepare_pairs(pairs, lambda pair: _convert(pair, check), report, jobs)
+    def convert(split: str, image: Path, label: Path | None) -> bool:
+        if label is None:
+            verify_png(image)
+            return False
+        if label.name.endswith(_TRAIN_IDS):
+            return update_labels(label, image, label, {i: i for i in TRAIN_IDS}, check)
+        path = label.with_name(label.name.removesuffix(_IDS) + _TRAIN_IDS)
+        return update_labels(path, image, label, dict(enumerate(TRAIN_IDS)), check)
+
+    return prepare_pairs(pairs, convert, report, jobs)
 
 
-def _convert(pair: Pair, check: bool) -> bool:
-    assert pair.image is not None
-    size = verify_png(pair.image)
-    if pair.label is None:
-        return False
-    if pair.label.name.endswith(_TRAIN_IDS):
-        table = {value: value for value in TRAIN_IDS}
-    else:
-        table = dict(enumerate(TRAIN_IDS))
-    labels = map_labels(read_labels(pair.label), table, pair.label)
-    require_same_size(pair, size, labels.shape)
-    name = pair.label.name.removesuffix(_IDS).removesuffix(_TRAIN_IDS) + _TRAIN_IDS
-    return update_labels(pair.label.with_name(name), labels, check)
+def _unpack(archive: Path, folder: str, check: bool, jobs: int | None) -> int:
+    """Unpack the files of a folder that are missing or differ; return their number."""
+    # Neither a name that leads out of the folder matches nor that of a hidden file.
+    pattern = re.compile(rf'{folder}(/[^/\\.][^/\\]*)+')
+    try:
+        refuse_special_file(archive)
+        with zipfile.ZipFile(archive) as opened:
+
+            def restore(member: zipfile.ZipInfo) -> bool:
+                path = archive.parent / member.filename
+                changed = not _is_unpacked(member, path)
+                if changed and not check:
+                    write_atomically(path, opened.read(member))
+                return changed
+
+            members = [m for m in opened.infolist() if pattern.fullmatch(m.filename)]
+            if not members:
+                raise DataError(f'{archive} has no folder {folder}. Download it again')
+            return sum(in_parallel(restore, members, f'unpack {archive.name}', jobs))
+    except UserError:
+        raise
+    except _BROKEN as error:
+        raise DataError(
+            f'{archive} is truncated or corrupt ({error}). Download it again'
+        ) from error
+
+
+def _is_unpacked(member: zipfile.ZipInfo, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size == member.file_size:
+            return zlib.crc32(path.read_bytes()) == member.CRC
+    return False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -22,10 +24,10 @@ from repvgg_runtime.special_files import refuse_special_file
 from ..errors import ConfigError, DataError, ImageError
 
 # Reading and decoding raise these for broken files, hostile chunks and images with more
-# pixels than the library accepts.
+# pixels than the library accepts. mmcv asserts that OpenCV could decode.
 _UNREADABLE = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError),
-    *(struct.error, zlib.error, Image.DecompressionBombError, cv2.error),
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, AssertionError),
+    *(struct.error, zlib.error, cv2.error),
 )
 
 
@@ -52,18 +54,11 @@ class LoadCheckedImage(LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Add ``img`` (H, W, 3), BGR uint8, and its shapes to ``results``."""
         path = results['img_path']
-        try:
-            refuse_special_file(path)
-            clips = self.imdecode_backend == 'pillow' and self.color_type != 'unchanged'
+        clips = self.imdecode_backend == 'pillow' and self.color_type != 'unchanged'
+        with _naming('image', path):
             if clips and os.path.isfile(path):
                 _require_8_bits(path)
             return super().transform(results)
-        except ImageError:
-            raise
-        except FileNotFoundError as error:
-            raise DataError(f'the image {path} does not exist') from error
-        except (*_UNREADABLE, AssertionError) as error:
-            raise _broken('image', path, error) from error
 
 
 @TRANSFORMS.register_module()
@@ -98,22 +93,14 @@ class LoadCheckedAnnotations(LoadAnnotations):
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
-        try:
-            refuse_special_file(path)
+        with _naming('label map', path):
             labels = mmcv.imfrombytes(
                 fileio.get(path, backend_args=self.backend_args),
                 flag='unchanged',
                 backend=self.imdecode_backend,
             )
-        except FileNotFoundError as error:
-            raise DataError(
-                f'the label map {path} of the image {results.get("img_path")} '
-                'does not exist'
-            ) from error
-        except _UNREADABLE as error:
-            raise _broken('label map', path, error) from error
-        if labels is None:
-            raise _broken('label map', path, 'OpenCV cannot decode it')
+            if labels is None:
+                raise ValueError('OpenCV cannot decode it')
         labels = _whole_numbers(labels, path)
         expected = results.get('ori_shape')
         if expected is not None and labels.shape != tuple(expected):
@@ -122,7 +109,8 @@ class LoadCheckedAnnotations(LoadAnnotations):
                 f'{results.get("img_path")} of {tuple(expected)} (height, width)'
             )
         labels = self._as_used(labels, results)
-        self._require_classes(labels, path)
+        if self.num_classes is not None:
+            self._require_classes(labels, path, self.num_classes)
         wide = (self.num_classes or 0) > 255 or labels.max() > 255
         results['gt_seg_map'] = labels.astype(np.uint16 if wide else np.uint8)
         results['seg_fields'].append('gt_seg_map')
@@ -144,24 +132,21 @@ class LoadCheckedAnnotations(LoadAnnotations):
             used[labels == old] = new
         return used
 
-    def _require_classes(self, labels: np.ndarray, path: str) -> None:
-        if self.num_classes is None:
-            return
-        if self.num_classes > 255 == self.ignore_index and (labels == 255).any():
+    def _require_classes(self, labels: np.ndarray, path: str, classes: int) -> None:
+        if classes > 255 == self.ignore_index and (labels == 255).any():
             raise ImageError(
-                f'the label map {path} holds 255, which is one of the '
-                f'{self.num_classes} classes and also the ignored label. Set '
-                'ignore_index of the data set, the metric and the losses, and '
-                'seg_pad_val, to 65535'
+                f'the label map {path} holds 255, which is one of the {classes} classes '
+                'and also the ignored label. Set ignore_index of the data set, the '
+                'metric and the losses, and seg_pad_val, to 65535'
             )
         # reduce_zero_label turns 0 into 255.
-        wrong = (labels >= self.num_classes) & (labels != 255)
-        wrong &= labels != self.ignore_index
-        if wrong.any():
+        ignored = (labels == 255) | (labels == self.ignore_index)
+        wrong = labels[(labels >= classes) & ~ignored]
+        if wrong.size:
             raise ImageError(
-                f'the label map {path} holds {np.unique(labels[wrong]).tolist()}, but '
-                f'the data set has {self.num_classes} classes from 0 on and ignores '
-                f'{self.ignore_index}. Make it again, for Cityscapes and CamVid with '
+                f'the label map {path} holds {np.unique(wrong).tolist()}, but the data '
+                f'set has {classes} classes from 0 on and ignores {self.ignore_index}. '
+                'Make it again, for Cityscapes and CamVid with '
                 'tools/prepare_cityscapes.py or tools/prepare_camvid.py, or remove it'
             )
 
@@ -195,18 +180,28 @@ def _require_8_bits(path: str) -> None:
             )
 
 
-def _broken(what: str, path: str, error: Exception | str) -> ImageError:
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageError(
+@contextlib.contextmanager
+def _naming(what: str, path: str) -> Iterator[None]:
+    """Raise errors in reading and decoding a file as errors that name it."""
+    try:
+        refuse_special_file(path)
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f'the {what} {path} does not exist') from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
             f'the {what} {path} is too large for Pillow ({error}). Cut it into tiles, or '
             'raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file'
-        )
-    # The text of OpenCV's error has several lines; `err` is the reason.
-    said = getattr(error, 'err', error)
-    return ImageError(
-        f'the {what} {path} is truncated or not an image ({said}). Replace it, or remove '
-        'it from the data set'
-    )
+        ) from error
+    except _UNREADABLE as error:
+        # The text of OpenCV's error has several lines; `err` is the reason.
+        said = getattr(error, 'err', error)
+        raise ImageError(
+            f'the {what} {path} is truncated or not an image ({said}). Replace it, or '
+            'remove it from the data set'
+        ) from error
 
 
 @TRANSFORMS.register_module()

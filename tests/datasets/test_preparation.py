@@ -19,22 +19,22 @@ def report(check=False):
 
 
 def test_only_a_subset_is_warned_about():
-    whole = prepare_pairs(PAIRS, lambda pair: False, report())
+    whole = prepare_pairs(PAIRS, lambda *pair: False, report())
     assert whole.ready
     assert 'warning' not in str(whole)
-    part = prepare_pairs(PAIRS[1:], lambda pair: False, report())
+    part = prepare_pairs(PAIRS[1:], lambda *pair: False, report())
     assert part.ready
     assert 'warning: this is not the whole official set' in str(part)
 
 
 def test_check_is_not_ready_if_something_is_to_be_made():
-    assert prepare_pairs(PAIRS, lambda pair: True, report()).ready
-    assert not prepare_pairs(PAIRS, lambda pair: True, report(check=True)).ready
+    assert prepare_pairs(PAIRS, lambda *pair: True, report()).ready
+    assert not prepare_pairs(PAIRS, lambda *pair: True, report(check=True)).ready
 
 
 def test_many_problems_are_summarised():
-    def fail(pair):
-        raise ImageError(f'{pair.image} is broken')
+    def fail(split, image, label):
+        raise ImageError(f'{image} is broken')
 
     broken = prepare_pairs(PAIRS, fail, report())
     assert not broken.ready

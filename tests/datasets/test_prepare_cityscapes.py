@@ -374,17 +374,6 @@ def test_zip_file_without_its_folder_is_an_error(zipped):
         prepare_cityscapes(zipped)
 
 
-def test_too_small_disk_is_an_error(root):
-    path = root / ARCHIVES['leftImg8bit']
-    with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('leftImg8bit/train/city/a_leftImg8bit.png', b'png')
-        archive.infolist()[0].file_size = 2**60  # what it says it needs
-    before = tree(root)
-    with pytest.raises(DataError, match='zip needs 1073741824.00 GiB, but .* has only'):
-        prepare_cityscapes(root)
-    assert tree(root) == before
-
-
 def test_unwritable_folder_is_an_error(zipped):
     (zipped / 'gtFine').write_text('a file where a folder has to be')
     with pytest.raises(WriteError, match='gtFine.* cannot be written: '):
@@ -468,9 +457,9 @@ def test_killed_run_is_resumed(made, tmp_path):
     whole = cv2.imencode('.png', np.array(TRAIN_IDS, np.uint8)[ids])[1].tobytes()
     done = 0
     for number, status in (
-        (signal.SIGKILL, -signal.SIGKILL),
-        (signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGTERM, 143),
         (signal.SIGINT, 130),
+        (signal.SIGKILL, -signal.SIGKILL),
     ):
         command = ['-c', SIGNAL_ITSELF, str(int(number)), TOOL, root, '--jobs', '2']
         ended = subprocess.run(
@@ -481,6 +470,8 @@ def test_killed_run_is_resumed(made, tmp_path):
         assert done + 6 <= len(train_ids(root)) < count
         done = len(train_ids(root))
         assert all(path.read_bytes() == whole for path in train_ids(root))
+        if number != signal.SIGKILL:
+            assert not list(root.rglob('.*')), 'a temporary file was left behind'
     report = prepare_cityscapes(root)
     assert report.ready
     assert row(report, 'train') == (count - 1, count - 1 - done, 0)
