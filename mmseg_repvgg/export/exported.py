@@ -21,7 +21,7 @@ from .verify import Agreement, smooth_noise, verify
 
 # Sizes at which a file with open sizes is verified: some that bins and strides divide,
 # some that they do not, several batch sizes, and the smallest image.
-DYNAMIC_SHAPES = ((1, 97, 193), (3, 64, 128), (2, 91, 67), (1, 1, 1))
+DYNAMIC_SHAPES = [(1, 97, 193), (3, 64, 128), (2, 91, 67), (1, 1, 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +93,17 @@ def export(
         )
     if opset is not None and opset < MIN_OPSET:
         raise ConfigError(f'--opset must be at least {MIN_OPSET}, but got {opset}')
-    shapes = [] if size is None else [(batch, *size)]
+    shapes = [(batch, *size)] if size else []
     sides = (None, 3, None, None) if dynamic else (batch, 3, *(size or ()))
-    shapes += DYNAMIC_SHAPES if dynamic else ()
+    shapes += DYNAMIC_SHAPES if dynamic else []
     metadata = describe(cfg, model, output=output, shape=sides, normalize=normalize)
     fused = deploy(model)
+    _, write = FORMATS[to]
     agreements = {}
     with staged(path) as stage:
         for kind in dict.fromkeys(('logits', output)):
             facts = dataclasses.replace(metadata, output=kind)
-            FORMATS[to][1](SegmentorGraph(fused, facts).eval(), stage, facts, opset)
+            write(SegmentorGraph(fused, facts).eval(), stage, facts, opset)
             noise = (smooth_noise(*shape) for shape in shapes)
             agreements[kind] = verify(open_backend(stage), fused, noise)
         size_on_disk = megabytes(stage)

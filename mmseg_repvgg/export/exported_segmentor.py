@@ -1,7 +1,6 @@
-"""Evaluation of an exported file: a segmentor that runs the file in a Runner.
+"""Segmentor that runs an exported file where mmseg would run a network.
 
-Everything that mmseg does around a network is kept: preprocessing, sliding a window,
-removing padding, scaling logits to the label map.
+Preprocessing, sliding a window, removing padding and scaling logits stay mmseg's.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mmseg.models import BaseSegmentor, EncoderDecoder
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from repvgg_runtime.backends import open_backend
+from repvgg_runtime.backends import open_backend, shape_text
 
 from ..datasets.checks import check_dataset
 from ..engine.load_model import dataset_meta
@@ -31,7 +30,7 @@ class ExportedSegmentor(EncoderDecoder):
     """Segmentor whose network is an exported file.
 
     Args:
-        file: See :func:`~repvgg_runtime.backends.open_backend`.
+        file: Path of the file.
         device: Device to run it on.
         data_preprocessor: Preprocessing outside of the file.
         test_cfg: As for ``EncoderDecoder``.
@@ -39,10 +38,6 @@ class ExportedSegmentor(EncoderDecoder):
     Attributes:
         backend: The opened file.
         run: Function that computes the output of images, by default the backend.
-
-    Raises:
-        ConfigError: If the file cannot be opened.
-        ExtraError: If its runtime is not installed.
     """
 
     def __init__(
@@ -75,22 +70,22 @@ class ExportedSegmentor(EncoderDecoder):
             ConfigError: If the file takes other images, or its labels would have to be
                 resized.
         """
-        facts = self.backend.metadata
+        facts, name = self.backend.metadata, self.backend.path.name
         for meta in batch_img_metas if facts.output == 'labels' else ():
-            image, whole = meta['img_shape'][:2], meta['ori_shape'][:2]
-            if tuple(image) != tuple(whole):
+            image, whole = (tuple(meta[key][:2]) for key in ('img_shape', 'ori_shape'))
+            if image != whole:
                 raise ConfigError(
-                    f'{self.backend.path.name} gives labels of {image[0]}x{image[1]}, '
-                    f'but the label maps are {whole[0]}x{whole[1]} and only logits can '
-                    'be resized. Export with --output logits'
+                    f'{name} gives labels of {shape_text(image)}, but the label maps are '
+                    f'{shape_text(whole)} and only logits can be resized. Export with '
+                    '--output logits'
                 )
         images = inputs.cpu().numpy()
         if facts.normalize:
             given, images = images, images.astype(np.uint8)
             if not np.array_equal(given, images):
                 raise ConfigError(
-                    f'{self.backend.path.name} takes whole numbers from 0 to 255 and '
-                    'normalizes them, but the test_pipeline gives other values'
+                    f'{name} takes whole numbers from 0 to 255 and normalizes them, but '
+                    'the test_pipeline gives other values'
                 )
         batch = facts.shape[0] or len(images)
         # Fill the last batch with copies of the last image, and drop their output.
@@ -108,7 +103,7 @@ def use_exported_file(cfg: Config, file: str, device: str = 'cpu') -> None:
 
     Args:
         cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
-        file: See :func:`~repvgg_runtime.backends.open_backend`.
+        file: Path of the file.
         device: Device to run it on.
 
     Raises:

@@ -24,21 +24,11 @@ MIN_OPSET = 17
 _EXAMPLE = (2, 3, 97, 65)
 _SIDES = ('batch', 'channels', 'height', 'width')
 
-Writer = Callable[[SegmentorGraph, Path, Metadata, 'int | None'], None]
-"""Writes a graph to a path, with its metadata, at an ONNX opset or the default.
-
-Raises a ConfigError if torch cannot export the graph with open sizes or at that opset, an
-ExtraError if a package is missing, and an OSError if the file cannot be written.
-"""
-
 
 def write_onnx(
     graph: SegmentorGraph, path: Path, metadata: Metadata, opset: int | None = None
 ) -> None:
-    """Write an ONNX file, weights included, with torch's exporter.
-
-    The metadata is stored as ``metadata_props``; see :data:`Writer`.
-    """
+    """Write an ONNX file, weights included, with its metadata as ``metadata_props``."""
     onnx = require('onnx')
     model = _onnx_model(graph, metadata, opset)
     onnx.helper.set_model_props(model, metadata.dump())
@@ -49,17 +39,14 @@ def write_onnx(
 def write_openvino(
     graph: SegmentorGraph, path: Path, metadata: Metadata, opset: int | None = None
 ) -> None:
-    """Write an OpenVINO IR, ``.xml`` and ``.bin``, in float32, by way of ONNX.
-
-    The metadata is stored as ``rt_info``; see :data:`Writer`.
-    """
+    """Write an OpenVINO IR, ``.xml`` and ``.bin``, in float32, by way of ONNX."""
     openvino = require('openvino')
     data = _onnx_model(graph, metadata, opset).SerializeToString()
     save_openvino(openvino.Core().read_model(data), path, metadata)
 
 
 def save_openvino(model: Any, path: Path, metadata: Metadata) -> None:
-    """Write an ``openvino.Model`` in its own precision, with its metadata."""
+    """Write an ``openvino.Model`` as it is, with its metadata as ``rt_info``."""
     for name, value in metadata.dump().items():
         model.set_rt_info(value, [METADATA_KEY, name])
     try:
@@ -72,45 +59,42 @@ def save_openvino(model: Any, path: Path, metadata: Metadata) -> None:
 def write_torchscript(
     graph: SegmentorGraph, path: Path, metadata: Metadata, opset: int | None = None
 ) -> None:
-    """Write a TorchScript file by tracing, which torch has deprecated.
-
-    The metadata is stored as an extra file; see :data:`Writer`.
-    """
+    """Trace a TorchScript file, which torch has deprecated; metadata is an extra file."""
     if opset is not None:
         raise ConfigError('TorchScript has no opset. Leave out --opset')
     extra = {METADATA_KEY: json.dumps(metadata.dump())}
     buffer = io.BytesIO()
     with quiet():
-        traced = torch.jit.trace(graph, (_example(metadata),), check_trace=False)
+        traced = torch.jit.trace(graph, _example(metadata), check_trace=False)
         torch.jit.save(traced, buffer, _extra_files=extra)
     path.write_bytes(buffer.getvalue())
 
 
-FORMATS: dict[str, tuple[str, Writer]] = {
+FORMATS: dict[str, tuple[str, Callable[..., None]]] = {
     'onnx': ('.onnx', write_onnx),
     'openvino': ('.xml', write_openvino),
     'torchscript': ('.pt', write_torchscript),
 }
-"""Suffix and writer of each format."""
+"""Suffix of each format, and the function that writes a graph to a path.
+
+It raises a ConfigError if torch cannot export the graph with open sizes or at the opset,
+an ExtraError if a package is missing, and an OSError if the file cannot be written.
+"""
 
 
 def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any:
+    sides = {i: name for i, name in enumerate(_SIDES) if metadata.shape[i] is None}
     # The exporter on torch.export is complete from torch 2.6 on.
     old = digit_version(torch.__version__) < digit_version('2.6')
-    open_sides = {
-        index: name
-        for index, (name, side) in enumerate(zip(_SIDES, metadata.shape))
-        if side is None
-    }
     with quiet(logging.getLogger('torch.onnx'), logging.getLogger('onnxscript')):
         try:
-            model = (_trace if old else _export)(graph, metadata, opset, open_sides)
+            model = (_trace if old else _export)(graph, metadata, opset, sides)
         except ImportError:
             raise
         except Exception as error:
             # The exporter's own message lists its steps; the cause says what failed.
             reason = str(error.__cause__ or error).strip().splitlines() or [repr(error)]
-            how = ' with open sizes' * bool(open_sides)
+            how = ' with open sizes' * bool(sides)
             how += f' at opset {opset}' if opset else ''
             raise ConfigError(
                 f'torch cannot export this model{how}: {reason[0]}'
@@ -120,8 +104,8 @@ def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) ->
         raise ConfigError(
             f'torch cannot export this model at opset {opset}, only at {written}'
         )
-    sides = model.graph.input[0].type.tensor_type.shape.dim
-    fixed = [name for i, name in open_sides.items() if sides[i].HasField('dim_value')]
+    found = model.graph.input[0].type.tensor_type.shape.dim
+    fixed = [name for i, name in sides.items() if found[i].HasField('dim_value')]
     if fixed:
         raise ConfigError(
             f'torch cannot leave the {" and ".join(fixed)} of this model open, because a '
@@ -143,7 +127,7 @@ def _export(
     dims = {i: torch.export.Dim(name, min=1, max=1 << 15) for i, name in sides.items()}
     program = torch.onnx.export(
         graph,
-        (_example(metadata),),
+        _example(metadata),
         dynamo=True,
         verbose=False,
         opset_version=opset,
@@ -157,12 +141,12 @@ def _export(
 def _trace(
     graph: SegmentorGraph, metadata: Metadata, opset: int | None, sides: dict[int, str]
 ) -> Any:
-    """Return the ONNX model of the exporter on TorchScript, the only one of torch 2.1."""
-    # torch 2.1 takes a buffer, which newer stubs no longer name.
+    """Return the ONNX model of the exporter on TorchScript, for torch before 2.6."""
+    # torch 2.3 takes a buffer, which newer stubs no longer name.
     buffer: Any = io.BytesIO()
     torch.onnx.export(
         graph,
-        (_example(metadata),),
+        _example(metadata),
         buffer,
         opset_version=opset or MIN_OPSET,
         input_names=['image'],
@@ -174,6 +158,6 @@ def _trace(
     return require('onnx').load_from_string(buffer.getvalue())
 
 
-def _example(metadata: Metadata) -> torch.Tensor:
+def _example(metadata: Metadata) -> tuple[torch.Tensor]:
     shape = [want or usual for want, usual in zip(metadata.shape, _EXAMPLE)]
-    return torch.zeros(shape, dtype=getattr(torch, metadata.dtype))
+    return (torch.zeros(shape, dtype=getattr(torch, metadata.dtype)),)

@@ -41,8 +41,7 @@ class SegmentorGraph(nn.Module):
         network: Any = make_pooling_exact(deploy(model))
         network.auxiliary_head = None
         self.network: Any = network
-        self.normalize = Normalize(metadata) if metadata.normalize else nn.Identity()
-        self.labels = metadata.output == 'labels'
+        self.metadata = metadata
 
     def forward(self, image: Tensor) -> Tensor:
         """Segment images.
@@ -54,36 +53,19 @@ class SegmentorGraph(nn.Module):
             Labels, uint8 (int32 if there are more than 256 classes), (B, H, W); or
             logits, float32, (B, classes, H, W).
         """
-        features = self.network.extract_feat(self.normalize(image))
-        logits = self.network.decode_head(features)
+        x = self.normalize(image) if self.metadata.normalize else image
+        logits = self.network.decode_head(self.network.extract_feat(x))
         if isinstance(logits, (tuple, list)):
             logits = logits[0]  # EncHead returns the classes of the image as well.
         logits = upsample(logits, image, self.network.align_corners)
-        if not self.labels:
+        if self.metadata.output == 'logits':
             return logits
         few = self.network.out_channels <= 256
         return logits.argmax(1).to(torch.uint8 if few else torch.int32)
 
-
-class Normalize(nn.Module):
-    """Normalization of the model's data preprocessor, as part of the graph.
-
-    Args:
-        metadata: Source of the orders of the channels, the mean and the std.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, metadata: Metadata) -> None:
-        super().__init__()
-        self.flips = metadata.channels != metadata.network_channels
-        for name in ('mean', 'std'):
-            values = torch.tensor(getattr(metadata, name), dtype=torch.float32)
-            self.register_buffer(name, values.view(-1, 1, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Normalize images of values from 0 to 255, (B, 3, H, W)."""
-        if self.flips:
+    def normalize(self, image: Tensor) -> Tensor:
+        """Normalize images of 0 to 255 as the model's data preprocessor does."""
+        if self.metadata.channels != self.metadata.network_channels:
             image = image.flip(1)
-        return (image.float() - self.mean) / self.std
+        preprocessor = self.network.data_preprocessor
+        return (image.float() - preprocessor.mean) / preprocessor.std

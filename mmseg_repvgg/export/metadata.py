@@ -50,15 +50,24 @@ def describe(
             'the model does not normalize: its data_preprocessor has no mean. Leave out '
             '--normalize'
         )
-    classes = list(model.dataset_meta.get('classes') or [])
+    classes = model.dataset_meta.get('classes') or []
     if classes and len(classes) != model.num_classes:
         raise ConfigError(
             f'the model has {model.num_classes} classes, but the data set that the '
             f'checkpoint or the config names has {len(classes)}'
         )
-    kind = type(model.backbone)
-    parameters = inspect.signature(kind).parameters.values()
+    parameters = inspect.signature(type(model.backbone)).parameters.values()
     options = {**{p.name: p.default for p in parameters}, **backbone}
+    # JSON makes lists of tuples, as they are read back.
+    lists = json.dumps(
+        dict(
+            classes=classes,
+            palette=model.dataset_meta.get('palette') or [],
+            # ResNet calls them by other names.
+            arch=options.get('arch', options.get('depth')),
+            dilation=options.get('dilation', options.get('dilations')),
+        )
+    )
     return Metadata(
         output=output,
         shape=shape,
@@ -66,20 +75,11 @@ def describe(
         align_corners=bool(model.align_corners),
         out_channels=model.out_channels,
         threshold=getattr(model.decode_head, 'threshold', None),
-        classes=classes,
-        palette=[list(color) for color in model.dataset_meta.get('palette') or []],
-        backbone=kind.__name__,
-        # ResNet calls them by other names.
-        arch=_as_json(options.get('arch', options.get('depth'))),
-        dilation=_as_json(options.get('dilation', options.get('dilations'))),
+        backbone=type(model.backbone).__name__,
         version=__version__,
+        **json.loads(lists),
         **facts,
     )
-
-
-def _as_json(value: Any) -> Any:
-    """Return a value as it is read back: tuples become lists."""
-    return json.loads(json.dumps(value))
 
 
 def preprocessing(cfg: Config, normalize: bool) -> dict[str, Any]:

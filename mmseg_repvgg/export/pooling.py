@@ -13,6 +13,7 @@ import torch
 from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.models.utils import resize
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 
 def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
@@ -53,11 +54,7 @@ class MatrixAvgPool2d(nn.Module):
 
 
 class Pyramid(nn.ModuleList):
-    """mmseg's ``PPM`` without the size check that fixes the size of an exported graph.
-
-    Args:
-        ppm: Module whose branches, each a pooling and a conv, are used.
-    """
+    """mmseg's ``PPM`` without the size check that fixes the size of an exported graph."""
 
     def __init__(self, ppm: PPM) -> None:
         super().__init__(ppm)
@@ -77,11 +74,10 @@ def make_pooling_exact(model: nn.Module) -> nn.Module:
     """Replace every adaptive average pooling by matrix products, in place."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                size = child.output_size
-                down, across = size if isinstance(size, tuple) else (size, size)
-                if down and across:
-                    setattr(parent, name, MatrixAvgPool2d((down, across)))
-            elif isinstance(child, PPM):
+            if isinstance(child, PPM):
                 setattr(parent, name, Pyramid(child))
+            elif isinstance(child, nn.AdaptiveAvgPool2d):
+                bins = _pair(child.output_size)
+                if all(bins):
+                    setattr(parent, name, MatrixAvgPool2d(bins))
     return model

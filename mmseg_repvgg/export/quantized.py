@@ -1,9 +1,15 @@
-"""Quantization to int8 after training, scored on the validation set."""
+"""Quantization to int8 after training with NNCF, scored on the validation set.
+
+NNCF puts rounding to 8 bits around the convolutions of an OpenVINO graph, with ranges
+measured on images of the training set. Pyramid pooling and upsampling stay in float32:
+they take no time, and what they average or blend would be rounded twice.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +18,22 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 
-from repvgg_runtime.backends import Array, OpenVINOBackend, open_backend
-from repvgg_runtime.extras import require
+from repvgg_runtime.backends import Array, open_backend
+from repvgg_runtime.extras import quiet, require
 from repvgg_runtime.metadata import Metadata
+from repvgg_runtime.signal_stack import keep_signal_stack
 
 from ..errors import ConfigError, ExportError
 from .exported import check_path, export, megabytes
 from .formats import save_openvino
 from .graph import SegmentorGraph
-from .int8_graph import Int8Graph, quantize_graph
 from .real_images import CalibrationImages, Validation, check_sets
 from .staging import staged
 
 _CPU_INFO = Path('/proc/cpuinfo')
+_INT8 = ('i8', 'u8')
+# Number of validation images that rank the layers: those on which most is lost.
+_RANKING_IMAGES = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,35 +120,36 @@ def quantize(
     check_sets(cfg)
     require('openvino', 'quantize')
     nncf = require('nncf', 'quantize')
+    threads = torch.get_num_threads()
     with staged(path) as stage:
-        exported = export(
-            cfg,
-            model,
-            stage.parent / 'float32' / path.name,
-            'openvino',
-            size=size,
-            dynamic=dynamic,
-            output=output,
-            normalize=normalize,
+        options: dict[str, Any] = dict(
+            size=size, dynamic=dynamic, output=output, normalize=normalize
         )
-        before = _open(exported.path)
-        validation = Validation(cfg, str(exported.path))
-        float_miou, _ = validation.score(before)
-        calibration = CalibrationImages(cfg, str(exported.path), images, seed)
+        float_path = stage.parent / 'float32' / path.name
+        exported = export(cfg, model, float_path, 'openvino', **options)
+        before: Any = open_backend(float_path, threads=threads)
+        validation = Validation(cfg, str(float_path))
+        float_miou = validation.score(before)
+        calibration = CalibrationImages(cfg, str(float_path), images, seed)
         facts = dict(by=f'NNCF {nncf.__version__}', images=len(calibration), seed=seed)
 
-        def write(graph: Int8Graph) -> tuple[OpenVINOBackend, float]:
+        def attempt(max_drop: float | None = None) -> tuple[Any, float, int]:
+            """Return the written file, its mIoU and how many layers run in int8."""
+            graph, layers, kept = _quantize_graph(
+                float_path, calibration, validation, max_drop
+            )
+            quantized = {**facts, 'layers': [*layers.values()], 'kept': kept}
             # An open file is still mapped: unlink it rather than overwrite it.
             for suffix in ('.xml', '.bin'):
                 stage.with_suffix(suffix).unlink(missing_ok=True)
-            quantized = {**facts, 'layers': [*graph.layers.values()], 'kept': graph.kept}
             metadata = dataclasses.replace(exported.metadata, quantized=quantized)
-            save_openvino(graph.model, stage, metadata)
-            backend = _open(stage)
-            return backend, validation.score(backend)[0]
+            save_openvino(graph, stage, metadata)
+            file: Any = open_backend(stage, threads=threads)
+            types = file.precisions()
+            running = sum(types.get(operation) in _INT8 for operation in layers)
+            return file, validation.score(file), running
 
-        graph = quantize_graph(before, calibration)
-        after, miou = write(graph)
+        after, miou, running = attempt()
         whole_miou = miou
         if max_drop is not None and float_miou - miou > max_drop:
             print_log(
@@ -147,18 +157,23 @@ def quantize(
                 'than in float32. Searching for the layers to keep in float32',
                 'current',
             )
-            graph = quantize_graph(before, calibration, validation, max_drop)
-            after, miou = write(graph)
-            if not graph.layers or float_miou - miou > max_drop:
+            after, miou, running = attempt(max_drop)
+            layers, kept = (len(after.metadata.quantized[k]) for k in ('layers', 'kept'))
+            if not layers or float_miou - miou > max_drop:
                 raise ExportError(
                     f'--max-drop {max_drop:g} cannot be met, so {path} was not written: '
                     f'all layers in int8 lose {float_miou - whole_miou:.2f} of '
-                    f'{float_miou:.2f} mIoU, the best graph with {len(graph.layers)} in '
-                    f'int8 and {len(graph.kept)} in float32 {float_miou - miou:.2f}. '
-                    'Allow more, or calibrate on more --images'
+                    f'{float_miou:.2f} mIoU, the best graph with {layers} in int8 and '
+                    f'{kept} in float32 {float_miou - miou:.2f}. Allow more, or '
+                    'calibrate on more --images'
                 )
         size_on_disk = megabytes(stage)
-    precisions = after.precisions()
+    network = SegmentorGraph(model, exported.metadata).eval()
+
+    @torch.inference_mode()
+    def run_torch(images: Array) -> Array:
+        return network(torch.from_numpy(images)).numpy()
+
     return Quantized(
         path=path,
         metadata=after.metadata,
@@ -168,9 +183,9 @@ def quantize(
         float_miou=float_miou,
         whole_miou=whole_miou,
         scored=len(validation),
-        running=sum(precisions.get(name) in ('i8', 'u8') for name in graph.layers),
+        running=running,
         contenders={
-            'torch float32': _in_torch(model, exported.metadata),
+            'torch float32': run_torch,
             'OpenVINO float32': before,
             'OpenVINO int8': after,
         },
@@ -178,29 +193,89 @@ def quantize(
     )
 
 
+@keep_signal_stack()
+def _quantize_graph(
+    file: Path,
+    calibration: CalibrationImages,
+    validation: Validation,
+    max_drop: float | None,
+) -> tuple[Any, dict[str, str], list[str]]:
+    """Quantize the convolutions of a file: all, or as many as a drop in mIoU allows.
+
+    To meet a drop, NNCF ranks the layers by what each costs and keeps one after the
+    other in float32. It may fail to meet it.
+
+    Returns:
+        The ``openvino.Model``, the names of the layers in int8 by their operation in it,
+        and the names of those in float32.
+    """
+    openvino, passes = require('openvino'), require('openvino.passes')
+    nncf = require('nncf', 'quantize')
+    estimators = require('nncf.quantization.range_estimator', 'quantize')
+    model = openvino.Core().read_model(file)
+    # Exporters keep the names of parameters.
+    names = {}
+    for operation, weight in _weights(model):
+        parameter = weight.get_friendly_name()
+        names[operation] = parameter.removeprefix('network.').removesuffix('.weight')
+    # NNCF finds a bias only if it is a constant, but folded weights lose their names.
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)
+    # Ranges from the least to the greatest value: cutting them off costs mIoU.
+    ranges = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
+    )
+    options = dict(
+        calibration_dataset=nncf.Dataset(calibration),
+        subset_size=len(calibration),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(types=['MatMul', 'Interpolate'], validate=False),
+    )
+    with quiet(logging.getLogger('nncf')):
+        if max_drop is None:
+            quantized = nncf.quantize(model, advanced_parameters=ranges, **options)
+        else:
+            quantized = nncf.quantize_with_accuracy_control(
+                model,
+                validation_dataset=nncf.Dataset(range(len(validation))),
+                # Without scores of the images, NNCF scores each image by itself.
+                validation_fn=lambda compiled, indices: (
+                    validation.score(lambda images: compiled(images)[0], indices),
+                    None,
+                ),
+                max_drop=max_drop,
+                drop_type=nncf.DropType.ABSOLUTE,
+                advanced_quantization_parameters=ranges,
+                advanced_accuracy_restorer_parameters=(
+                    nncf.AdvancedAccuracyRestorerParameters(
+                        ranking_subset_size=min(_RANKING_IMAGES, len(validation))
+                    )
+                ),
+                **options,
+            )
+    layers = {
+        operation: names[operation]
+        for operation, weight in _weights(quantized)
+        if weight.get_element_type().get_type_name() in _INT8
+    }
+    kept = [name for operation, name in names.items() if operation not in layers]
+    return quantized, layers, kept
+
+
+def _weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each convolution and the constant that its weights come from."""
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() in ('Convolution', 'GroupConvolution'):
+            node = operation.input_value(1).get_node()
+            while node.get_input_size():
+                node = node.input_value(0).get_node()
+            yield operation.get_friendly_name(), node
+
+
 def missing_for_int8() -> str | None:
     """Return what an x86 processor lacks for fast int8; None if nothing or unknown."""
-    try:
-        lines = _CPU_INFO.read_text().splitlines()
-    except OSError:
-        return None
-    flags = next((line for line in lines if line.startswith('flags')), 'vnni')
-    if 'vnni' in flags:
+    info = _CPU_INFO.read_text() if _CPU_INFO.exists() else ''
+    if 'flags' not in info or 'vnni' in info:
         return None
     return 'this processor has neither VNNI nor AMX, with which int8 is faster'
-
-
-def _in_torch(model: BaseModel, metadata: Metadata) -> Callable[[Array], Array]:
-    graph = SegmentorGraph(model, metadata).eval()
-
-    @torch.inference_mode()
-    def run(images: Array) -> Array:
-        return graph(torch.from_numpy(images)).numpy()
-
-    return run
-
-
-def _open(path: Path) -> OpenVINOBackend:
-    backend = open_backend(path, threads=torch.get_num_threads())
-    assert isinstance(backend, OpenVINOBackend)
-    return backend

@@ -41,28 +41,21 @@ class RealImages:
 
     def __init__(self, cfg: Config, file: str, dataset: dict[str, Any]) -> None:
         cfg = copy.deepcopy(cfg)
-        cfg.test_dataloader = dict(dataset=dataset)
+        cfg.test_dataloader = dict(dataset=copy.deepcopy(dataset))
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         use_exported_file(cfg, file)
         check_loading(cfg.test_dataloader.dataset)
         self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
         self._model = MODELS.build(cfg.model).eval()
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.dataset)
-
     def predict(
         self, index: int, run: Callable[[Array], Array]
     ) -> tuple[dict[str, Any], Sequence[Any]]:
-        """Segment one image.
+        """Return the batch of one image and its predictions.
 
         Args:
             index: Index of the image in the data set.
             run: Function that computes labels or logits as the file does.
-
-        Returns:
-            The batch of one image, and its predictions.
         """
         batch = pseudo_collate([self.dataset[index]])
         self._model.run = run
@@ -71,14 +64,15 @@ class RealImages:
     def inputs(self, index: int) -> list[Array]:
         """Return the inputs of the file for one image: the whole, or each window."""
         backend, inputs = self._model.backend, []
+        facts = backend.metadata
 
         def keep(images: Array) -> Array:
             backend.check(images)
             inputs.append(images)
-            batch, size = len(images), images.shape[2:]
-            if backend.metadata.output == 'labels':
+            batch, _, *size = images.shape
+            if facts.output == 'labels':
                 return np.zeros((batch, *size), np.uint8)
-            return np.zeros((batch, backend.metadata.out_channels, *size), np.float32)
+            return np.zeros((batch, facts.out_channels, *size), np.float32)
 
         self.predict(index, keep)
         return inputs
@@ -102,11 +96,10 @@ class CalibrationImages:
     """
 
     def __init__(self, cfg: Config, file: str, count: int, seed: int = 0) -> None:
-        training, validation = (
-            _dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader')
-        )
+        validation = cfg.val_dataloader.dataset
         pipeline = leaf_datasets(validation)[0].pipeline
-        self._images = RealImages(cfg, file, _with_pipeline(training, pipeline))
+        training = _with_pipeline(cfg.train_dataloader.dataset, pipeline)
+        self._images = RealImages(cfg, file, training)
         scored = set(_paths(DATASETS.build(_with_pipeline(validation, []))))
         paths = _paths(self._images.dataset)
         usable = [index for index, path in enumerate(paths) if path not in scored]
@@ -146,47 +139,39 @@ class Validation(RealImages):
     """
 
     def __init__(self, cfg: Config, file: str) -> None:
-        super().__init__(cfg, file, _dataset(cfg, 'val_dataloader'))
+        super().__init__(cfg, file, cfg.val_dataloader.dataset)
         self._metrics = cfg.val_evaluator
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset)
 
     def score(
         self, run: Callable[[Array], Array], indices: Iterable[int] | None = None
-    ) -> tuple[float, list[float]]:
-        """Score a file by mmseg's metric.
+    ) -> float:
+        """Return the mIoU of a file in percent, by mmseg's metric.
 
         Args:
             run: The file, or a function that computes what a file does.
             indices: Indices of the images to score on; all by default.
 
-        Returns:
-            The mIoU in percent, of all images together and of each by itself.
-
         Raises:
             ConfigError: If the metrics of the config give no mIoU.
         """
-        with quiet(MMLogger.get_current_instance()):  # It logs a table of classes.
-            together, each = self._evaluator(), []
-            for index in range(len(self)) if indices is None else indices:
-                batch, outputs = self.predict(index, run)
-                alone = self._evaluator()
-                for evaluator in (together, alone):
-                    evaluator.process(data_samples=outputs, data_batch=batch)
-                each.append(_miou(alone.evaluate(1)))
-            return _miou(together.evaluate(len(each))), each
-
-    def _evaluator(self) -> Evaluator:
-        evaluator = Evaluator(copy.deepcopy(self._metrics))
+        indices = list(range(len(self)) if indices is None else indices)
+        evaluator = Evaluator(self._metrics)
         evaluator.dataset_meta = self.dataset.metainfo
-        return evaluator
-
-
-def _miou(metrics: dict[str, float]) -> float:
-    for name, value in metrics.items():
-        if name.split('/')[-1] == 'mIoU':
-            return float(value)
-    raise ConfigError(
-        f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or "nothing"}'
-    )
+        with quiet(MMLogger.get_current_instance()):  # It logs a table of classes.
+            for index in indices:
+                batch, outputs = self.predict(index, run)
+                evaluator.process(data_samples=outputs, data_batch=batch)
+            metrics = evaluator.evaluate(len(indices))
+        for name, value in metrics.items():
+            if name.split('/')[-1] == 'mIoU':
+                return float(value)
+        raise ConfigError(
+            f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or None}'
+        )
 
 
 def check_sets(cfg: Config) -> None:
@@ -196,17 +181,11 @@ def check_sets(cfg: Config) -> None:
         ConfigError: If the config lacks one, or a metric of validation.
         DataError: If data is missing.
     """
-    for name in ('train_dataloader', 'val_dataloader'):
-        check_dataset(_dataset(cfg, name))
-    if not cfg.get('val_evaluator'):
-        raise ConfigError('the config has no val_evaluator, which computes the mIoU')
-
-
-def _dataset(cfg: Config, name: str) -> Any:
-    loader = cfg.get(name)
-    if not loader:
-        raise ConfigError(f'the config has no {name}, whose images are needed')
-    return copy.deepcopy(loader.dataset)
+    for part in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
+        if not cfg.get(part):
+            raise ConfigError(f'the config has no {part}, which quantizing needs')
+    check_dataset(cfg.train_dataloader.dataset)
+    check_dataset(cfg.val_dataloader.dataset)
 
 
 def _with_pipeline(dataset: Any, pipeline: list) -> Any:

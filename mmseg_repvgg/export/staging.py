@@ -18,9 +18,6 @@ def staged(path: Path) -> Iterator[Path]:
     The path is in a hidden folder beside the target. The next run overwrites a folder
     that a killed run left.
 
-    Args:
-        path: The target.
-
     Raises:
         WriteError: If a file cannot be written. The old files then are as they were.
     """
@@ -28,9 +25,9 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
+        (stage / 'old').mkdir(parents=True)
         yield stage / path.name
-        _move(sorted(file for file in stage.iterdir() if file.is_file()), path.parent)
+        _place(stage, path.parent)
     except UserError:
         raise
     except OSError as error:
@@ -42,20 +39,17 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _move(files: list[Path], folder: Path) -> None:
+def _place(stage: Path, folder: Path) -> None:
     """Move a file, or a pair of weights and the graph that reads them, into a folder.
 
-    A pair is replaced whole or not at all. The old graph is moved away first and the new
-    graph comes last, so that a graph never lies beside the weights of another. A step
-    that fails is undone. A process that is killed leaves no graph to open, and the old
-    files as ``.NAME.old``.
+    A step that fails is undone. The old graph of a pair goes first and the new one comes
+    last, so that a killed process leaves no graph beside the weights of another.
     """
-    places = [folder / file.name for file in files]
-    old = [place.with_name(f'.{place.name}.old') for place in places]
-    moves = list(zip(files, places))
+    files = sorted(file for file in stage.iterdir() if file.is_file())
+    moves = [(file, folder / file.name) for file in files]
     if len(files) > 1:
-        kept = [(place, kept) for place, kept in zip(places, old) if place.exists()]
-        moves = kept[::-1] + moves
+        old = [place for _, place in reversed(moves) if place.exists()]
+        moves = [(place, stage / 'old' / place.name) for place in old] + moves
     for file in files:
         with open(file, 'rb') as written:
             os.fsync(written.fileno())
@@ -64,5 +58,3 @@ def _move(files: list[Path], folder: Path) -> None:
             os.replace(source, target)
             undo.callback(os.replace, target, source)
         undo.pop_all()
-    for path in old:
-        path.unlink(missing_ok=True)

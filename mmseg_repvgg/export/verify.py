@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repvgg_runtime.backends import Array, Backend, last_line, shape_text
+from repvgg_runtime.backends import Backend, last_line, shape_text
 
 from ..errors import ExportError, UserError
 from ..models.comparison import relative_difference
@@ -52,49 +52,46 @@ def verify(
         ExportError: If logits differ by more than :data:`TOLERANCE`, labels on more than
             that share of the pixels, or the output has another shape.
     """
-    facts = backend.metadata
+    facts, name = backend.metadata, backend.path.name
     errors, differing, pixels, shapes = [], 0, 0, []
     for images in batches:
+        shapes.append(shape_text(images.shape))
         inputs, expected = reference(model, images)
-        found = _run(backend, images if facts.normalize else inputs.numpy())
         labels = expected.argmax(1)
         wanted = labels if facts.output == 'labels' else expected
+        try:
+            output = backend(images if facts.normalize else inputs.numpy())
+        except UserError:
+            raise
+        except Exception as error:
+            # The runtimes raise errors of types of their own.
+            raise ExportError(
+                f'{name} cannot be run on images of {shapes[-1]}: {last_line(error)}. '
+                'Nothing was saved'
+            ) from error
+        found = torch.from_numpy(output)
         if found.shape != wanted.shape:
             raise ExportError(
-                f'{backend.path.name} gives {facts.output} of shape '
-                f'{tuple(found.shape)}, but the model gives {tuple(wanted.shape)}'
+                f'{name} gives {facts.output} of shape {tuple(found.shape)}, but the '
+                f'model gives {tuple(wanted.shape)}'
             )
         if facts.output == 'logits':
             errors.append(relative_difference(found, expected))
             found = found.argmax(1)
         differing += int((found != labels).sum())
         pixels += labels.numel()
-        shapes.append(shape_text(images.shape))
     # np.max keeps a NaN, max() does not.
     agreement = Agreement(float(np.max(errors)) if errors else None, differing / pixels)
     # A comparison with NaN is false.
     if not (agreement.logit_error or 0) <= TOLERANCE or agreement.label_error > TOLERANCE:
         raise ExportError(
-            f'{backend.path.name} does not compute what the fused model computes: '
-            f'relative error of the logits {agreement.logit_error}, other labels on '
+            f'{name} does not compute what the fused model computes: relative error of '
+            f'the logits {agreement.logit_error}, other labels on '
             f'{agreement.label_error:.3%} of the pixels, {TOLERANCE:.0e} allowed, on '
             f'images of {", ".join(shapes)}. Nothing was saved; try another --opset or '
             '--to, or a fixed --size'
         )
     return agreement
-
-
-def _run(backend: Backend, images: Array) -> Tensor:
-    try:
-        return torch.from_numpy(backend(images))
-    except UserError:
-        raise
-    except Exception as error:
-        # The runtimes raise errors of types of their own.
-        raise ExportError(
-            f'{backend.path.name} cannot be run on images of {shape_text(images.shape)}: '
-            f'{last_line(error)}. Nothing was saved'
-        ) from error
 
 
 @torch.inference_mode()
@@ -119,15 +116,9 @@ def reference(model: Any, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor
 
 
 def smooth_noise(batch: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Draw noise that is smooth enough for labels to form regions, always the same.
+    """Draw images, (B, 3, H, W), of noise that is always the same.
 
-    Args:
-        batch: Number of images.
-        height: Height of the images.
-        width: Width of the images.
-
-    Returns:
-        Shape (B, 3, H, W), 0 to 255.
+    The noise is smooth enough for labels to form regions.
     """
     cells = (-(-height // _CELL), -(-width // _CELL))
     coarse = np.random.default_rng(0).uniform(0, 255, (batch, 3, *cells))

@@ -184,7 +184,7 @@ def test_wrong_pooling_is_found(cfg, model, tmp_path, monkeypatch, to):
 
 @pytest.mark.parametrize('dynamic', [False, True])
 def test_wrong_normalization_is_found(cfg, model, tmp_path, monkeypatch, dynamic):
-    monkeypatch.setattr(graph.Normalize, 'forward', lambda self, image: image.float())
+    monkeypatch.setattr(graph.SegmentorGraph, 'normalize', lambda self, x: x.float())
     options = dict(size=(61, 45), dynamic=dynamic, normalize=True)
     with pytest.raises(ExportError, match='relative error of the logits'):
         export(cfg, model, tmp_path / 'x.pt', 'torchscript', **options)

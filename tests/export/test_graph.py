@@ -1,7 +1,7 @@
 import torch
 from mmseg.registry import MODELS
 
-from mmseg_repvgg.export.graph import Normalize
+from mmseg_repvgg.export.graph import SegmentorGraph
 from mmseg_repvgg.export.metadata import describe
 from mmseg_repvgg.export.verify import reference, smooth_noise
 
@@ -16,5 +16,6 @@ def test_normalize_matches_the_data_preprocessor(cfg, model):
         model.data_preprocessor = MODELS.build(preprocessor)
         images = smooth_noise(2, 16, 24)
         expected, _ = reference(model, images)
-        assert torch.equal(Normalize(facts)(torch.from_numpy(images)), expected)
+        graph = SegmentorGraph(model, facts)
+        assert torch.equal(graph.normalize(torch.from_numpy(images)), expected)
         assert facts.channels == ('RGB' if flip == 'rgb_to_bgr' else 'BGR')

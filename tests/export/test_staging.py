@@ -73,10 +73,9 @@ def test_graph_never_lies_beside_the_weights_of_another(tmp_path, monkeypatch):
 
 
 def test_files_of_a_killed_run_are_removed(tmp_path):
-    for name in ('.x.xml.old', '.x.bin.old'):
-        (tmp_path / name).write_text('old')
-    (tmp_path / '.x.xml.partial').mkdir()
-    (tmp_path / '.x.xml.partial' / 'x.txt').write_text('old')
+    (tmp_path / '.x.xml.partial' / 'old').mkdir(parents=True)
+    for name in ('x.txt', 'old/x.xml', 'old/x.bin'):
+        (tmp_path / '.x.xml.partial' / name).write_text('old')
     write_pair(tmp_path / 'x.xml', 'new')
     assert read_pair(tmp_path) == ('new', 'new')
     assert len(list(tmp_path.iterdir())) == 2
