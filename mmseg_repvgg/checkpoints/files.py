@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.extras import require
 from repvgg_runtime.special_files import refuse_special_file
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ExtraError
 from . import unpickler
 
 CHECKSUM_SUFFIX = '.sha256'
@@ -23,7 +24,10 @@ TRUST = 'MMSEG_REPVGG_TRUST_CHECKPOINT'
 
 
 def is_trusted(trust: bool = False) -> bool:
-    """Return whether the argument or the environment allows checkpoints to run code."""
+    """Return whether checkpoints may run code, for files whose origin the user trusts.
+
+    ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` in the environment does the same as ``trust``.
+    """
     return trust or os.environ.get(TRUST) == '1'
 
 
@@ -32,9 +36,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
 
     Args:
         path: A file of ``torch.save``, or ``*.safetensors``.
-        trust: Whether to unpickle anything, which can run code. Only for a file whose
-            origin you trust. ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` in the environment does
-            the same.
+        trust: Whether to unpickle anything, which can run code; see :func:`is_trusted`.
 
     Returns:
         The object that was saved; for a safetensors file, a dict of tensors.
@@ -44,35 +46,26 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
             what mmengine and PyTorch store with them.
     """
     path = os.fspath(path)
-    data = _read_bytes(path)
+    try:
+        refuse_special_file(path)
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f'the checkpoint {path} does not exist') from error
+    except OSError as error:
+        raise CheckpointError(
+            f'the checkpoint {path} cannot be read: {error.strerror}'
+        ) from error
     _verify_checksum(path, data)
     try:
         if path.endswith('.safetensors'):
-            return _safetensors(path).load(data)
+            return require('safetensors.torch', 'safetensors').load(data)
         if is_trusted(trust):
             return torch.load(io.BytesIO(data), map_location='cpu', weights_only=False)
         return unpickler.load(data)
-    except CheckpointError:
+    except ExtraError:
         raise
     except Exception as error:
         raise _explained(path, data, error) from error
-
-
-def _read_bytes(path: str) -> bytes:
-    try:
-        refuse_special_file(path)
-        with open(path, 'rb') as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f'the checkpoint {path} does not exist. Check the path'
-        ) from error
-    except IsADirectoryError as error:
-        raise CheckpointError(
-            f'the checkpoint {path} is a folder; give one of the files in it'
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f'the checkpoint {path} cannot be read: {error}') from error
 
 
 def _explained(path: str, data: bytes, error: Exception) -> CheckpointError:
@@ -94,32 +87,17 @@ def _explained(path: str, data: bytes, error: Exception) -> CheckpointError:
     )
 
 
-def _safetensors(path: str) -> Any:
-    try:
-        from safetensors import torch as safetensors_torch
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path} needs the extra 'safetensors': pip install safetensors"
-        ) from error
-    return safetensors_torch
-
-
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint atomically.
-
-    Args:
-        checkpoint: An object for ``torch.save``, or for ``*.safetensors`` a dict of
-            tensors.
-        path: The file to write or replace.
+    """Write a checkpoint atomically; for ``*.safetensors``, it is a dict of tensors.
 
     Raises:
-        WriteError: If the file cannot be written, for example on a full disk.
+        WriteError: If the file cannot be written; it is left unchanged.
     """
     path = os.fspath(path)
     if path.endswith('.safetensors'):
         # The format refuses tensors that share memory or are not contiguous.
         tensors = {key: value.clone().contiguous() for key, value in checkpoint.items()}
-        data = _safetensors(path).save(tensors)
+        data = require('safetensors.torch', 'safetensors').save(tensors)
     else:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -130,13 +108,9 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
 def write_bytes(
     data: bytes, path: str | os.PathLike[str], checksum: bool = False
 ) -> None:
-    """Write a file atomically, with its checksum if wanted.
+    """Write a file atomically, if wanted with its SHA-256 beside it.
 
-    Args:
-        data: The content.
-        path: The file to write or replace.
-        checksum: Whether to write the SHA-256 beside it, by which
-            :func:`read_checkpoint` detects corruption.
+    :func:`read_checkpoint` detects corruption by the checksum.
 
     Raises:
         WriteError: If the file cannot be written; it is left unchanged.
@@ -157,7 +131,7 @@ def write_bytes(
 def _verify_checksum(path: str, data: bytes) -> None:
     """Compare the data with the SHA-256 beside the file, if there is one."""
     lines = read_note(Path(path + CHECKSUM_SUFFIX)).splitlines()
-    stored = {line.split()[0] for line in lines if line.strip()}
+    stored = {line.partition(' ')[0] for line in lines}
     if stored and hashlib.sha256(data).hexdigest() not in stored:
         raise CheckpointError(
             f'the checkpoint {path} is damaged: its SHA-256 differs from that in '

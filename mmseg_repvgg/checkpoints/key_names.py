@@ -9,7 +9,7 @@ The backbone itself uses these functions, to load a checkpoint of any layout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -38,8 +38,7 @@ class Names:
     """The names that a project gives to the parts of a RepVGG.
 
     Attributes:
-        stages: The stem and the four stages. A stage's name is followed by the number
-            of a block, which counts from 0.
+        stages: The stem and the four stages; a stage's name precedes a block's number.
         parts: The parts of a block by our names, in the order of the project's own state
             dicts.
         prefix: What precedes the keys of the backbone in the project's own files.
@@ -54,10 +53,7 @@ class Names:
 
 _STAGES = ('stem', 'stage_1', 'stage_2', 'stage_3', 'stage_4')
 NAMES = {
-    'mmseg_repvgg': Names(
-        stages=_STAGES,
-        parts={part: part for part in _TENSORS},
-    ),
+    'mmseg_repvgg': Names(_STAGES, parts={part: part for part in _TENSORS}),
     'official': Names(
         stages=('stage0', 'stage1', 'stage2', 'stage3', 'stage4'),
         parts={
@@ -121,7 +117,7 @@ _READ = [*NAMES.items(), ('mmpretrain', _OLD_MMPRETRAIN), ('timm', _TIMM_FEATURE
 
 @dataclass(frozen=True)
 class Recognised:
-    """The layout of a state dict, as its keys tell it.
+    """The layout of a RepVGG backbone, as its keys tell it.
 
     Attributes:
         layout: One of :data:`LAYOUTS`.
@@ -154,25 +150,16 @@ class Native:
 
 
 def recognise(keys: Iterable[str]) -> Recognised | None:
-    """Return the layout, the form and the prefix of a RepVGG backbone from its keys.
-
-    A backbone has a stem and a first block: other nets have a ``stem.conv.weight`` too.
-
-    Args:
-        keys: The keys of a state dict, of a backbone or of a model that contains one.
+    """Recognise a RepVGG backbone, or a model that contains one, from its keys.
 
     Returns:
         The backbone with the most keys, or None if there is no backbone.
     """
-    found = _find_backbones(keys)
-    return found[0] if found else None
+    return next(iter(_find_backbones(keys)), None)
 
 
 def to_native(state_dict: Mapping[str, Tensor]) -> Native:
-    """Translate a state dict of any layout to our keys.
-
-    Args:
-        state_dict: The state dict of a backbone or of a model that contains one.
+    """Translate the state dict of a backbone, or of a model that contains one.
 
     Raises:
         CheckpointError: If there is no backbone or more than one, if a key under the
@@ -197,17 +184,18 @@ def to_native(state_dict: Mapping[str, Tensor]) -> Native:
             f'it looks like a RepVGG in the layout of {layout}, but {len(unknown)} of '
             f'its keys are not of one: {few(unknown)}'
         )
-    fused = [key for key in ours if _form(ours[key]) == 'fused']
-    if fused and recognised.form == 'training':
-        trained = next(key for key in ours if _form(ours[key]) == 'training')
+    # Squeeze-and-excitation is in both forms.
+    blocks = [key for key in ours if '.se.' not in ours[key]]
+    trained = [key for key in blocks if '.branch_' in ours[key]]
+    fused = [key for key in blocks if '.branch_' not in ours[key]]
+    if trained and fused:
         raise CheckpointError(
-            f'it is fused in part: {fused[0]} is of the fused form and {trained} of the '
-            'training form'
+            f'it is fused in part: {fused[0]} is of the fused form and {trained[0]} of '
+            'the training form'
         )
-    theirs = {our_key: key for key, our_key in ours.items()}
-    in_order = key_table(NAMES['mmseg_repvgg'], _count_blocks(theirs))
+    backbone = {our_key: state_dict[key] for key, our_key in ours.items()}
     return Native(
-        backbone={key: state_dict[theirs[key]] for key in in_order if key in theirs},
+        backbone=from_native(backbone, 'mmseg_repvgg'),  # puts them in our order
         classifier=tuple(key for key in state_dict if key in classifier),
         rest={key: state_dict[key] for key in others},
         recognised=recognised,
@@ -227,8 +215,7 @@ def from_native(
         classifier: ``weight`` and ``bias`` of an ImageNet classifier to add.
 
     Returns:
-        A state dict with the keys and the order of that project's own files. Those of
-        mmpretrain begin with ``backbone.``.
+        A state dict with the keys and the order of that project's own files.
 
     Raises:
         ConfigError: If the layout is unknown, or has no name for a classifier.
@@ -237,7 +224,7 @@ def from_native(
     if layout not in NAMES:
         raise ConfigError(f'layout must be one of {LAYOUTS}, but got {layout!r}')
     names = NAMES[layout]
-    table = key_table(names, _count_blocks(backbone))
+    table = _key_table(names, _count_blocks(backbone, NAMES['mmseg_repvgg']))
     known = set(table.values())
     unknown = [key for key in backbone if key not in known]
     if unknown:
@@ -254,15 +241,10 @@ def from_native(
     return written
 
 
-def key_table(names: Names, depths: Iterable[int]) -> dict[str, str]:
-    """Map every key that a backbone may have, in either form, to our key.
+def _key_table(names: Names, depths: Iterable[int]) -> dict[str, str]:
+    """Map every key that a backbone of these depths may have, in either form, to ours.
 
-    Args:
-        names: The names of a layout, such as ``NAMES['timm']``.
-        depths: Number of blocks of each of the four stages.
-
-    Returns:
-        The keys without prefix, in the order of the layout's own state dicts.
+    Keys have no prefix and the order of the layout's own state dicts.
     """
     blocks = {names.stages[0]: _STAGES[0]}
     for stage, ours, depth in zip(names.stages[1:], _STAGES[1:], depths):
@@ -280,12 +262,13 @@ def _find_backbones(keys: Iterable[str]) -> list[Recognised]:
     keys = list(keys)
     found: dict[str, Recognised] = {}
     for layout, names in _READ:
+        # Other nets have a stem.conv.weight too, so a first block is required as well.
         stem, first = names.stages[0], f'{names.stages[1]}.0'
         for prefix in _prefixes(keys, stem, names) & _prefixes(keys, first, names):
             inside = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
-            table = key_table(names, _count_blocks(inside, names))
+            table = _key_table(names, _count_blocks(inside, names))
             ours = {prefix + key: table[key] for key in inside if key in table}
-            trained = any(_form(key) == 'training' for key in ours.values())
+            trained = any('.branch_' in key for key in ours.values())
             form = 'training' if trained else 'fused'
             # A variant of a layout shares most of its keys; the better match counts.
             if prefix not in found or len(ours) > len(found[prefix].keys):
@@ -300,21 +283,12 @@ def _prefixes(keys: Iterable[str], block: str, names: Names) -> set[str]:
     return {f'{before}.'[1:] for before, _, tensor in parts if tensor in tensors}
 
 
-def _count_blocks(keys: Iterable[str], names: Names = NAMES['mmseg_repvgg']) -> list[int]:
+def _count_blocks(keys: Collection[str], names: Names) -> list[int]:
     """Count the blocks of each stage up to the first number that is missing."""
-    depths = []
-    for stage in names.stages[1:]:
-        inside = [key[len(stage) + 1 :] for key in keys if key.startswith(f'{stage}.')]
-        blocks = {key.partition('.')[0] for key in inside}
-        depths.append(next(n for n in count() if str(n) not in blocks))
-    return depths
-
-
-def _form(our_key: str) -> str | None:
-    """Return which form a key proves; squeeze-and-excitation is in both."""
-    if '.se.' in our_key:
-        return None
-    return 'training' if '.branch_' in our_key else 'fused'
+    return [
+        next(n for n in count() if not any(k.startswith(f'{stage}.{n}.') for k in keys))
+        for stage in names.stages[1:]
+    ]
 
 
 def _classifier_keys(names: Names, prefix: str) -> set[str]:

@@ -70,15 +70,8 @@ def _newest_first(folder: Path) -> list[Path]:
         for path in place.glob(pattern)
         if os.path.realpath(path) not in map(os.path.realpath, first)
     }
-    return first + sorted(others, key=_modified, reverse=True)
-
-
-def _modified(path: Path) -> int:
-    """Return when a file was modified; 0 for a dangling link."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+    # A link may be dangling, so its own time counts.
+    return first + sorted(others, key=lambda path: path.lstat().st_mtime, reverse=True)
 
 
 def _require_resumable(path: Path, checkpoint: Any) -> None:

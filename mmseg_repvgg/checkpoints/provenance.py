@@ -14,24 +14,18 @@ def trained_backbone(checkpoint: Any) -> dict[str, Any]:
     mmengine stores the config in ``meta['cfg']`` as the text of a Python file, which is
     parsed and never executed.
 
-    Args:
-        checkpoint: The content of a file.
-
     Returns:
         The fields that are literals; empty if the checkpoint has no such config.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
-    if not isinstance(text, str):
-        return {}
-    try:
-        statements = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    fields: dict[str, ast.expr] = {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign) and _assigns(statement, 'model'):
-            fields = _fields(_fields(statement.value).get('backbone'))
+    fields: dict[Any, ast.expr] = {}
+    if isinstance(text, str):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            for statement in ast.parse(text).body:
+                match statement:
+                    case ast.Assign([ast.Name('model')], model):
+                        fields = _fields(_fields(model).get('backbone'))
     found = {}
     for name, value in fields.items():
         # The parser accepts {[]: 0} as a dict, which is a TypeError here.
@@ -40,18 +34,12 @@ def trained_backbone(checkpoint: Any) -> dict[str, Any]:
     return found
 
 
-def _assigns(statement: ast.Assign, name: str) -> bool:
-    return any(isinstance(t, ast.Name) and t.id == name for t in statement.targets)
-
-
-def _fields(value: ast.expr | None) -> dict[str, ast.expr]:
+def _fields(value: ast.expr | None) -> dict[Any, ast.expr]:
     """Return the fields of ``dict(...)`` or ``{...}``; mmengine writes either."""
-    if isinstance(value, ast.Call):
-        return {word.arg: word.value for word in value.keywords if word.arg}
-    if isinstance(value, ast.Dict):
-        return {
-            key.value: item
-            for key, item in zip(value.keys, value.values)
-            if isinstance(key, ast.Constant) and isinstance(key.value, str)
-        }
+    match value:
+        case ast.Call(keywords=words):
+            return {word.arg: word.value for word in words if word.arg}
+        case ast.Dict(keys, values):
+            named = zip(keys, values)
+            return {key.value: v for key, v in named if isinstance(key, ast.Constant)}
     return {}

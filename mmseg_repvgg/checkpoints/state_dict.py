@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 # The entries of a checkpoint that may hold the state dict, in order of preference.
 # mmengine stores the EMA weights as 'state_dict' and the weights in training as
 # 'ema_state_dict', so entries with EMA in their name come last.
-WRAPPERS = (
+_WRAPPERS = (
     'state_dict',
     'model_state_dict',
     'model',
@@ -31,32 +31,27 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
     """Return the state dict that a checkpoint holds.
 
-    A dict of tensors is returned as it is. Otherwise the first entry of
-    :data:`WRAPPERS` is taken, so EMA weights only if there are no others. mmengine's
-    ``state_dict`` holds the EMA weights already.
+    A dict of tensors is returned as it is. Otherwise the first entry of ``_WRAPPERS`` is
+    taken, so EMA weights only if there are no others.
 
     The prefixes ``module.`` and ``_orig_mod.`` are removed if every key has them, and
     with them the counter of an averaged model.
 
-    Args:
-        checkpoint: The content of a file.
-
     Raises:
-        CheckpointError: If there is no state dict, or if a tensor cannot be a weight,
-            see :func:`find_flaw`.
+        CheckpointError: If there is no state dict, or if a tensor is not dense, real,
+            unquantized and finite, with memory of its own size.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(
-            f'it holds a {_type(checkpoint)}, not a dict of tensors or of a state_dict'
-        )
     state_dict, where = checkpoint, 'it'
-    for wrapper in WRAPPERS:
-        # A model may have a tensor of that name.
-        if wrapper in checkpoint and not isinstance(checkpoint[wrapper], Tensor):
-            state_dict, where = checkpoint[wrapper], f'its {wrapper!r}'
-            break
+    if isinstance(checkpoint, Mapping):
+        for wrapper in _WRAPPERS:
+            # A model may have a tensor of that name.
+            if wrapper in checkpoint and not isinstance(checkpoint[wrapper], Tensor):
+                state_dict, where = checkpoint[wrapper], f'its {wrapper!r}'
+                break
     if not isinstance(state_dict, Mapping):
-        raise CheckpointError(f'{where} is a {_type(state_dict)}, not a dict of tensors')
+        raise CheckpointError(
+            f'{where} is a {_type(state_dict)}, not a dict of tensors or of a state_dict'
+        )
     if not state_dict:
         raise CheckpointError(f'{where} is empty')
     for key, value in state_dict.items():
@@ -64,18 +59,14 @@ def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
             raise CheckpointError(
                 f'{where} is not a state dict: {key!r} is a {_type(value)}, not a tensor'
             )
-        flaw = find_flaw(value)
-        if flaw is not None:
+        if flaw := _find_flaw(value):
             raise CheckpointError(f'{where} cannot be loaded: {key} {flaw}')
     return _without_module_prefix(dict(state_dict))
 
 
-def find_flaw(value: Tensor) -> str | None:
-    """Return why a tensor cannot be a weight or a buffer, or None if it can.
-
-    mmengine only logs a tensor that it could not copy, and keeps the random weights of
-    the module.
-    """
+def _find_flaw(value: Tensor) -> str | None:
+    """Return why a tensor cannot be a weight or a buffer, or None if it can."""
+    # mmengine only logs a tensor that it could not copy, and keeps random weights.
     if value.layout is not torch.strided or value.is_nested:
         return 'is not a dense tensor'
     if value.is_meta:
@@ -102,8 +93,7 @@ def describe_mismatch(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
         wanted: The state dict of the model.
 
     Returns:
-        The missing and the unexpected keys, then the shapes and dtypes that differ; an
-        empty string if the state dict fits.
+        An empty string if the state dict fits.
     """
     both = [(key, found[key], value) for key, value in wanted.items() if key in found]
     missing = [key for key in wanted if key not in found]

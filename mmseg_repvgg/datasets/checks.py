@@ -1,14 +1,19 @@
-"""Check that a data set is complete before anything is built, trained or written."""
+"""Check a data set before it is built, and let it check its files while loading them."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
+
+from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import DATASETS, TRANSFORMS
 
 from ..errors import ConfigError, DataError
 from ..registry_types import type_name
-from .nested import build_lazily, leaf_datasets, supports_lazy_init
+from .transforms import LoadCheckedAnnotations
 
 _HINTS = {
     'CityscapesDataset': (
@@ -29,7 +34,7 @@ def check_dataset(cfg: Mapping[str, Any]) -> None:
     """Check that the files of a data set exist, each image with its label map.
 
     Their contents are checked while loading, see
-    :func:`~.checked_loading.check_loading`.
+    :func:`check_loading`.
 
     Args:
         cfg: Config of a data set or of a wrapper. Only a ``BaseSegDataset`` on a local
@@ -79,3 +84,88 @@ def _require_files(dataset: Any, name: str) -> None:
             f'map *{dataset.seg_map_suffix} in {dataset.data_prefix["seg_map_path"]}; '
             f'the first is {bare[0]}. {hint}'
         )
+
+
+def check_loading(cfg: MutableMapping[str, Any]) -> None:
+    """Replace the loading transforms of a data set's pipeline by checked ones.
+
+    ``LoadImageFromFile`` becomes ``LoadCheckedImage`` and ``LoadAnnotations``
+    ``LoadCheckedAnnotations``, with the same arguments and decoder. Label maps are
+    checked against the classes of the data set. Configs keep mmseg's names, since its
+    inference functions look for these in a ``test_pipeline``. Subclasses of the two and
+    all other transforms stay.
+
+    Args:
+        cfg: Config of a data set or of a wrapper; changed in place.
+    """
+    for part in _inner_datasets(cfg):
+        check_loading(part)
+    if cfg.get('pipeline'):
+        cfg['pipeline'] = _checked(cfg['pipeline'], _labels_of(cfg))
+
+
+def _labels_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that tell which labels are valid, as far as known."""
+    if not supports_lazy_init(cfg) or cfg.get('backend_args'):
+        return {}
+    dataset = build_lazily(cfg)
+    classes = dataset.metainfo.get('classes')
+    ignored = getattr(dataset, 'ignore_index', 255)
+    return dict(num_classes=len(classes), ignore_index=ignored) if classes else {}
+
+
+def _checked(steps: Any, labels: Mapping[str, Any]) -> Any:
+    """Return a pipeline, or a part of one, with checked loading."""
+    if isinstance(steps, (list, tuple)):
+        return [_checked(step, labels) for step in steps]
+    if not isinstance(steps, Mapping) or 'type' not in steps:
+        # This is None, or a transform that is built already.
+        return steps
+    kind = steps['type']
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    if kind is LoadImageFromFile:
+        # Pillow and OpenCV decode a JPEG differently: its own default stays.
+        return {'imdecode_backend': 'cv2', **steps, 'type': 'LoadCheckedImage'}
+    if kind in (LoadAnnotations, LoadCheckedAnnotations):
+        return {**labels, **steps, 'type': 'LoadCheckedAnnotations'}
+    if 'transforms' in steps:
+        return {**steps, 'transforms': _checked(steps['transforms'], labels)}
+    return steps
+
+
+def leaf_datasets(cfg: Any) -> list[Any]:
+    """Return the configs of the innermost data sets, which read files.
+
+    The others are wrappers such as ``RepeatDataset`` and ``ConcatDataset``.
+    """
+    inner = _inner_datasets(cfg)
+    return [leaf for part in inner for leaf in leaf_datasets(part)] if inner else [cfg]
+
+
+def _inner_datasets(cfg: Any) -> list[Any]:
+    inner = cfg.get('dataset') or cfg.get('datasets') or []
+    return [*inner] if isinstance(inner, (list, tuple)) else [inner]
+
+
+def supports_lazy_init(cfg: Mapping[str, Any]) -> bool:
+    """Return whether a data set can be built without looking for its files.
+
+    A subclass of ``BaseSegDataset`` need not accept ``lazy_init``.
+    """
+    kind = cfg.get('type')
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if 'data_prefix' not in cfg:
+        return False
+    if kind is None:
+        return True  # Building it raises an error that names the type.
+    parameters = inspect.signature(kind).parameters.values()
+    return any(p.name == 'lazy_init' or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def build_lazily(cfg: Mapping[str, Any]) -> Any:
+    """Build a data set without a pipeline, to read its metainfo and paths.
+
+    It has not looked for its files if it supports ``lazy_init``.
+    """
+    lazily = {'lazy_init': True} if supports_lazy_init(cfg) else {}
+    return DATASETS.build({**cfg, **lazily, 'pipeline': []})

@@ -71,7 +71,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
 
     Args:
         num_classes: Number of classes; None allows any label. The tools fill it in, see
-            :func:`~.checked_loading.check_loading`.
+            :func:`~.checks.check_loading`.
         ignore_index: The label of ignored pixels.
         **kwargs: Arguments of mmseg's ``LoadAnnotations``.
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..datasets.nested import build_lazily, leaf_datasets, supports_lazy_init
+from ..datasets.checks import build_lazily, leaf_datasets, supports_lazy_init
 from ..errors import ConfigError
 from ..registry_types import is_a, type_name
 from .batches import images_at_once

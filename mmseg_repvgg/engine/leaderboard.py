@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import TRANSFORMS
 
-from ..datasets.nested import build_lazily, leaf_datasets
+from ..datasets.checks import build_lazily, leaf_datasets
 from ..datasets.prepare_cityscapes import EXPECTED
 from ..errors import ConfigError, ExtraError
 from ..registry_types import builds, type_name

@@ -14,7 +14,7 @@ from ..checkpoints.files import read_checkpoint
 from ..checkpoints.key_names import recognise
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.state_dict import extract_state_dict
-from ..datasets.nested import build_lazily, leaf_datasets, supports_lazy_init
+from ..datasets.checks import build_lazily, leaf_datasets, supports_lazy_init
 from ..hooks.load_hook import fit_checkpoint
 from ..registry_types import is_a
 

@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
-from ..datasets.checked_loading import check_loading
+from ..datasets.checks import check_loading
 from ..errors import ConfigError, WriteError
 from ..hooks import ProgressHook
 from ..hooks.screen import warnings_only
@@ -34,7 +34,7 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     """Build the Runner of a config, adapted to this machine.
 
     Every image and label map that it loads is checked, see
-    :func:`~mmseg_repvgg.datasets.checked_loading.check_loading`. The config that it dumps
+    :func:`~mmseg_repvgg.datasets.checks.check_loading`. The config that it dumps
     and saves with its checkpoints keeps mmseg's loading, and so serves mmseg's own tools.
 
     Without a GPU, several processes communicate through gloo, DDP gets no device ids and

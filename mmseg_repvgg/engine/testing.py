@@ -7,8 +7,7 @@ from mmseg.registry import HOOKS
 
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
-from ..datasets.checks import check_dataset
-from ..datasets.nested import leaf_datasets
+from ..datasets.checks import check_dataset, leaf_datasets
 from ..errors import ConfigError
 from ..hooks import DeployHook, LoadHook
 from ..registry_types import builds

@@ -9,8 +9,7 @@ from mmengine.config import Config
 
 from ..checkpoints.loading import find_resumable
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
-from ..datasets.checks import check_dataset
-from ..datasets.nested import leaf_datasets
+from ..datasets.checks import check_dataset, leaf_datasets
 from ..errors import ConfigError
 from ..hooks import LoadHook
 from ..registry_types import is_a

@@ -22,9 +22,7 @@ from mmseg.registry import DATASETS, MODELS
 from repvgg_runtime.backends import Array
 from repvgg_runtime.extras import quiet
 
-from ..datasets.checked_loading import check_loading
-from ..datasets.checks import check_dataset
-from ..datasets.nested import leaf_datasets
+from ..datasets.checks import check_dataset, check_loading, leaf_datasets
 from ..errors import ConfigError
 from ..models.wrappers import predict
 from .exported_segmentor import use_exported_file

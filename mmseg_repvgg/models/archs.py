@@ -46,14 +46,13 @@ class Arch:
 
     def __post_init__(self) -> None:
         depths, groups = self.depths, self.groups
-        if not (isinstance(depths, Sequence) and len(depths) == 4) or not all(
-            is_count(depth) for depth in depths
-        ):
+        counts = tuple(depths) if isinstance(depths, Sequence) else ()
+        if len(counts) != 4 or not all(map(is_count, counts)):
             raise ConfigError(
                 'depths of an arch must be 4 numbers of layers, each at least 1, for '
                 f'stages 2 to 5, but got {depths!r}'
             )
-        object.__setattr__(self, 'depths', tuple(depths))
+        object.__setattr__(self, 'depths', counts)
         for name in ('a', 'b'):
             value = getattr(self, name)
             # NaN fails this comparison as well.
@@ -113,21 +112,19 @@ def get_arch(arch: str | Mapping[str, Any] | Arch) -> Arch:
     """
     if isinstance(arch, Arch):
         return arch
-    if isinstance(arch, str):
-        if arch not in ARCHS:
+    if isinstance(arch, Mapping):
+        if set(arch) - set(_FIELDS) or {'depths', 'a', 'b'} - set(arch):
             raise ConfigError(
-                f'arch must be one of {", ".join(ARCHS)}, or a dict of {_FIELDS}, but '
-                f'got {arch!r}'
+                f'an arch dict takes {_FIELDS} and needs depths, a and b, but got '
+                f'{dict(arch)!r}'
             )
-        return ARCHS[arch]
-    if not isinstance(arch, Mapping):
-        raise ConfigError(f'arch must be a name or a dict, but got {arch!r}')
-    if set(arch) - set(_FIELDS) or {'depths', 'a', 'b'} - set(arch):
+        return Arch(**arch)
+    if not isinstance(arch, str) or arch not in ARCHS:
         raise ConfigError(
-            f'an arch dict takes {_FIELDS} and needs depths, a and b, but got '
-            f'{dict(arch)!r}'
+            f'arch must be one of {", ".join(ARCHS)}, or a dict of {_FIELDS}, but got '
+            f'{arch!r}'
         )
-    return Arch(**arch)
+    return ARCHS[arch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,27 +172,24 @@ def plan(
         raise ConfigError(
             f"dilation must be 'full', 'fast' or None, but got {dilation!r}"
         )
-    widths = arch.widths
-    total = 1 + sum(arch.depths)
-    layers = [Layer(in_channels, widths[0], 2, identity=False)]
-    stages: list[tuple[Layer, ...]] = [(layers[0],)]
-    for width, depth, rate in zip(widths[1:], arch.depths, STAGE_RATES):
+    first, *widths = arch.widths
+    # The index of the first dilated layer, if its stage has a rate above 1.
+    start = {'full': 1, 'fast': 1 + sum(arch.depths) - FAST_LAYERS, None: math.inf}
+    stages: list[tuple[Layer, ...]] = [(Layer(in_channels, first, stride=2),)]
+    index, previous = 1, first
+    for width, depth, rate in zip(widths, arch.depths, STAGE_RATES):
         stage = []
-        for position in range(depth):
-            index, previous = len(layers), layers[-1].out_channels
-            stride = 2 if position == 0 else 1
-            dilated = dilation == 'full' or (
-                dilation == 'fast' and index >= total - FAST_LAYERS
+        for stride in (2, *[1] * (depth - 1)):
+            stage.append(
+                Layer(
+                    previous,
+                    width,
+                    stride=1 if dilation and rate > 1 else stride,
+                    dilation=rate if index >= start[dilation] else 1,
+                    groups=arch.groups if index % 2 == 0 else 1,
+                    identity=previous == width and stride == 1,
+                )
             )
-            layer = Layer(
-                previous,
-                width,
-                stride=1 if dilation and rate > 1 else stride,
-                dilation=rate if dilated else 1,
-                groups=arch.groups if index % 2 == 0 else 1,
-                identity=previous == width and stride == 1,
-            )
-            layers.append(layer)
-            stage.append(layer)
+            index, previous = index + 1, width
         stages.append(tuple(stage))
     return tuple(stages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,26 +21,28 @@ def relative_difference(output: Tensor, reference: Tensor) -> float:
         output: Of any shape.
         reference: Of the same shape.
     """
-    return _ratio(*_difference_and_scale(output, reference))
+    return _ratio(_maxima(output, reference))
 
 
-def _difference_and_scale(output: Tensor, reference: Tensor) -> tuple[float, float]:
+def _maxima(output: Tensor, reference: Tensor) -> Tensor:
+    """Return the largest difference and the largest reference value, shape (2,)."""
     dtype = torch.promote_types(reference.dtype, torch.float32)
     output, reference = output.detach().to(dtype), reference.detach().to(dtype)
-    # The maximum of a tensor is NaN if an element is.
-    return float((output - reference).abs().max()), float(reference.abs().max())
+    # The maximum of tensors is NaN if an element is.
+    largest = [(output - reference).abs().max(), reference.abs().max()]
+    return torch.stack(largest).double().cpu()
 
 
-def _ratio(difference: float, scale: float) -> float:
-    # np.maximum keeps NaN, max() does not.
-    return float(difference / np.maximum(scale, 1e-30))
+def _ratio(maxima: Tensor) -> float:
+    difference, scale = maxima
+    return float(difference / scale.clamp(min=1e-30))
 
 
 class Comparison:
     """Differences between the predictions of two forms, collected over batches."""
 
     def __init__(self) -> None:
-        self._difference = self._scale = 0.0
+        self._maxima = torch.zeros(2, dtype=torch.float64)
         self._pixels = self._differing = 0
 
     def add(self, expected: Sequence[Any], actual: Sequence[Any]) -> None:
@@ -59,11 +60,8 @@ class Comparison:
                 raise ConfigError(
                     'the segmentor predicts no seg_logits, which a comparison needs'
                 )
-            difference, scale = _difference_and_scale(
-                b.seg_logits.data, a.seg_logits.data
-            )
-            self._difference = np.maximum(self._difference, difference)
-            self._scale = np.maximum(self._scale, scale)
+            maxima = _maxima(b.seg_logits.data, a.seg_logits.data)
+            self._maxima = torch.maximum(self._maxima, maxima)
             labels = a.pred_sem_seg.data
             self._differing += int((labels != b.pred_sem_seg.data).sum())
             self._pixels += labels.numel()
@@ -71,7 +69,7 @@ class Comparison:
     @property
     def logit_difference(self) -> float:
         """Largest absolute difference of a logit, relative to the largest logit."""
-        return _ratio(self._difference, self._scale)
+        return _ratio(self._maxima)
 
     @property
     def label_disagreement(self) -> float:

@@ -27,9 +27,9 @@ from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.state_dict import extract_state_dict, few
 from ..errors import CheckpointError, ConfigError, UserError
 from ..reparam import deploy
-from .archs import get_arch
+from .archs import ARCHS, get_arch
 from .comparison import relative_difference
-from .infer_arch import has_se, in_channels, infer_arch, infer_name, kernel_shapes
+from .infer_arch import has_se, in_channels, infer_arch, kernel_shapes
 from .repvgg import RepVGG
 
 # The largest difference of any stage's output, relative to the largest output.
@@ -94,8 +94,8 @@ def convert(
     those of a decode head, and ``meta`` are kept in our own layout: a segmentor's
     checkpoint stays one. The state of the training (optimizer, EMA) is dropped.
 
-    The new file is read back, and the outputs of every stage on a random image are
-    compared with the source's, before it replaces ``dst``.
+    The new file is read back, and its outputs on a random image are compared with the
+    source's, before it replaces ``dst``.
 
     Args:
         src: A file in any layout and form, in any of the usual wrappers.
@@ -111,8 +111,7 @@ def convert(
         ConfigError: If an argument is not allowed.
         CheckpointError: If ``src`` cannot be read, is not a RepVGG, or is fused while
             the training form is requested, or if the new file computes something else.
-            ``dst`` is left unchanged.
-        WriteError: If ``dst`` cannot be written.
+        WriteError: If ``dst`` cannot be written. It is left unchanged by every error.
     """
     src, dst, trust = Path(src), Path(dst), is_trusted(trust)
     _check_arguments(src, dst, to, force)
@@ -127,17 +126,22 @@ def convert(
             backbone = deploy(model).state_dict()
         expected = _outputs(model)
     ours = to == 'mmseg_repvgg'
-    classifier = {key.rpartition('.')[2]: state_dict[key] for key in native.classifier}
-    written = from_native(backbone, to, None if ours else classifier)
-    if ours and native.rest:
-        prefix = native.recognised.prefix
-        written = {**native.rest, **{prefix + k: v for k, v in written.items()}}
-
-    # The meta of a trusted file may hold objects that make the new file untrusted.
-    meta = None if trust else checkpoint.get('meta')
+    rest = native.rest if ours else {}
+    # Every layout but ours has a classifier, whose tensors are a weight and a bias.
+    linear = () if ours else native.classifier
+    classifier = {key.rpartition('.')[2]: state_dict[key] for key in linear}
+    prefix = native.recognised.prefix if rest else ''
+    translated = from_native(backbone, to, classifier)
+    written = {**rest, **{prefix + key: value for key, value in translated.items()}}
+    content: dict[str, Any] = written
+    if dst.suffix != '.safetensors' and to not in ('official', 'timm'):
+        content = {'state_dict': written}
+        # The meta of a trusted file may hold objects that make the new file untrusted.
+        if ours and not trust and checkpoint.get('meta'):
+            content['meta'] = checkpoint['meta']
     with atomic_path(dst) as temporary:
         try:
-            write_checkpoint(_wrapped(written, to, meta, dst), temporary)
+            write_checkpoint(content, temporary)
             read_back = extract_state_dict(read_checkpoint(temporary))
             _require_equal(written, read_back)
             model, _ = _build(to_native(read_back).backbone, arch, eps)
@@ -161,8 +165,8 @@ def convert(
         arch=name,
         read=len(native.backbone),
         written=len(backbone),
-        classifier=(len(classifier), 0 if ours else len(classifier)),
-        rest=(len(native.rest), len(native.rest) if ours else 0),
+        classifier=(len(native.classifier), len(classifier)),
+        rest=(len(native.rest), len(rest)),
         difference=difference,
         warning=warning,
     )
@@ -196,7 +200,7 @@ def _form_to_write(form: str, fuse: bool | None) -> str:
 def _build(
     backbone: dict[str, Tensor], name: str | None, eps: float
 ) -> tuple[RepVGG, str]:
-    """Build the undilated net of a backbone's tensors, in their form and memory."""
+    """Build the undilated net of a backbone's tensors, and name its architecture."""
     arch = get_arch(name) if name else infer_arch(backbone)
     if arch is None:
         raise CheckpointError(
@@ -213,8 +217,11 @@ def _build(
             deploy=not any('.branch_' in key for key in backbone),
             norm_cfg=dict(type='BN', eps=eps),
         )
-    model.load_state_dict(backbone, assign=True)
-    return model, name or infer_name(backbone) or f'of depths {arch.depths}'
+    # A parameter would be assigned itself, and changed with the model.
+    tensors = {key: value.detach() for key, value in backbone.items()}
+    model.load_state_dict(tensors, assign=True)
+    names = [name for name, named in ARCHS.items() if named == arch]
+    return model, names[0] if names else f'of depths {arch.depths}'
 
 
 @torch.no_grad()
@@ -244,20 +251,10 @@ def _difference(
 
 
 def _require_equal(written: dict[str, Tensor], read_back: dict[str, Tensor]) -> None:
-    changed = [
-        key
-        for key in written.keys() | read_back.keys()
-        if key not in written
-        or key not in read_back
-        or not torch.equal(written[key], read_back[key])
-    ]
-    if changed:
-        raise CheckpointError(f'{few(changed)} was changed in writing. Nothing was kept')
-
-
-def _wrapped(state_dict: dict[str, Tensor], to: str, meta: Any, dst: Path) -> Any:
-    """Wrap a state dict as the project's own tools expect it."""
-    if dst.suffix == '.safetensors' or to in ('official', 'timm'):
-        return state_dict
-    kept = {'meta': meta} if meta is not None and to == 'mmseg_repvgg' else {}
-    return {**kept, 'state_dict': state_dict}
+    missing = written.keys() ^ read_back.keys()
+    both = written.keys() & read_back.keys()
+    changed = [key for key in both if not torch.equal(written[key], read_back[key])]
+    if missing or changed:
+        raise CheckpointError(
+            f'{few([*missing, *changed])} was changed in writing. Nothing was kept'
+        )

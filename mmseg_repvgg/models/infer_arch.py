@@ -17,47 +17,35 @@ KernelShapes = list[list[tuple[int, ...]]]
 """The shapes of the 3x3 kernels of each stage, the stem being the first stage."""
 
 
-def infer_name(backbone: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a backbone's architecture.
+def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
+    """Infer the architecture of a backbone, whether it has a name or not.
 
     Returns:
-        A name of :data:`~mmseg_repvgg.models.archs.ARCHS`; None if none or several fit.
+        One of :data:`~mmseg_repvgg.models.archs.ARCHS` if the tensors fit it, otherwise
+        one with a single layer in each missing stage; None if no RepVGG has these shapes.
     """
     shapes, se = kernel_shapes(backbone), has_se(backbone)
-    names = [
-        name
-        for name, arch in ARCHS.items()
-        if se == arch.se and shapes and shapes == _planned(arch, shapes)
-    ]
-    return names[0] if len(names) == 1 else None
+    if len(shapes) > 1:
+        for arch in (*ARCHS.values(), _estimate(shapes, se)):
+            if arch is not None and arch.se == se and shapes == _planned(arch, shapes):
+                return arch
+    return None
 
 
-def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
-    """Work out the fields of a backbone's architecture, whether it has a name or not.
-
-    Returns:
-        The architecture, with one layer in each missing stage; None if no RepVGG has
-        these shapes.
-    """
-    shapes = kernel_shapes(backbone)
-    layers = [shape for stage in shapes for shape in stage]
-    if (
-        len(shapes) < 2
-        or not all(shapes)
-        or any(len(s) != 4 or min(s) < 1 for s in layers)
-    ):
-        return None
-    widths = [stage[0][0] for stage in shapes]
-    # A width is its multiple rounded down, so the widest stage gives the best estimate.
-    a = next((widths[s] / (32 << s) for s in (3, 2, 1) if s < len(widths)), 1)
-    b = widths[4] / 512 if len(widths) > 4 else 1
-    groups = max((x[0] // y[1] for x, y in zip(layers, layers[1:])), default=1)
-    d2, d3, d4, d5 = [len(stage) for stage in shapes[1:]] + [1] * (5 - len(shapes))
+def _estimate(shapes: KernelShapes, se: bool) -> Arch | None:
+    """Work out the fields of the architecture that may have these shapes."""
     try:
-        arch = Arch((d2, d3, d4, d5), a, b, groups, se=has_se(backbone))
-    except ConfigError:
+        widths = [stage[0][0] for stage in shapes]
+        layers = [shape for stage in shapes for shape in stage]
+        groups = max(x[0] // y[1] for x, y in zip(layers, layers[1:]))
+        # A width is its multiple rounded down, so the widest stage tells it best.
+        widest = min(3, len(widths) - 1)
+        a = widths[widest] / (32 << widest)
+        b = widths[4] / 512 if len(widths) > 4 else 1
+        d2, d3, d4, d5 = [len(stage) for stage in shapes[1:]] + [1] * (5 - len(shapes))
+        return Arch((d2, d3, d4, d5), a, b, groups, se)
+    except (LookupError, ZeroDivisionError, ConfigError):
         return None
-    return arch if shapes == _planned(arch, shapes) else None
 
 
 def kernel_shapes(backbone: Mapping[str, Tensor]) -> KernelShapes:
@@ -84,7 +72,7 @@ def in_channels(shapes: KernelShapes) -> int:
 
 
 def _planned(arch: Arch, shapes: KernelShapes) -> KernelShapes:
-    """Lay out an architecture with the input channels and the stages of ``shapes``."""
+    """Return the shapes of an architecture with the image and the stages of others."""
     stages = plan(arch, None, in_channels(shapes))[: len(shapes)]
     return [
         [(layer.out_channels, layer.in_channels // layer.groups, 3, 3) for layer in stage]

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2101.03697.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -86,7 +87,6 @@ class RepVGG(BaseModule):
             raise ConfigError(
                 f'in_channels must be a positive integer, but got {in_channels!r}'
             )
-        stages = plan(self.arch, dilation, in_channels)
         self.in_channels = in_channels
         self.out_indices = _check_out_indices(out_indices)
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
@@ -97,17 +97,12 @@ class RepVGG(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        self.out_channels = tuple(stages[i + 1][-1].out_channels for i in out_indices)
+        self.norm_cfg = norm_cfg or dict(type='BN')
 
-        if norm_cfg is not None and not isinstance(norm_cfg, Mapping):
-            raise ConfigError(
-                "norm_cfg must be a dict such as dict(type='SyncBN'), but got "
-                f'{norm_cfg!r}'
-            )
-        self.norm_cfg = dict(norm_cfg or dict(type='BN'))
+        (stem,), *rest = plan(self.arch, dilation, in_channels)
+        self.out_channels = tuple(rest[i][-1].out_channels for i in self.out_indices)
         norm = partial(_build_norm, self.norm_cfg)
         build = partial(_build_block, self.arch, norm=norm, deploy=deploy)
-        ((stem,), *rest) = stages
         self.stem = build(stem)
         # Stages behind the last output would never run, so they are not built.
         for index, layers in enumerate(rest[: max(self.out_indices) + 1], start=1):
@@ -131,9 +126,8 @@ class RepVGG(BaseModule):
             H' = ceil(H / stride) and W' = ceil(W / stride).
         """
         outputs = []
-        stem, *stages = self.stages
-        x = self._run(stem, x)
-        for index, stage in enumerate(stages):
+        # The stem, whose output is never returned, comes before stage 0.
+        for index, stage in enumerate(self.stages, start=-1):
             x = self._run(stage, x)
             if index in self.out_indices:
                 outputs.append(x)
@@ -144,8 +138,7 @@ class RepVGG(BaseModule):
             return stage(x)
         # Each block is recomputed by itself, so only one block's maps exist at a time.
         for block in stage if isinstance(stage, nn.Sequential) else (stage,):
-            contexts = partial(_contexts, block)
-            x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+            x = _run_checkpointed(block, x)
         return x
 
     def train(self, mode: bool = True) -> RepVGG:
@@ -190,8 +183,7 @@ class RepVGG(BaseModule):
 
         Raises:
             CheckpointError: If a tensor is missing, left over, or of another shape or
-                dtype, or if the state dict is fused and the backbone is not. The message
-                lists the first few.
+                dtype, or if the state dict is fused and the backbone is not.
         """
         try:
             native = to_native(state_dict)
@@ -266,20 +258,17 @@ def _require_match(backbone: dict[str, Tensor], model: RepVGG, form: str) -> Non
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    indices = tuple(out_indices) if isinstance(out_indices, Sequence) else ()
-    if (
-        not indices
-        or any(i not in range(NUM_STAGES) for i in indices)
-        or list(indices) != sorted(set(indices))
-    ):
+    given = tuple(out_indices) if isinstance(out_indices, Sequence) else ()
+    allowed = tuple(range(NUM_STAGES))
+    if not given or given != tuple(index for index in allowed if index in given):
         raise ConfigError(
-            f'out_indices must be some of {tuple(range(NUM_STAGES))}, in ascending '
-            f'order, but got {out_indices!r}'
+            f'out_indices must be some of {allowed}, in ascending order, but got '
+            f'{out_indices!r}'
         )
-    return indices
+    return given
 
 
-def _build_norm(cfg: dict[str, Any], channels: int) -> nn.Module:
+def _build_norm(cfg: Any, channels: int) -> nn.Module:
     norm = build_norm_layer(cfg, channels)[1]
     if getattr(norm, 'running_mean', None) is None:
         raise ConfigError(
@@ -291,24 +280,23 @@ def _build_norm(cfg: dict[str, Any], channels: int) -> nn.Module:
 
 
 def _build_block(arch: Arch, layer: Layer, norm: Any, deploy: bool) -> RepVGGBlock:
-    geometry = (
-        layer.in_channels,
-        layer.out_channels,
-        layer.stride,
-        layer.dilation,
-        layer.groups,
-    )
+    geometry = dataclasses.asdict(layer)
+    identity = geometry.pop('identity')
     conv: nn.Module
     if deploy:
-        conv = conv3x3(*geometry, bias=True)
+        conv = conv3x3(**geometry, bias=True)
     else:
-        conv = RepConv(*geometry, identity=layer.identity, norm=norm)
+        conv = RepConv(**geometry, identity=identity, norm=norm)
     return RepVGGBlock(conv, SqueezeExcite(layer.out_channels) if arch.se else None)
 
 
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Return the contexts of the first and of the recomputed forward pass."""
-    return nullcontext(), _running_stats_kept(block)
+def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block whose feature maps are recomputed in the backward pass."""
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _running_stats_kept(block)
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

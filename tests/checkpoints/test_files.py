@@ -146,7 +146,7 @@ def test_torchscript_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ('name', 'says'),
-    [('gone.pth', 'does not exist'), ('', 'is a folder')],
+    [('gone.pth', 'does not exist'), ('', 'cannot be read: Is a directory')],
 )
 def test_missing_file_or_folder_is_refused(tmp_path, name, says):
     with pytest.raises(CheckpointError, match=says):

@@ -51,8 +51,8 @@ class Holder:
 @pytest.mark.parametrize(
     ('checkpoint', 'says'),
     [
-        ([1, 2], 'holds a list'),
-        (None, 'holds a NoneType'),
+        ([1, 2], 'it is a list, not a dict'),
+        (None, 'it is a NoneType, not a dict'),
         ({}, 'it is empty'),
         ({'state_dict': {}}, "'state_dict' is empty"),
         ({'epoch': 3}, "'epoch' is a int, not a tensor"),

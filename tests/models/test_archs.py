@@ -74,7 +74,7 @@ def test_fast_counts_layers_from_the_end_whatever_stage_they_are_in():
         (dict(depths=(1, 1, 1, 1), a='1', b=1), "a of an arch must be .*'1'"),
         (dict(depths=(1, 1, 1, 1), a=1, b=float('nan')), 'b of an arch must be .*nan'),
         (dict(depths=(1, 1, 1, 1), a=1, b=1, groups=0), 'groups of an arch .*got 0'),
-        (7, 'name or a dict, but got 7'),
+        (7, 'one of A0, .* or a dict of .*, but got 7'),
     ],
 )
 def test_bad_arch_is_named(arch, says):

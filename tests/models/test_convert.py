@@ -161,6 +161,19 @@ def test_dtypes_are_kept(native, tmp_path, dtype):
     assert {value.dtype for value in written.values()} == {dtype}
 
 
+@pytest.mark.parametrize('fuse', [None, True])
+def test_dtypes_of_parameters_are_kept(native, tmp_path, fuse):
+    state = {
+        k: torch.nn.Parameter(v, False) if v.is_floating_point() else v
+        for k, v in native['training'].items()
+    }
+    torch.save(state, tmp_path / 'src.pth')
+    convert(tmp_path / 'src.pth', tmp_path / 'dst.pth', fuse=fuse)
+    assert_same(
+        load(tmp_path / 'dst.pth').backbone, native['fused' if fuse else 'training']
+    )
+
+
 def test_other_input_channels_and_missing_stages_convert(randomize_norms, tmp_path):
     model = randomize_norms(RepVGG('A1', in_channels=4, out_indices=(0, 1)))
     torch.save(model.state_dict(), tmp_path / 'src.pth')
