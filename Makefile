@@ -25,20 +25,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@
 
-DEMO := configs/pspnet_repvgg_a0_fast_street.py
-
 demo: $(VENV)/.ready  ## Draw street scenes, train on them, evaluate the fused model
-	@$(BIN)/python tools/make_street_scenes.py data/street
-	@$(BIN)/python tools/train.py $(DEMO) --work-dir $(WORK_DIR)
-	@checkpoint=$$(cat $(WORK_DIR)/last_checkpoint) && \
-	$(BIN)/python tools/compare_forms.py $(DEMO) "$$checkpoint" --work-dir $(WORK_DIR) && \
-	printf '%s\n' '' 'Next, you could' \
-		'  paint the predictions over the test images:' \
-		"    $(BIN)/python tools/test.py $(DEMO) $$checkpoint --show-dir painted" \
-		'  see what the Winograd engine gains on this CPU:' \
-		"    $(BIN)/python tools/compare_forms.py $(DEMO) $$checkpoint --engine winograd" \
-		'  draw the curves of the training:' \
-		"    $(BIN)/python tools/plot_log.py $(WORK_DIR) -o curves.png"
+	@$(BIN)/python tools/demo.py --work-dir $(WORK_DIR)
 
 lint: $(VENV)/.ready-dev  ## Check style, spelling and types
 	$(BIN)/ruff check .
@@ -92,5 +80,5 @@ format: $(VENV)/.ready-dev  ## Format the code
 
 clean:  ## Remove the environments, caches and the demo's data and results
 	rm -rf $(VENV) $(VENV)-upstream $(VENV)-peers data/street $(WORK_DIR)
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .coverage *.egg-info build site
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .coverage *.egg-info build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

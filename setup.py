@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = next(
@@ -15,6 +17,25 @@ QUANTIZE = ['nncf>=2.19']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
+
+
+class BuildWithTools(build_py):
+    """Copy what the command runs and what mim looks for into the wheel.
+
+    An editable install uses the checkout itself.
+    """
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib, 'mmseg_repvgg', '.mim')
+        shutil.rmtree(target, ignore_errors=True)  # An earlier build may have left files.
+        for folder in ('configs', 'tools', 'demo', 'benchmarks'):
+            without = shutil.ignore_patterns('__pycache__')
+            shutil.copytree(HERE / folder, target / folder, ignore=without)
+        shutil.copy(HERE / 'model-index.yml', target)
+
 
 # The maintained forks (onedl-*) are the default because they install on current Python,
 # torch and numpy. Their packages import as mmseg, mmengine and mmcv, like upstream's.
@@ -38,6 +59,8 @@ setup(
     ],
     packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*', 'repvgg_runtime']),
     package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp']},
+    cmdclass={'build_py': BuildWithTools},
+    entry_points={'console_scripts': ['mmseg-repvgg = repvgg_runtime.command:main']},
     install_requires=[
         'torch>=2.3',
         'numpy>=2.0.1',
@@ -72,6 +95,8 @@ setup(
             'codespell>=2.3',
             'pre-commit>=3',
             'pre-commit-hooks>=5',
+            'build>=1.2.1',
+            'setuptools>=70.1',
             *SAFETENSORS,
             *EXPORT,
             *QUANTIZE,

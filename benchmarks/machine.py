@@ -101,7 +101,10 @@ def _gigabytes(said: str | None) -> float | None:
 
 def _commit() -> str | None:
     """Return the commit of this checkout, marked as dirty if files were changed."""
-    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty']
+    root = Path(__file__).parents[1]
+    if not (root / '.git').exists():  # Installed, perhaps within another repository.
+        return None
+    command = ['git', '-C', str(root), 'describe', '--always', '--dirty']
     try:
         said = subprocess.run(
             [*command, '--abbrev=12'], capture_output=True, text=True, timeout=20

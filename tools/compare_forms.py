@@ -17,7 +17,7 @@ from mmseg_repvgg.winograd import ENGINES
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a config')
     parser.add_argument('checkpoint', help='checkpoint file, in the training form')
     parser.add_argument(
         '--work-dir', help='for logs and pictures; default work_dirs/NAME_OF_CONFIG'

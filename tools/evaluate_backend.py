@@ -13,7 +13,7 @@ from mmseg_repvgg.export.exported_segmentor import use_exported_file
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a config')
     parser.add_argument('file', help='exported file: *.onnx, *.xml or *.pt')
     parser.add_argument(
         '--work-dir', help='for logs and metrics; default work_dirs/NAME_OF_CONFIG'

@@ -13,7 +13,7 @@ from pathlib import Path
 if 'OMP_WAIT_POLICY' not in os.environ:
     os.environ.setdefault('GOMP_SPINCOUNT', '5000')
 
-# The wheel does not have `benchmarks` and `demo`.
+# Some tools import `benchmarks` and `demo`, which lie beside tools/.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 # mmcv-lite warns that it lacks operators that nothing here uses.

@@ -13,7 +13,7 @@ from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a config')
     parser.add_argument(
         '--work-dir', help='for logs and checkpoints; default work_dirs/NAME_OF_CONFIG'
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from repvgg_runtime.configs import config_files
+
 from ..engine.config import load_config
 from ..errors import ConfigError
 from ..models.archs import ARCHS
@@ -18,8 +20,8 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
     """Read a config file, or make a config of a backbone alone.
 
     Args:
-        given: A config file, or an architecture with its dilation, such as ``B2``,
-            ``B2-fast`` or ``B2-full``.
+        given: A config file, the name of a config of this project, or an architecture
+            with its dilation, such as ``B2``, ``B2-fast`` or ``B2-full``.
         options: Changes of the config, by dotted key.
 
     Returns:
@@ -35,7 +37,7 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
         cfg = Config(dict(model=dict(backbone=backbone)))
         cfg.merge_from_dict(dict(options or {}))
         return cfg
-    if not Path(given).suffix:
+    if not Path(given).suffix and given not in config_files():
         raise ConfigError(
             f'{given} is neither a config file (*.py) nor an architecture: '
             f'{", ".join(ARCHS)}, or with dilation, such as B2-fast and B2-full'

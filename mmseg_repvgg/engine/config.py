@@ -11,6 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 
+from repvgg_runtime.configs import find_config
+
 from ..errors import ConfigError
 from ..registry_types import builds
 
@@ -19,17 +21,15 @@ def load_config(args: Namespace) -> Config:
     """Read a config file and apply the options of the command line.
 
     Args:
-        args: ``config``, the file; ``work_dir``, where logs and checkpoints go, by
-            default what the config says, else ``work_dirs/NAME_OF_CONFIG``;
-            ``cfg_options``; and for tools that run in several processes ``launcher`` and
-            ``local_rank``.
+        args: ``config``, a file or the name of a config of this project; ``work_dir``,
+            where logs and checkpoints go, by default what the config says, else
+            ``work_dirs/NAME_OF_CONFIG``; ``cfg_options``; and for tools that run in
+            several processes ``launcher`` and ``local_rank``.
 
     Raises:
         ConfigError: If the file cannot be read as a config, or the options don't fit it.
     """
-    path = args.config
-    if not os.path.isfile(path):
-        raise ConfigError(f'the config {path} does not exist or is not a regular file')
+    path = str(find_config(args.config))
     try:
         cfg = Config.fromfile(path)
     except (OSError, SyntaxError) as error:

@@ -229,8 +229,10 @@ def test_wrong_size_is_an_error(model, size, says):
         count_network('net.py', cfg, size)
 
 
-def test_image_of_one_pixel_is_counted(repo):
-    cfg = network_config(f'{repo}/configs/pspnet_repvgg_a0_street.py')
+@pytest.mark.parametrize('folder', ['', 'configs/'])
+def test_image_of_one_pixel_is_counted(folder, repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    cfg = network_config(f'{folder}pspnet_repvgg_a0_street{".py" if folder else ""}')
     rows = count_network('street', cfg, (1, 1))
     assert rows[1].counts == by_hand('A0', 'full', True, 1, 1)
 

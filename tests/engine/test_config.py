@@ -25,6 +25,13 @@ def test_path_that_is_no_config_is_named(load, tmp_path, name, says):
         load(tmp_path / name)
 
 
+def test_config_of_the_project_loads_by_its_name(load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = load('pspnet_repvgg_b2_cityscapes')
+    assert cfg.model.backbone.arch == 'B2'
+    assert cfg.work_dir == 'work_dirs/pspnet_repvgg_b2_cityscapes'
+
+
 @pytest.mark.parametrize(
     ('text', 'says'),
     [

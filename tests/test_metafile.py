@@ -1,0 +1,69 @@
+"""The metafiles agree with the configs and with the measured results."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.config import Config
+
+from repvgg_runtime.configs import config_files
+
+REPO = Path(__file__).parents[1]
+DATA = {
+    'CityscapesDataset': 'Cityscapes',
+    'CamVidDataset': 'CamVid',
+}
+PARTS = [
+    yaml.safe_load((REPO / path).read_text())
+    for path in yaml.safe_load((REPO / 'model-index.yml').read_text())['Import']
+]
+COLLECTIONS = {each['Name'] for part in PARTS for each in part['Collections']}
+MODELS = [model for part in PARTS for model in part['Models']]
+
+
+def test_every_config_is_listed_once():
+    leaves = sorted(str(file.relative_to(REPO)) for file in config_files().values())
+    assert sorted(model['Config'] for model in MODELS) == leaves
+
+
+@pytest.mark.parametrize('model', MODELS, ids=[model['Name'] for model in MODELS])
+def test_metadata_is_that_of_the_config(model):
+    cfg = Config.fromfile(REPO / model['Config'])
+    assert model['Name'] == Path(model['Config']).stem
+    assert model['In Collection'] in COLLECTIONS
+    facts, dataset = model['Metadata'], cfg.train_dataloader.dataset
+    drawn = dataset.get('data_root') == 'data/street'
+    data = 'drawn street scenes' if drawn else DATA[dataset.type]
+    assert facts['Training Data'] == data
+    assert facts['Architecture'] == [backbone_name(cfg), head_name(cfg)]
+    assert facts['Batch Size'] == cfg.auto_scale_lr.base_batch_size
+    assert facts['Iterations'] == cfg.train_cfg.max_iters
+    size = cfg.model.data_preprocessor.size
+    assert facts['Crop Size'] == 'x'.join(map(str, size))
+    crops = [step.crop_size for step in dataset.pipeline if step.type == 'RandomCrop']
+    assert crops == [size]
+
+
+def backbone_name(cfg):
+    backbone = cfg.model.backbone
+    if backbone.type != 'RepVGG':
+        return f'ResNet-{backbone.depth}'
+    dilation = backbone.get('dilation', 'full')
+    return f'RepVGG-{backbone.arch}' + ('' if dilation == 'full' else f'-{dilation}')
+
+
+def head_name(cfg):
+    return cfg.model.decode_head.type.removesuffix('Head').replace('PSP', 'PSPNet')
+
+
+def test_results_are_those_of_the_documentation():
+    readme = (REPO / 'README.md').read_text()
+    measured = (REPO / 'docs/results.md').read_text()
+    for model in MODELS:
+        for result in model.get('Results', []):
+            miou = result['Metrics']['mIoU']
+            if result['Dataset'] == 'CamVid':
+                row = f'| {model["Metadata"]["Architecture"][0]} | – | {miou:.1f} |'
+                assert row in readme
+            else:
+                assert f'| {miou} and {miou} |' in measured

@@ -1,0 +1,77 @@
+"""Draw street scenes, train a small network on them and compare both of its forms."""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONFIG = 'pspnet_repvgg_a0_fast_street'
+DATA = 'data/street'  # where the config reads it
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=f'{__doc__} The data is in {DATA}.')
+    parser.add_argument(
+        '--work-dir',
+        default='work_dirs/demo',
+        help='for logs, checkpoints and pictures; default %(default)s',
+    )
+    parser.add_argument(
+        '--scenes',
+        type=int,
+        metavar='N',
+        help='scenes to train on, and a quarter as many to evaluate; default 160',
+    )
+    parser.add_argument(
+        '--iterations', type=int, metavar='N', help='of the training; default 260'
+    )
+    args = parser.parse_args()
+
+    drawing, training = [], []
+    if args.scenes is not None:
+        drawing = ['--train', str(args.scenes), '--val', str(max(args.scenes // 4, 1))]
+    if args.iterations is not None:
+        length = args.iterations
+        training = ['--cfg-options', f'train_cfg.max_iters={length}']
+        training += [f'param_scheduler.1.end={length + 1}']  # as in the config
+    run('make_street_scenes.py', DATA, *drawing)
+    run('train.py', CONFIG, '--work-dir', args.work_dir, *training)
+    checkpoint = os.path.relpath(Path(args.work_dir, 'last_checkpoint').read_text())
+    run('compare_forms.py', CONFIG, checkpoint, '--work-dir', args.work_dir)
+
+    program, checkpoint = program_name(), shlex.quote(checkpoint)
+    print(f"""
+Next, you could
+  paint the predictions over the test images:
+    {program} test {CONFIG} {checkpoint} --show-dir painted
+  see what the Winograd engine gains on this CPU:
+    {program} compare {CONFIG} {checkpoint} --engine winograd
+  draw the curves of the training:
+    {program} plot {shlex.quote(args.work_dir)} -o curves.png""")
+
+
+def run(tool: str, *arguments: str) -> None:
+    """Run a tool in a process of its own; exit with its status if it fails."""
+    command = [sys.executable, str(Path(__file__).with_name(tool)), *arguments]
+    try:
+        status = subprocess.run(command).returncode
+    except KeyboardInterrupt:  # The tool was interrupted as well.
+        status = 130
+    if status:
+        sys.exit(status)
+
+
+def program_name() -> str:
+    """Return what to type for the command of this environment."""
+    script = Path(sys.executable).with_name('mmseg-repvgg')
+    if not script.exists():
+        return f'{shlex.quote(sys.executable)} -m repvgg_runtime.command'
+    on_path = shutil.which(script.name) == str(script)
+    return script.name if on_path else shlex.quote(os.path.relpath(script))
+
+
+if __name__ == '__main__':
+    main()
