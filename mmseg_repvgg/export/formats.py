@@ -84,11 +84,9 @@ an ExtraError if a package is missing, and an OSError if the file cannot be writ
 
 def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) -> Any:
     sides = {i: name for i, name in enumerate(_SIDES) if metadata.shape[i] is None}
-    # The exporter on torch.export is complete from torch 2.6 on.
-    old = digit_version(torch.__version__) < digit_version('2.6')
     with quiet(logging.getLogger('torch.onnx'), logging.getLogger('onnxscript')):
         try:
-            model = (_trace if old else _export)(graph, metadata, opset, sides)
+            model = _run_exporter(graph, metadata, opset, sides)
         except ImportError:
             raise
         except Exception as error:
@@ -119,43 +117,40 @@ def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) ->
     return model
 
 
-def _export(
+def _run_exporter(
     graph: SegmentorGraph, metadata: Metadata, opset: int | None, sides: dict[int, str]
 ) -> Any:
-    """Return the ONNX model of the exporter on ``torch.export``."""
-    require('onnxscript')
-    dims = {i: torch.export.Dim(name, min=1, max=1 << 15) for i, name in sides.items()}
-    program = torch.onnx.export(
-        graph,
-        _example(metadata),
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        input_names=['image'],
-        output_names=[metadata.output],
-        dynamic_shapes=(dims,) if dims else None,
-    )
-    return program.model_proto  # type: ignore[union-attr]
-
-
-def _trace(
-    graph: SegmentorGraph, metadata: Metadata, opset: int | None, sides: dict[int, str]
-) -> Any:
-    """Return the ONNX model of the exporter on TorchScript, for torch before 2.6."""
-    # torch 2.3 takes a buffer, which newer stubs no longer name.
+    """Return the ONNX model that torch exports, before any check of it."""
+    onnx = require('onnx')
+    names: Any = dict(input_names=['image'], output_names=[metadata.output])
+    # The exporter on torch.export is complete from torch 2.6 on.
+    if digit_version(torch.__version__) >= digit_version('2.6'):
+        require('onnxscript')
+        dims = {
+            i: torch.export.Dim(name, min=1, max=1 << 15) for i, name in sides.items()
+        }
+        program: Any = torch.onnx.export(
+            graph,
+            _example(metadata),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            dynamic_shapes=(dims,) if dims else None,
+            **names,
+        )
+        return program.model_proto
     buffer: Any = io.BytesIO()
     torch.onnx.export(
         graph,
         _example(metadata),
         buffer,
         opset_version=opset or MIN_OPSET,
-        input_names=['image'],
-        output_names=[metadata.output],
         dynamic_axes={'image': sides},
         # Other modes fold norms into convs, whose weights then lose their names.
         training=torch.onnx.TrainingMode.PRESERVE,
+        **names,
     )
-    return require('onnx').load_from_string(buffer.getvalue())
+    return onnx.load_from_string(buffer.getvalue())
 
 
 def _example(metadata: Metadata) -> tuple[torch.Tensor]:

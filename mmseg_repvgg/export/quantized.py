@@ -129,7 +129,7 @@ def quantize(
         exported = export(cfg, model, float_path, 'openvino', **options)
         before: Any = open_backend(float_path, threads=threads)
         validation = Validation(cfg, str(float_path))
-        float_miou = validation.score(before)
+        float_miou, _ = validation.score(before)
         calibration = CalibrationImages(cfg, str(float_path), images, seed)
         facts = dict(by=f'NNCF {nncf.__version__}', images=len(calibration), seed=seed)
 
@@ -147,7 +147,7 @@ def quantize(
             file: Any = open_backend(stage, threads=threads)
             types = file.precisions()
             running = sum(types.get(operation) in _INT8 for operation in layers)
-            return file, validation.score(file), running
+            return file, validation.score(file)[0], running
 
         after, miou, running = attempt()
         whole_miou = miou
@@ -239,10 +239,8 @@ def _quantize_graph(
             quantized = nncf.quantize_with_accuracy_control(
                 model,
                 validation_dataset=nncf.Dataset(range(len(validation))),
-                # Without scores of the images, NNCF scores each image by itself.
-                validation_fn=lambda compiled, indices: (
-                    validation.score(lambda images: compiled(images)[0], indices),
-                    None,
+                validation_fn=lambda compiled, indices: validation.score(
+                    lambda images: compiled(images)[0], indices
                 ),
                 max_drop=max_drop,
                 drop_type=nncf.DropType.ABSOLUTE,

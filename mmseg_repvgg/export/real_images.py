@@ -113,8 +113,8 @@ class CalibrationImages:
                 'current',
                 logging.WARNING,
             )
-        order = np.random.default_rng(seed).permutation(len(usable))
-        self._chosen = [usable[index] for index in sorted(order[:count])]
+        order = np.random.default_rng(seed).permutation(usable)
+        self._chosen = sorted(order[:count].tolist())
         self._seed = seed
 
     def __len__(self) -> int:
@@ -146,8 +146,8 @@ class Validation(RealImages):
 
     def score(
         self, run: Callable[[Array], Array], indices: Iterable[int] | None = None
-    ) -> float:
-        """Return the mIoU of a file in percent, by mmseg's metric.
+    ) -> tuple[float, list[float]]:
+        """Return the mIoU in percent, of all images together and of each by itself.
 
         Args:
             run: The file, or a function that computes what a file does.
@@ -156,20 +156,25 @@ class Validation(RealImages):
         Raises:
             ConfigError: If the metrics of the config give no mIoU.
         """
-        indices = list(range(len(self)) if indices is None else indices)
-        evaluator = Evaluator(self._metrics)
-        evaluator.dataset_meta = self.dataset.metainfo
+        together, alone = Evaluator(self._metrics), Evaluator(self._metrics)
+        each = []
         with quiet(MMLogger.get_current_instance()):  # It logs a table of classes.
-            for index in indices:
+            for index in range(len(self)) if indices is None else indices:
                 batch, outputs = self.predict(index, run)
-                evaluator.process(data_samples=outputs, data_batch=batch)
-            metrics = evaluator.evaluate(len(indices))
-        for name, value in metrics.items():
-            if name.split('/')[-1] == 'mIoU':
-                return float(value)
-        raise ConfigError(
-            f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or None}'
-        )
+                for evaluator in (together, alone):
+                    evaluator.dataset_meta = self.dataset.metainfo
+                    evaluator.process(data_samples=outputs, data_batch=batch)
+                each.append(_miou(alone.evaluate(1)))
+            return _miou(together.evaluate(len(each))), each
+
+
+def _miou(metrics: dict[str, float]) -> float:
+    for name, value in metrics.items():
+        if name.split('/')[-1] == 'mIoU':
+            return float(value)
+    raise ConfigError(
+        f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or "nothing"}'
+    )
 
 
 def check_sets(cfg: Config) -> None:

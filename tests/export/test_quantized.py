@@ -133,7 +133,10 @@ def own_labels(int8, read_image, tmp_path):
 @pytest.mark.slow
 def test_layers_are_kept_until_the_drop_is_met(int8, own_labels, tmp_path):
     _, model, done = int8
-    miou = Validation(own_labels, str(done.path)).score(done.contenders['OpenVINO int8'])
+    miou, each = Validation(own_labels, str(done.path)).score(
+        done.contenders['OpenVINO int8']
+    )
+    assert len(each) == 2
     allowed = (100 - miou) * 0.7
     assert allowed > 0.1
     path = tmp_path / 'x.xml'
@@ -157,7 +160,7 @@ def test_unmet_drop_saves_no_file(int8, tmp_path, monkeypatch):
     def score(self, run, indices=None):
         """Score as if any rounding cost 80 points."""
         plain = isinstance(run, OpenVINOBackend) and not run.metadata.quantized
-        return 90.0 if plain else 10.0
+        return (90.0 if plain else 10.0), [1.0]
 
     monkeypatch.setattr(Validation, 'score', score)
     with pytest.raises(ExportError, match=r'1.5 cannot .*lose 80.00 of 90.00 mIoU'):
