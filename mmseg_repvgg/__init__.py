@@ -10,9 +10,10 @@ with contextlib.redirect_stdout(sys.stderr):
 from . import engine  # noqa: F401  (registers)
 from .datasets import CamVidDataset
 from .hooks import DeployHook
+from .inference import Segmenter
 from .models import RepVGG
 from .reparam import deploy
 
 __version__ = '0.1.0'
 
-__all__ = ['CamVidDataset', 'DeployHook', 'RepVGG', '__version__', 'deploy']
+__all__ = ['CamVidDataset', 'DeployHook', 'RepVGG', 'Segmenter', '__version__', 'deploy']

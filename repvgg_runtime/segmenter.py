@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,12 @@ class BaseSegmenter(ABC):
         self.palette = [list(color) for color in palette]
         self.label_ids = label_ids and list(label_ids)
 
+    @overload
+    def __call__(self, image: AnyImage) -> Labels: ...
+
+    @overload
+    def __call__(self, image: list[Any]) -> list[Labels]: ...
+
     def __call__(self, image: Any) -> Any:
         """Segment an image, or a list of images at once.
 
@@ -73,6 +79,12 @@ class BaseSegmenter(ABC):
             return [each.labels for each in self.predict(list(map(as_pixels, image)))]
         return self.predict([as_pixels(image)])[0].labels
 
+    @overload
+    def probabilities(self, image: AnyImage) -> Probabilities: ...
+
+    @overload
+    def probabilities(self, image: list[Any]) -> list[Probabilities]: ...
+
     def probabilities(self, image: Any) -> Any:
         """Return the probability of each class at each pixel.
 
@@ -86,6 +98,12 @@ class BaseSegmenter(ABC):
         found = self.predict(list(map(as_pixels, images)), probabilities=True)
         each = [prediction.probabilities for prediction in found]
         return each if _is_list(image) else each[0]
+
+    @overload
+    def overlay(self, image: AnyImage, opacity: float = 0.5) -> Pixels: ...
+
+    @overload
+    def overlay(self, image: list[Any], opacity: float = 0.5) -> list[Pixels]: ...
 
     def overlay(self, image: Any, opacity: float = 0.5) -> Any:
         """Paint the labels over an image.
@@ -219,4 +237,4 @@ def _softmax(logits: Probabilities) -> Probabilities:
 
 
 def _is_list(image: Any) -> bool:
-    return isinstance(image, (list, tuple))
+    return isinstance(image, list)

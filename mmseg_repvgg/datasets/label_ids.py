@@ -1,0 +1,20 @@
+"""The ids that a data set's own tools use for its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmseg.datasets import CityscapesDataset
+
+from .prepare_cityscapes import TRAIN_IDS
+
+
+def label_ids(classes: Sequence[str]) -> list[int] | None:
+    """Return the data set's own id of each class, or None if they are the labels.
+
+    Args:
+        classes: Names of the classes; those of Cityscapes have other ids.
+    """
+    if tuple(classes) != CityscapesDataset.METAINFO['classes']:
+        return None
+    return [TRAIN_IDS.index(label) for label in range(len(classes))]

@@ -1,0 +1,242 @@
+"""Folders of a trained model: safetensors, config and model card; read without code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmseg.registry import MODELS, TRANSFORMS
+from torch import nn
+
+from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.extras import require
+
+from ..checkpoints.files import write_checkpoint
+from ..engine.load_model import load_model
+from ..errors import CheckpointError, ConfigError
+
+WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
+
+_BUILT = ('model', 'data_preprocessor', 'test_pipeline', 'tta_pipeline', 'tta_model')
+"""What is built of a stored config."""
+
+_KNOWN = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmseg_repvgg')
+# Arguments that read a file or an address when a model is built.
+_READS_FILES = ('checkpoint', 'checkpoint_path', 'file', 'init_cfg', 'pretrained')
+
+
+def save(
+    folder: Path,
+    cfg: Config,
+    model: nn.Module,
+    meta: dict[str, Any],
+    card: dict[str, Any],
+) -> Path:
+    """Write a folder; its config comes last, since it makes the folder complete.
+
+    Args:
+        folder: The folder.
+        cfg: The config of the model.
+        model: The fused segmentor, computed by torch.
+        meta: ``classes`` and ``palette``.
+        card: ``metrics``, ``data``, ``command`` and ``licence`` for the model card.
+
+    Returns:
+        The folder.
+    """
+    require('safetensors', 'safetensors')
+    resolved = json.loads(json.dumps(cfg.to_dict(), default=_name))
+    weights = folder / WEIGHTS
+    write_checkpoint(model.state_dict(), weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    stored = dict(sha256=digest, **meta, config=resolved)
+    write_atomically(folder / CARD, _card(cfg, meta, card, digest).encode())
+    write_atomically(folder / CONFIG, (json.dumps(stored, indent=1) + '\n').encode())
+    return folder
+
+
+def load(
+    source: str | Any, *, trust: bool = False, revision: str | None = None
+) -> tuple[Config, Any]:
+    """Read a folder, or fetch it from the Hugging Face hub first.
+
+    Args:
+        source: The folder, or the id on the hub.
+        trust: Build classes of any package.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        The config and the fused segmentor, with its ``dataset_meta``.
+
+    Raises:
+        CheckpointError: If the folder is incomplete or damaged.
+        ConfigError: If its config names a class of another package.
+        ExtraError: If a package is missing.
+    """
+    require('safetensors', 'safetensors')
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    try:
+        stored = json.loads((folder / CONFIG).read_text())
+        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        meta = dict(classes=stored['classes'], palette=stored['palette'])
+        given = stored['config']
+        config = {key: given[key] for key in _BUILT if given.get(key)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f'{folder} is not a folder of save_pretrained, which has {CONFIG} and '
+            f'{WEIGHTS}: {error!r}'
+        ) from error
+    if digest != stored.get('sha256'):
+        raise CheckpointError(
+            f'{folder / WEIGHTS} is damaged or of another model: its SHA-256 is not that '
+            f'in {CONFIG}. Copy the folder again'
+        )
+    if not trust:
+        for part in _dicts(config):
+            _require_safe(part, folder)
+    cfg = Config(dict(_tuples(config), default_scope='mmseg'))
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model: Any = load_model(cfg, str(folder / WEIGHTS))
+    model.dataset_meta = meta
+    return cfg, model
+
+
+def push(repo_id: str, private: bool, save_to: Callable[[str], Any]) -> str:
+    """Upload a folder to the Hugging Face hub, and return the address of the commit.
+
+    Args:
+        repo_id: Id of the repository; it is made if it is missing.
+        private: Whether a new one is private.
+        save_to: Writes the folder.
+    """
+    hub = require('huggingface_hub', 'hub')
+    with tempfile.TemporaryDirectory() as folder:
+        save_to(folder)
+        hub.create_repo(repo_id, private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message='Add the fused model'
+        )
+    return str(commit.commit_url)
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    hub = require('huggingface_hub', 'hub')
+    try:
+        return Path(
+            hub.snapshot_download(
+                repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD]
+            )
+        )
+    except Exception as error:  # The library raises errors of several packages.
+        raise CheckpointError(
+            f'{repo_id} is no folder, and cannot be fetched from the Hugging Face hub: '
+            f'{error}'
+        ) from error
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    for each in value if isinstance(value, list) else []:
+        yield from _dicts(each)
+
+
+def _require_safe(part: dict[str, Any], folder: Path) -> None:
+    """Check that building a part of a config runs no other code; drop ``init_cfg``."""
+    for key in _READS_FILES:
+        if part.pop(key, None) and key not in ('init_cfg', 'pretrained'):
+            raise ConfigError(
+                f'the config of {folder} gives {key}, which would read another file. If '
+                'you trust it, pass trust=True'
+            )
+    kind = part.get('type')
+    if kind is not None and not _is_known(kind):
+        raise ConfigError(
+            f'the config of {folder} names {kind!r}, which is no class of '
+            f'{", ".join(_KNOWN)}. If you trust it, pass trust=True and import the '
+            'package that registers it'
+        )
+
+
+def _is_known(kind: Any) -> bool:
+    for registry in (MODELS, TRANSFORMS):
+        level: Registry | None = registry
+        while level is not None:
+            found = level.module_dict.get(kind) if isinstance(kind, str) else None
+            if found is not None:
+                return found.__module__.partition('.')[0] in _KNOWN
+            level = level.parent
+    return False
+
+
+def _tuples(value: Any) -> Any:
+    """Return a value of JSON with lists of numbers as tuples, as configs write them."""
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    if not isinstance(value, list):
+        return value
+    if value and all(isinstance(each, (int, float)) for each in value):
+        return tuple(value)
+    return [_tuples(each) for each in value]
+
+
+def _name(kind: Any) -> str:
+    """Return the registered name of a class that a config holds itself."""
+    return getattr(kind, '__name__', str(kind))
+
+
+def _card(
+    cfg: Config, meta: Mapping[str, Any], card: Mapping[str, Any], digest: str
+) -> str:
+    from .. import __version__
+
+    backbone = cfg.model.get('backbone') or {}
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    metrics = card['metrics'] or {}
+    rows = [f'| {name} | {value} |' for name, value in metrics.items()]
+    table = ['| metric | value |', '|---|---|', *rows] if rows else ['Not given.']
+    return '\n'.join(
+        [
+            '---',
+            f'license: {card["licence"] or "other  # fill in that of the weights"}',
+            'library_name: mmseg_repvgg',
+            'pipeline_tag: image-segmentation',
+            'tags: [semantic-segmentation, repvgg, mmsegmentation]',
+            '---',
+            '',
+            f'# {backbone.get("type", "segmentor")} {backbone.get("arch", "")}'.rstrip(),
+            '',
+            f'The fused model, written by mmseg_repvgg {__version__}.',
+            '',
+            '```python',
+            'from mmseg_repvgg import Segmenter',
+            '',
+            "segmenter = Segmenter.from_pretrained('THIS_FOLDER')",
+            "labels = segmenter('street.jpg')  # (H, W), uint8",
+            '```',
+            '',
+            f'- Data: {card["data"] or dataset.get("type", "not given")}',
+            f'- Classes: {", ".join(meta["classes"])}',
+            f'- Training command: {_code(card["command"])}',
+            f'- SHA-256 of `{WEIGHTS}`: `{digest}`',
+            '',
+            '## Metrics',
+            '',
+            *table,
+            '',
+        ]
+    )
+
+
+def _code(command: str | None) -> str:
+    return f'`{command}`' if command else 'not given'

@@ -1,0 +1,286 @@
+"""Segment images with the fused model of a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import threading
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose, LoadImageFromFile
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import MODELS
+
+from repvgg_runtime.extras import quiet
+from repvgg_runtime.images import Pixels
+from repvgg_runtime.painting import default_palette
+from repvgg_runtime.segmenter import BaseSegmenter, Prediction
+
+from ..datasets.label_ids import label_ids
+from ..datasets.nested import leaf_datasets
+from ..datasets.pipelines import without_steps
+from ..engine.config import load_config
+from ..engine.load_model import load_model
+from ..errors import ConfigError, DeployError
+from ..hooks.deploy_hook import compare_logits
+from ..reparam import deploy
+from . import pretrained
+
+TOLERANCE = 1e-3
+"""Largest difference of a logit between the checkpoint and the fused model."""
+
+
+class Segmenter(BaseSegmenter):
+    """Segmenter that computes a checkpoint in its fused form.
+
+    Images go through the config's test pipeline and are computed as in a test, so labels
+    equal those that an evaluation scores. It may be used by several threads at once.
+
+    Args:
+        config: A config: a file, the name of one of ours, or a ``Config``.
+        checkpoint: The file, in any layout and form.
+        engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`. ``auto``
+            tries for each convolution whether Winograd's algorithm is faster on this CPU.
+        device: Device of torch; by default a GPU if there is one, else the CPU.
+        tta: Average over the views of the config's ``tta_pipeline``.
+        trust: Unpickle whatever the checkpoint holds.
+
+    Attributes:
+        model: The fused segmentor.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit the model.
+        ConfigError: If the config cannot be read or lacks a test pipeline.
+        DeployError: If the fused model does not compute what the checkpoint computes.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Config,
+        checkpoint: str | os.PathLike[str],
+        *,
+        engine: str | None = 'auto',
+        device: str | None = None,
+        tta: bool = False,
+        trust: bool = False,
+    ) -> None:
+        # mmseg warns of settings that are intended, and loading is logged for trainings.
+        with quiet(MMLogger.get_current_instance()):
+            cfg = _config(config)
+            model = load_model(cfg, os.fspath(checkpoint), trust=trust)
+            self._prepare(cfg, model, engine, device, tta)
+
+    def _prepare(
+        self,
+        cfg: Config,
+        model: Any,
+        engine: str | None = 'auto',
+        device: str | None = None,
+        tta: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        meta, count = model.dataset_meta, model.num_classes
+        classes = meta.get('classes') or [f'class {index}' for index in range(count)]
+        palette = meta.get('palette') or default_palette(count)
+        super().__init__(classes, palette, label_ids(classes))
+        device = device or default_device()
+        model = model.to(device)
+        self.model = deploy(model, (engine or 'auto') if device == 'cpu' else 'torch')
+        self._transforms = Compose(_without_loading(_pipeline(cfg)))
+        self._verify(model)
+        self._predictor: Any = self.model
+        if tta:
+            if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
+                raise ConfigError('tta needs tta_pipeline and tta_model in the config')
+            self._transforms = Compose(_without_loading(cfg.tta_pipeline))
+            # Built on the fused model, which is not built again.
+            self._predictor = MODELS.build({**cfg.tta_model, 'module': self.model})
+        self._lock = threading.Lock()
+
+    def _verify(self, model: Any) -> None:
+        """Compare the fused model with the checkpoint on an image of noise."""
+        noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+        batch = pseudo_collate([self._input(noise)])
+        difference = compare_logits(model, self.model, batch).logit_difference
+        if not difference <= TOLERANCE:  # NaN fails as well.
+            raise DeployError(
+                f'the fused model differs from the checkpoint by {difference:.3g} of the '
+                f'largest logit, more than {TOLERANCE}: look for norms with variances '
+                'near 0 or non-finite values'
+            )
+
+    @torch.inference_mode()
+    def predict(
+        self, images: Sequence[Pixels], *, probabilities: bool = False
+    ) -> list[Prediction]:
+        """Segment images of any sizes; those of one size are computed at once.
+
+        Args:
+            images: Each of shape (H, W, 3), BGR uint8.
+            probabilities: Whether to return the probabilities as well.
+
+        Raises:
+            ConfigError: If probabilities are asked of test-time augmentation.
+        """
+        if probabilities and self._predictor is not self.model:
+            raise ConfigError('test-time augmentation gives no probabilities')
+        inputs = [self._input(image) for image in images]
+        found: list[Any] = [None] * len(images)
+        shapes = [_shape(each) for each in inputs]
+        for shape in dict.fromkeys(shapes):
+            same = [i for i, each in enumerate(shapes) if each == shape]
+            batch = pseudo_collate([inputs[i] for i in same])
+            # Engines pack their weights at the first call; torch uses all cores anyway.
+            with self._lock:
+                samples = self._predictor.test_step(batch)
+            for index, sample in zip(same, samples):
+                found[index] = _prediction(sample, probabilities)
+        return found
+
+    def _input(self, image: Pixels) -> Any:
+        size = image.shape[:2]
+        return self._transforms(
+            dict(img=image, img_shape=size, ori_shape=size, img_path=None, seg_fields=[])
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        metrics: dict[str, float] | None = None,
+        data: str | None = None,
+        command: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write the fused model into a folder, to be read by :meth:`from_pretrained`.
+
+        The files are ``model.safetensors``, ``config.json`` (the resolved config and the
+        classes; nothing in it can run) and ``README.md``, a model card.
+
+        Args:
+            folder: The folder; it is made if it is missing.
+            metrics: Measured metrics for the card, such as ``{'mIoU': 66.6}``.
+            data: What it was trained on, for the card; by default the data set's type.
+            command: The command that trained it, for the card.
+            licence: Licence of the weights, for the card.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ExtraError: If safetensors is not installed.
+            WriteError: If a file cannot be written.
+        """
+        return pretrained.save(
+            Path(folder),
+            self.cfg,
+            deploy(self.model),
+            dict(classes=self.classes, palette=self.palette),
+            dict(metrics=metrics, data=data, command=command, licence=licence),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        engine: str | None = 'auto',
+        device: str | None = None,
+        tta: bool = False,
+        trust: bool = False,
+        revision: str | None = None,
+    ) -> Segmenter:
+        """Read what :meth:`save_pretrained` wrote.
+
+        No code of the folder runs: its config may only name classes of torch, mmcv,
+        mmengine, mmseg and this package.
+
+        Args:
+            source: The folder, or the id of a model on the Hugging Face hub.
+            engine: As for the class, as are ``device`` and ``tta``.
+            device: Device of torch.
+            tta: Average over the views of the config's ``tta_pipeline``.
+            trust: Build classes of any package that the config names.
+            revision: Branch, tag or commit on the hub.
+
+        Raises:
+            CheckpointError: If the folder is incomplete or damaged.
+            ConfigError: If its config names another class.
+            ExtraError: If huggingface_hub or safetensors is needed but not installed.
+        """
+        segmenter = cls.__new__(cls)
+        with quiet(MMLogger.get_current_instance()):
+            cfg, model = pretrained.load(source, trust=trust, revision=revision)
+            segmenter._prepare(cfg, model, engine, device, tta)
+        return segmenter
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, **card: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub.
+
+        Args:
+            repo_id: Id of the repository, ``USER/NAME``; it is made if it is missing.
+            private: Whether a new repository is private.
+            **card: Arguments of :meth:`save_pretrained` for the model card.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ExtraError: If huggingface_hub is not installed.
+        """
+        return pretrained.push(
+            repo_id, private, lambda folder: self.save_pretrained(folder, **card)
+        )
+
+
+def default_device() -> str:
+    """Return the GPU of this process, if there is one, or the CPU."""
+    if not torch.cuda.is_available():
+        return 'cpu'
+    return f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+
+
+def _config(config: str | os.PathLike[str] | Config) -> Config:
+    if isinstance(config, Config):
+        return config.copy()
+    return load_config(
+        Namespace(config=os.fspath(config), work_dir=None, cfg_options=None)
+    )
+
+
+def _pipeline(cfg: Config) -> list[Any]:
+    loader = cfg.get('test_dataloader') or {}
+    leaves = leaf_datasets(loader.get('dataset') or {})
+    pipeline = leaves[0].get('pipeline') or cfg.get('test_pipeline')
+    if not pipeline:
+        raise ConfigError('the config has no test_dataloader and no test_pipeline')
+    return pipeline
+
+
+def _without_loading(steps: Any) -> list[Any]:
+    return without_steps(steps, LoadImageFromFile, LoadAnnotations)
+
+
+def _shape(data: dict[str, Any]) -> Any:
+    inputs = data['inputs']
+    if isinstance(inputs, list):
+        return tuple(tuple(view.shape) for view in inputs)
+    return tuple(inputs.shape)
+
+
+def _prediction(sample: Any, probabilities: bool) -> Prediction:
+    found = sample.pred_sem_seg.data[0]
+    labels = found.to(torch.uint8).cpu().numpy()
+    if not probabilities:
+        return Prediction(labels)
+    scores = sample.seg_logits.data.float()
+    # mmseg's segmentors return the probability of a single class already.
+    each = scores.softmax(0) if len(scores) > 1 else torch.cat([1 - scores, scores])
+    return Prediction(labels, each.cpu().numpy())

@@ -1,0 +1,68 @@
+"""Open a trained model, whatever it is stored as."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .backends import BACKENDS
+from .errors import ConfigError, ExtraError
+from .segmenter import BaseSegmenter, ExportedSegmenter
+
+
+def open_model(
+    model: str,
+    config: str | None = None,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> BaseSegmenter:
+    """Open a model to segment images with.
+
+    Args:
+        model: An exported file (``.onnx``, ``.xml`` or ``.pt``), which needs neither
+            torch nor mmseg; a folder of ``Segmenter.save_pretrained`` or the id of one
+            on the Hugging Face hub; or, with ``config``, a checkpoint.
+        config: The config of a checkpoint.
+        device: Device to run it on; by default the CPU for an exported file, else a GPU
+            if there is one.
+        threads: Number of threads on a CPU.
+        **options: Further arguments of ``mmseg_repvgg.Segmenter``, such as ``engine``;
+            an exported file takes none.
+
+    Raises:
+        ConfigError: If the model cannot be opened so.
+        ExtraError: If a package that it needs is not installed.
+    """
+    if config is None and Path(model).suffix in BACKENDS:
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise ConfigError(
+                f'{model} is an exported file, which takes no {" and no ".join(given)}: '
+                'that is for checkpoints'
+            )
+        return ExportedSegmenter(model, device or 'cpu', threads)
+    if config is None and os.path.isfile(model):
+        raise ConfigError(
+            f'{model} is a checkpoint, or no model: give its config by --config'
+        )
+    try:
+        package = importlib.import_module('mmseg_repvgg')
+        torch = importlib.import_module('torch')
+    except ImportError as error:
+        raise ExtraError(
+            f'{model} needs torch and MMSegmentation ({error}); only an exported file '
+            f'({", ".join(BACKENDS)}) runs without'
+        ) from error
+    # mmseg warns of settings that are intended here.
+    warnings.filterwarnings('ignore', 'When align_corners=True')
+    if threads:
+        torch.set_num_threads(threads)
+    options['device'] = device
+    if config is not None:
+        return package.Segmenter(config, model, **options)
+    return package.Segmenter.from_pretrained(model, **options)

@@ -1,0 +1,165 @@
+"""Write what was predicted: label maps, overlays, pairs and probabilities."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .atomic_write import atomic_path, write_atomically
+from .errors import ConfigError, WriteError
+from .images import Pixels
+from .painting import blend, side_by_side
+from .segmenter import BaseSegmenter, Prediction
+
+KINDS = {
+    'labels': '.png',
+    'overlay': '.jpg',
+    'side-by-side': '.jpg',
+    'probabilities': '.npy',
+}
+"""Suffix of the file of each kind of output."""
+
+PICTURES = ('overlay', 'side-by-side')
+"""Kinds that are a film if the input is a video."""
+
+IDS = ('train', 'dataset')
+
+
+class Outputs:
+    """Folder with a subfolder for each kind of file, written whole or not at all.
+
+    Args:
+        folder: The folder.
+        kinds: Some of :data:`KINDS`.
+        segmenter: What predicts; its palette and label ids are used.
+        ids: Numbers in the label maps: ``'train'``, or ``'dataset'`` for the data set's
+            own.
+        opacity: Opacity of the overlays, from 0 to 1.
+
+    Raises:
+        ConfigError: If an argument is not allowed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        kinds: Sequence[str],
+        segmenter: BaseSegmenter,
+        *,
+        ids: str = 'train',
+        opacity: float = 0.5,
+    ) -> None:
+        if not 0 <= opacity <= 1:
+            raise ConfigError(f'the opacity must be from 0 to 1, but got {opacity}')
+        if ids == 'dataset' and segmenter.label_ids is None:
+            raise ConfigError(
+                'the model knows no ids of its data set other than those of training: '
+                'use --ids train'
+            )
+        self.folder, self.kinds, self.opacity = Path(folder), tuple(kinds), opacity
+        self._palette = segmenter.palette
+        table = segmenter.label_ids if ids == 'dataset' else None
+        self._ids = None if table is None else np.array(table, np.uint8)
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether predictions must have probabilities."""
+        return 'probabilities' in self.kinds
+
+    def path(self, name: str, kind: str) -> Path:
+        """Return the file of an image and a kind."""
+        return self.folder / kind / f'{name}{KINDS[kind]}'
+
+    def film(self, name: str, kind: str) -> Path:
+        """Return the film of a video's pictures of a kind."""
+        return self.folder / kind / f'{name}.mp4'
+
+    def exist(self, name: str) -> bool:
+        """Return whether all files of an image are there."""
+        return all(self.path(name, kind).exists() for kind in self.kinds)
+
+    def films_exist(self, name: str) -> bool:
+        """Return whether the outputs of a video are there, as its films tell."""
+        films = [kind for kind in self.kinds if kind in PICTURES]
+        return bool(films) and all(self.film(name, kind).exists() for kind in films)
+
+    def write(
+        self,
+        name: str,
+        image: Pixels,
+        found: Prediction,
+        kinds: Sequence[str] | None = None,
+    ) -> None:
+        """Write the files of an image, or those of some kinds.
+
+        Raises:
+            WriteError: If a file cannot be written.
+        """
+        for kind in self.kinds if kinds is None else kinds:
+            path = self.path(name, kind)
+            if kind == 'probabilities':
+                data = io.BytesIO()
+                assert found.probabilities is not None
+                np.save(data, found.probabilities.astype(np.float16))
+                write_atomically(path, data.getvalue())
+            else:
+                picture = self.picture(kind, image, found)
+                write_atomically(path, _encode(picture, path.suffix))
+
+    def picture(self, kind: str, image: Pixels, found: Prediction) -> npt.NDArray[Any]:
+        """Return the label map (H, W), or a picture (H, W, 3), of a kind."""
+        if kind == 'labels':
+            return found.labels if self._ids is None else self._ids[found.labels]
+        if kind == 'overlay':
+            return blend(image, found.labels, self._palette, self.opacity)
+        return side_by_side(image, [found.labels], self._palette)
+
+
+class Film:
+    """Frames of a video as an MP4 file, complete or not at all.
+
+    Use it as a context; its ``write`` takes frames of one size, (H, W, 3), BGR uint8.
+
+    Args:
+        path: The file.
+        rate: Frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self.rate = path, rate
+        self._writer: Any = None
+
+    def __enter__(self) -> Film:
+        """Begin a temporary file."""
+        self._atomic = atomic_path(self.path)
+        self._file = self._atomic.__enter__()
+        return self
+
+    def write(self, frame: Pixels) -> None:
+        """Add a frame."""
+        if self._writer is None:
+            size = frame.shape[1::-1]
+            code = cv2.VideoWriter.fourcc(*'mp4v')
+            self._writer = cv2.VideoWriter(str(self._file), code, self.rate, size)
+            if not self._writer.isOpened():
+                raise WriteError(f'{self.path} cannot be written as an MP4 video')
+        self._writer.write(frame)
+
+    def __exit__(self, *error: Any) -> None:
+        """Put the file in its place, unless there was an error."""
+        if self._writer is not None:
+            self._writer.release()
+        self._atomic.__exit__(*error)
+
+
+def _encode(picture: npt.NDArray[Any], suffix: str) -> bytes:
+    done, data = cv2.imencode(suffix, picture)
+    if not done:
+        raise WriteError(f'OpenCV cannot write a {suffix} of the shape {picture.shape}')
+    return data.tobytes()
