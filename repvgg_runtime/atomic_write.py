@@ -25,25 +25,30 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         WriteError: If the file cannot be written.
     """
     # An exclusive open follows no link.
-    with atomic_path(path) as temporary, open(temporary, 'xb') as file:
+    with atomic_path(path, '.partial') as temporary, open(temporary, 'xb') as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], suffix: str | None = None
+) -> Iterator[Path]:
     """Yield the path of a temporary file that replaces another at the end of the block.
 
-    The temporary file is in the same folder and has the same suffix. It is flushed to
-    disk and renamed at the end, and removed if the block raises.
+    The temporary file is hidden and in the same folder. It is flushed to disk and renamed
+    at the end, and removed if the block raises.
 
     Args:
         path: The file to replace. Missing folders are made.
+        suffix: Suffix of the temporary file; by default that of ``path``, for writers
+            that choose the format by it.
 
     Raises:
         WriteError: If a file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
+    suffix = path.suffix if suffix is None else suffix
+    temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{suffix}')
     try:
         refuse_special_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)

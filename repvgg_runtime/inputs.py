@@ -80,9 +80,7 @@ def find_inputs(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[Inp
 def _expand(argument: str) -> Iterator[tuple[str, PurePosixPath]]:
     if argument.startswith(CAMERA):
         if not argument[len(CAMERA) :].isdecimal():
-            raise ConfigError(
-                f'a camera is camera:NUMBER, such as camera:0: {argument!r}'
-            )
+            raise ConfigError(f'a camera is camera:NUMBER, but got {argument!r}')
         yield argument, PurePosixPath(argument.replace(':', '_'))
     elif os.path.isdir(argument):
         yield from _in_folder(argument)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import warnings
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from .backends import BACKENDS
 from .errors import ConfigError, ExtraError
+from .extras import quiet
 from .segmenter import BaseSegmenter, ExportedSegmenter
 
 
@@ -51,8 +54,10 @@ def open_model(
             f'{model} is a checkpoint, or no model: give its config by --config'
         )
     try:
-        package = importlib.import_module('mmseg_repvgg')
-        torch = importlib.import_module('torch')
+        # mmseg and mmcv tell which optional parts they lack.
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
+            package = importlib.import_module('mmseg_repvgg')
+            torch = importlib.import_module('torch')
     except ImportError as error:
         raise ExtraError(
             f'{model} needs torch and MMSegmentation ({error}); only an exported file '

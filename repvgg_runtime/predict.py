@@ -277,7 +277,7 @@ def _run(args: argparse.Namespace) -> int:
         on_done=progress.add,
     )
     progress.close()
-    lines = [f'{len(images) - len(broken)} images, {progress.rate():.1f} per second']
+    lines = [f'images: {len(images) - len(broken)}, {progress.rate():.1f} per second']
     for source in videos:
         progress = Progress(args.frames, 'frames')
         try:

@@ -17,8 +17,8 @@ from .images import AnyImage, Pixels, as_pixels
 from .painting import blend, default_palette
 from .resizing import resize_image, resize_labels, resize_logits, scaled_size
 
-Labels = npt.NDArray[np.uint8]
-"""A label map of shape (H, W)."""
+Labels = npt.NDArray[np.uint8 | np.uint16]
+"""A label map of shape (H, W); of 16 bits if there are more than 256 classes."""
 
 Probabilities = npt.NDArray[np.float32]
 """Of shape (classes, H, W), from 0 to 1; their sum is 1 at each pixel."""
@@ -56,6 +56,11 @@ class BaseSegmenter(ABC):
         self.palette = [list(color) for color in palette]
         self.label_ids = label_ids and list(label_ids)
 
+    @property
+    def label_type(self) -> type[np.uint8 | np.uint16]:
+        """Type of the labels."""
+        return np.uint8 if len(self.classes) <= 256 else np.uint16
+
     @overload
     def __call__(self, image: AnyImage) -> Labels: ...
 
@@ -69,7 +74,8 @@ class BaseSegmenter(ABC):
             image: A path, a Pillow image, or an array (H, W, 3), BGR uint8; or a list.
 
         Returns:
-            Labels of shape (H, W), uint8, of the image's own size; or a list of these.
+            Labels of shape (H, W), of the image's own size, uint8, or uint16 for more
+            than 256 classes; or a list of these.
 
         Raises:
             DataError: If a file does not exist.
@@ -220,14 +226,14 @@ class ExportedSegmenter(BaseSegmenter):
     ) -> Prediction:
         facts = self.metadata
         if facts.output == 'labels':
-            return Prediction(resize_labels(output.astype(np.uint8), size))
+            return Prediction(resize_labels(output.astype(self.label_type), size))
         logits = resize_logits(output, size, facts.align_corners)
         if facts.out_channels == 1:
             found = 1 / (1 + np.exp(-logits[0]))
-            labels = (found > facts.threshold).astype(np.uint8)
+            labels = (found > facts.threshold).astype(self.label_type)
             both = np.stack([1 - found, found]) if probabilities else None
             return Prediction(labels, both)
-        labels = logits.argmax(0).astype(np.uint8)
+        labels = logits.argmax(0).astype(self.label_type)
         return Prediction(labels, _softmax(logits) if probabilities else None)
 
 

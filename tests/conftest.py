@@ -21,6 +21,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmseg.datasets import CityscapesDataset
+from mmseg.registry import MODELS
 from torch import nn
 
 import mmseg_repvgg  # noqa: F401  (registers)
@@ -184,6 +186,30 @@ def randomize_norms(model: nn.Module) -> nn.Module:
 @pytest.fixture(name='randomize_norms')
 def _randomize_norms():
     return randomize_norms
+
+
+@pytest.fixture(scope='session')
+def trained(street_root, tmp_path_factory) -> tuple[str, str]:
+    """The files of a config of a narrow network and of a checkpoint of it."""
+    folder = tmp_path_factory.mktemp('trained')
+    torch.manual_seed(0)
+    init_default_scope('mmseg')
+    cfg = small_street_config(street_root, folder)
+    arch = dict(depths=(1, 2, 2, 1), a=0.25, b=0.25)
+    cfg.model.backbone.update(arch=arch)
+    cfg.model.decode_head.update(in_channels=128, channels=16)
+    cfg.model.auxiliary_head.update(in_channels=64, channels=16)
+    model = randomize_norms(MODELS.build(cfg.model))
+    meta = {'dataset_meta': CityscapesDataset.METAINFO}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'small.pth')
+    cfg.dump(folder / 'small.py')
+    return str(folder / 'small.py'), str(folder / 'small.pth')
+
+
+@pytest.fixture(scope='session')
+def street_images(street_root) -> list[Path]:
+    """The 3 validation images, 64x128."""
+    return sorted((street_root / 'leftImg8bit' / 'val').rglob('*.png'))
 
 
 def assert_same(ours, theirs, where=''):

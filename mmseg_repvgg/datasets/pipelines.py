@@ -1,13 +1,41 @@
-"""Change the pipelines of configs."""
+"""Find and change the pipelines of configs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmcv.transforms import Resize
+from mmengine.config import Config
 from mmseg.registry import TRANSFORMS
 
 from ..registry_types import builds
+from .checks import leaf_datasets
+
+
+def find_test_pipeline(cfg: Config) -> list[Any]:
+    """Return the pipeline by which a config tests, empty if it has none."""
+    loader = cfg.get('test_dataloader') or {}
+    leaf = leaf_datasets(loader.get('dataset') or {})[0]
+    return leaf.get('pipeline') or cfg.get('test_pipeline') or []
+
+
+def resizing(steps: Sequence[Any]) -> dict[str, Any]:
+    """Return how a pipeline resizes images.
+
+    Args:
+        steps: Configs of transforms.
+
+    Returns:
+        ``scale``, width and height, or None if images keep their size, and
+        ``keep_ratio``.
+    """
+    for step in steps:
+        if builds(step, TRANSFORMS, Resize) and step.get('scale'):
+            scale = step['scale']
+            pair = [scale, scale] if isinstance(scale, int) else list(scale)
+            return dict(scale=pair, keep_ratio=bool(step.get('keep_ratio')))
+    return dict(scale=None, keep_ratio=True)
 
 
 def without_steps(steps: Sequence[Any], *kinds: type) -> list[Any]:

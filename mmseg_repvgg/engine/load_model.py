@@ -72,4 +72,6 @@ def match_form(cfg: Config, checkpoint: Any) -> None:
         return
     if not backbone.get('deploy'):
         backbone.deploy = True
-        print_log('the checkpoint is fused: the model is built in the fused form')
+        print_log(
+            'the checkpoint is fused: the model is built in the fused form', 'current'
+        )

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from repvgg_runtime.metadata import Metadata
 
 from .. import __version__
+from ..datasets.label_ids import label_ids
+from ..datasets.pipelines import find_test_pipeline, resizing
 from ..errors import ConfigError
 
 OUTPUTS = ('labels', 'logits')
@@ -78,6 +80,8 @@ def describe(
         backbone=type(model.backbone).__name__,
         version=__version__,
         **json.loads(lists),
+        label_ids=label_ids(classes),
+        **resizing(find_test_pipeline(cfg)),
         **facts,
     )
 

@@ -24,8 +24,7 @@ from repvgg_runtime.painting import default_palette
 from repvgg_runtime.segmenter import BaseSegmenter, Prediction
 
 from ..datasets.label_ids import label_ids
-from ..datasets.nested import leaf_datasets
-from ..datasets.pipelines import without_steps
+from ..datasets.pipelines import find_test_pipeline, without_steps
 from ..engine.config import load_config
 from ..engine.load_model import load_model
 from ..errors import ConfigError, DeployError
@@ -93,7 +92,10 @@ class Segmenter(BaseSegmenter):
         device = device or default_device()
         model = model.to(device)
         self.model = deploy(model, (engine or 'auto') if device == 'cpu' else 'torch')
-        self._transforms = Compose(_without_loading(_pipeline(cfg)))
+        steps = find_test_pipeline(cfg)
+        if not steps:
+            raise ConfigError('the config has no test_dataloader and no test_pipeline')
+        self._transforms = Compose(_without_loading(steps))
         self._verify(model)
         self._predictor: Any = self.model
         if tta:
@@ -141,7 +143,7 @@ class Segmenter(BaseSegmenter):
             with self._lock:
                 samples = self._predictor.test_step(batch)
             for index, sample in zip(same, samples):
-                found[index] = _prediction(sample, probabilities)
+                found[index] = self._prediction(sample, probabilities)
         return found
 
     def _input(self, image: Pixels) -> Any:
@@ -149,6 +151,16 @@ class Segmenter(BaseSegmenter):
         return self._transforms(
             dict(img=image, img_shape=size, ori_shape=size, img_path=None, seg_fields=[])
         )
+
+    def _prediction(self, sample: Any, probabilities: bool) -> Prediction:
+        found = sample.pred_sem_seg.data[0]
+        labels = found.cpu().numpy().astype(self.label_type)
+        if not probabilities:
+            return Prediction(labels)
+        scores = sample.seg_logits.data.float()
+        # mmseg's segmentors return the probability of a single class already.
+        each = scores.softmax(0) if len(scores) > 1 else torch.cat([1 - scores, scores])
+        return Prediction(labels, each.cpu().numpy())
 
     def save_pretrained(
         self,
@@ -255,15 +267,6 @@ def _config(config: str | os.PathLike[str] | Config) -> Config:
     )
 
 
-def _pipeline(cfg: Config) -> list[Any]:
-    loader = cfg.get('test_dataloader') or {}
-    leaves = leaf_datasets(loader.get('dataset') or {})
-    pipeline = leaves[0].get('pipeline') or cfg.get('test_pipeline')
-    if not pipeline:
-        raise ConfigError('the config has no test_dataloader and no test_pipeline')
-    return pipeline
-
-
 def _without_loading(steps: Any) -> list[Any]:
     return without_steps(steps, LoadImageFromFile, LoadAnnotations)
 
@@ -273,14 +276,3 @@ def _shape(data: dict[str, Any]) -> Any:
     if isinstance(inputs, list):
         return tuple(tuple(view.shape) for view in inputs)
     return tuple(inputs.shape)
-
-
-def _prediction(sample: Any, probabilities: bool) -> Prediction:
-    found = sample.pred_sem_seg.data[0]
-    labels = found.to(torch.uint8).cpu().numpy()
-    if not probabilities:
-        return Prediction(labels)
-    scores = sample.seg_logits.data.float()
-    # mmseg's segmentors return the probability of a single class already.
-    each = scores.softmax(0) if len(scores) > 1 else torch.cat([1 - scores, scores])
-    return Prediction(labels, each.cpu().numpy())

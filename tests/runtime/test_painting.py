@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from repvgg_runtime.painting import paint, side_by_side
+from repvgg_runtime.painting import blend, default_palette, paint, side_by_side
 
 
 def test_any_number_of_classes_is_painted():
@@ -23,3 +23,16 @@ def test_side_by_side_shrinks_without_mixing_labels():
     assert (picture[:, :350] == 7).all()
     colours = np.unique(picture[:, 354:704].reshape(-1, 3), axis=0)
     assert sorted(map(tuple, colours)) == [(0, 0, 10), (40, 40, 40)]
+
+
+def test_an_overlay_mixes_image_and_colours():
+    image = np.full((1, 2, 3), 100, np.uint8)
+    labels = np.array([[0, 1]])
+    found = blend(image, labels, [[200, 0, 50], [100, 100, 100]], 0.25)
+    assert found.tolist() == [[[88, 75, 125], [100, 100, 100]]]
+    assert np.array_equal(blend(image, labels, [[200, 0, 50]], 0), image)
+
+
+def test_default_colours_differ():
+    colours = default_palette(100)
+    assert len({tuple(colour) for colour in colours}) > 90

@@ -1,0 +1,122 @@
+"""One line of Python gives the labels that a test scores."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.apis import MMSegInferencer, inference_model, init_model
+
+from mmseg_repvgg import Segmenter, deploy
+from mmseg_repvgg.errors import CheckpointError, ConfigError, DeployError
+from mmseg_repvgg.inference import segmenter as module
+from mmseg_repvgg.models.wrappers import predict
+from mmseg_repvgg.reparam import is_deployed
+from repvgg_runtime.images import read_image
+
+
+@pytest.fixture
+def segmenter(trained):
+    return Segmenter(*trained, device='cpu', engine='torch')
+
+
+def test_labels_are_those_of_a_test(segmenter, trained, street_images):
+    cfg = Config.fromfile(trained[0])
+    cfg.load_from = trained[1]
+    runner = Runner.from_cfg(cfg)
+    runner.load_checkpoint(trained[1])
+    runner.model.eval()
+    for batch in runner.test_dataloader:
+        (sample,) = predict(runner.model, batch)
+        labels = segmenter(sample.img_path)
+        assert labels.dtype == np.uint8
+        assert len(np.unique(labels)) > 1
+        differing = labels != sample.pred_sem_seg.data[0].numpy()
+        assert differing.mean() < 1e-3
+
+
+def test_the_model_is_fused_by_the_engine(trained):
+    for engine in ('torch', 'winograd', 'auto'):
+        segmenter = Segmenter(*trained, device='cpu', engine=engine)
+        assert is_deployed(segmenter.model)
+
+
+def test_images_of_several_sizes_are_one_list(segmenter, street_images):
+    pixels = read_image(street_images[0])
+    images = [pixels, pixels[:40, :60].copy(), street_images[1]]
+    found = segmenter(images)
+    assert [each.shape for each in found] == [(64, 128), (40, 60), (64, 128)]
+    for image, labels in zip(images, found):
+        assert (segmenter(image) != labels).mean() < 1e-3
+
+
+def test_probabilities_have_their_maximum_at_the_label(segmenter, street_images):
+    probabilities = segmenter.probabilities(street_images[0])
+    assert probabilities.shape == (19, 64, 128)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    assert np.array_equal(probabilities.argmax(0), segmenter(street_images[0]))
+
+
+def test_threads_may_share_a_segmenter(segmenter, street_images):
+    expected = segmenter(street_images)
+    found = {}
+
+    def work(index):
+        found[index] = segmenter(street_images)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for labels in found.values():
+        assert all((a != b).mean() < 1e-3 for a, b in zip(labels, expected))
+    assert len(found) == 4
+
+
+def test_time_augmentation_averages_the_views(trained, street_images):
+    averaged = Segmenter(*trained, device='cpu', tta=True)
+    labels = averaged(street_images[0])
+    assert labels.shape == (64, 128)
+    assert (labels != Segmenter(*trained, device='cpu')(street_images[0])).any()
+    with pytest.raises(ConfigError, match='gives no probabilities'):
+        averaged.probabilities(street_images[0])
+
+
+def test_a_model_that_fusing_changes_is_refused(trained, monkeypatch):
+    def broken(model, engine='torch'):
+        fused = deploy(model, engine)
+        with torch.no_grad():
+            next(fused.parameters()).mul_(1.5)
+        return fused
+
+    monkeypatch.setattr(module, 'deploy', broken)
+    with pytest.raises(DeployError, match='differs from the checkpoint by'):
+        Segmenter(*trained, device='cpu')
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
+    torch.save({'state_dict': {'other': torch.zeros(1)}}, tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match=r'other\.pth'):
+        Segmenter(trained[0], tmp_path / 'other.pth', device='cpu')
+
+
+def test_a_config_without_a_pipeline_is_refused(trained):
+    cfg = Config.fromfile(trained[0])
+    for key in ('test_dataloader', 'test_pipeline'):
+        cfg.pop(key)
+    with pytest.raises(ConfigError, match='no test_dataloader and no test_pipeline'):
+        Segmenter(cfg, trained[1], device='cpu')
+
+
+def test_functions_of_mmseg_keep_working(segmenter, trained, street_images, tmp_path):
+    path = str(street_images[0])
+    expected = segmenter(path)
+    model = init_model(*trained, device='cpu')
+    found = inference_model(deploy(model), path).pred_sem_seg.data[0].numpy()
+    assert (found != expected).mean() < 1e-3
+    inferencer = MMSegInferencer(*trained, device='cpu')
+    (found,) = [inferencer(path, show=False)['predictions']]
+    assert (found != expected).mean() < 1e-3

@@ -1,0 +1,258 @@
+"""The command that segments images, videos and cameras."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmseg_repvgg import Segmenter
+from repvgg_runtime import predict as module
+from repvgg_runtime.predict import main
+from repvgg_runtime.segmenter import ExportedSegmenter
+
+REPO = Path(__file__).parents[2]
+
+# What the command has to do without where an exported file is enough.
+WITHOUT_TORCH = """
+import sys
+for name in ('torch', 'mmseg', 'mmengine', 'mmcv', 'mmseg_repvgg'):
+    sys.modules[name] = None  # importing it is now an ImportError
+from repvgg_runtime.predict import main
+status = main(sys.argv[1:])
+known = {'numpy', 'cv2', 'PIL', 'onnxruntime', 'openvino'}
+print(sorted(known & set(sys.modules)))
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch, street_images):
+    """A folder of 5 images, two of them in a subfolder, which is left."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'pictures'
+    (folder / 'sub').mkdir(parents=True)
+    for index in range(5):
+        name = f'{"sub/" if index > 2 else ""}{index}.png'
+        image = np.roll(cv2.imread(str(street_images[0])), 16 * index, 1)
+        cv2.imwrite(str(folder / name), image)
+    return folder
+
+
+def labels_in(folder):
+    return {
+        path.relative_to(folder / 'labels').as_posix(): cv2.imread(str(path), -1)
+        for path in sorted((folder / 'labels').rglob('*.png'))
+    }
+
+
+def test_a_folder_is_segmented(exported, pictures, tmp_path, capsys):
+    file = exported('onnx', output='logits')
+    assert main(['pictures', '-o', 'out', '-m', str(file), '--batch-size', '2']) == 0
+    found = labels_in(tmp_path / 'out')
+    assert list(found) == ['0.png', '1.png', '2.png', 'sub/3.png', 'sub/4.png']
+    segmenter = ExportedSegmenter(file)
+    for name, labels in found.items():
+        assert (labels != segmenter(pictures / name)).mean() < 1e-3
+    assert len(list((tmp_path / 'out' / 'overlay').rglob('*.jpg'))) == 5
+    assert capsys.readouterr().out.startswith('images: 5, ')
+
+
+def test_checkpoints_folders_and_files_give_the_same(
+    exported, trained, pictures, tmp_path
+):
+    Segmenter(*trained, device='cpu').save_pretrained(tmp_path / 'model')
+    config, checkpoint = trained
+    models = {
+        'checkpoint': ['-m', checkpoint, '-c', config],
+        'pretrained': ['-m', 'model', '--engine', 'torch'],
+        'onnx': ['-m', str(exported('onnx', output='labels'))],
+        'openvino': ['-m', str(exported('openvino', output='labels'))],
+    }
+    found = {}
+    for name, arguments in models.items():
+        assert main(['pictures/0.png', '-o', name, *arguments, '--device', 'cpu']) == 0
+        found[name] = labels_in(tmp_path / name)['0.png']
+    for labels in found.values():
+        assert (labels != found['checkpoint']).mean() < 1e-3
+
+
+def test_an_exported_file_needs_no_torch(exported, pictures, tmp_path):
+    for to, runtime in (('onnx', 'onnxruntime'), ('openvino', 'openvino')):
+        file = exported(to, output='logits', normalize=True)
+        done = subprocess.run(
+            [sys.executable, '-c', WITHOUT_TORCH, 'pictures', '-o', to, '-m', file],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(REPO)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(f'{["PIL", "cv2", "numpy", runtime]}\n')
+        assert len(labels_in(tmp_path / to)) == 5
+
+
+def test_a_broken_image_is_named_and_the_others_done(exported, pictures, capsys):
+    whole = (pictures / '0.png').read_bytes()
+    (pictures / '1.png').write_bytes(whole[: len(whole) // 2])
+    (pictures / 'sub' / '3.png').write_text('no image')
+    file = str(exported('onnx', output='labels'))
+    assert main(['pictures', '-o', 'out', '-m', file, '--batch-size', '2']) == 1
+    assert list(labels_in(Path('out'))) == ['0.png', '2.png', 'sub/4.png']
+    said = capsys.readouterr()
+    assert said.out.startswith('images: 3, ')
+    assert '2 could not be read:' in said.err
+    assert 'pictures/1.png is truncated' in said.err
+    assert 'pictures/sub/3.png is truncated or not an image' in said.err
+
+
+def test_what_is_done_is_not_done_again(exported, pictures, capsys):
+    arguments = ['pictures', '-o', 'out', '-m', str(exported('onnx', output='labels'))]
+    assert main(arguments) == 0
+    (Path('out') / 'overlay' / '1.jpg').unlink()
+    times = {name: (Path('out/labels') / name).stat().st_mtime_ns for name in ('0.png',)}
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert '4 were done before' in capsys.readouterr().out
+    assert (Path('out') / 'overlay' / '1.jpg').exists()
+    assert main([*arguments, '--overwrite']) == 0
+    assert (Path('out/labels') / '0.png').stat().st_mtime_ns > times['0.png']
+
+
+def test_a_killed_run_goes_on(exported, pictures, tmp_path, start):
+    for index in range(60):
+        Image.open(pictures / '0.png').save(pictures / f'more_{index}.png')
+    file = exported('onnx', output='labels')
+    command = [sys.executable, '-m', 'repvgg_runtime.predict', 'pictures']
+    command += ['-o', 'out', '-m', file]
+    process = start(*command, cwd=tmp_path, PYTHONPATH=str(REPO))
+    while len(list(tmp_path.glob('out/labels/**/*.png'))) < 3:
+        assert process.poll() is None, process.said()
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    # Nothing is half written: each file that has its name can be read.
+    for path in (tmp_path / 'out').rglob('[!.]*.*'):
+        assert cv2.imread(str(path)) is not None
+    start(*command, cwd=tmp_path, PYTHONPATH=str(REPO)).succeed()
+    assert len(labels_in(tmp_path / 'out')) == 65
+
+
+def test_shards_do_each_image_once(exported, pictures, monkeypatch):
+    common = ['pictures', '-m', str(exported('onnx', output='labels')), '-o']
+    assert main([*common, 'first', '--shard', '1/2']) == 0
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert main([*common, 'second']) == 0
+    first, second = (list(labels_in(Path(name))) for name in ('first', 'second'))
+    assert first == ['0.png', '2.png', 'sub/4.png']
+    assert second == ['1.png', 'sub/3.png']
+
+
+def test_a_list_on_stdin_is_segmented(exported, pictures, monkeypatch):
+    monkeypatch.setattr(sys, 'stdin', ['pictures/2.png\n', 'pictures/sub/3.png\n'])
+    file = str(exported('onnx', output='labels'))
+    assert main(['-', '-o', 'out', '-m', file, '--save', 'labels']) == 0
+    assert list(labels_in(Path('out'))) == ['2.png', '3.png']
+    assert not Path('out/overlay').exists()
+
+
+@pytest.fixture
+def video(pictures):
+    frame = cv2.imread(str(pictures / '0.png'))
+    code = cv2.VideoWriter.fourcc(*'mp4v')
+    writer = cv2.VideoWriter('film.mp4', code, 5, frame.shape[1::-1])
+    for index in range(6):
+        writer.write(np.roll(frame, 4 * index, 1))
+    writer.release()
+    return 'film.mp4'
+
+
+def test_a_video_becomes_a_film_and_label_maps(exported, video, capsys):
+    arguments = [video, '-o', 'out', '-m', str(exported('onnx', output='labels'))]
+    assert main([*arguments, '--frames', '4']) == 0
+    assert 'film.mp4: 4 frames' in capsys.readouterr().out
+    assert list(labels_in(Path('out'))) == [f'film/00000{i}.png' for i in range(4)]
+    capture = cv2.VideoCapture('out/overlay/film.mp4')
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    assert capture.get(cv2.CAP_PROP_FPS) == 5
+    assert main(arguments) == 0
+    assert '1 were done before' in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_its_film(exported, video, monkeypatch):
+    class Camera(cv2.VideoCapture):
+        read_before = 0
+
+        def __init__(self, number):
+            assert number == 3
+            super().__init__(video)
+
+        def read(self):
+            self.read_before += 1
+            if self.read_before > 2:
+                raise KeyboardInterrupt
+            return super().read()
+
+    monkeypatch.setattr(module.cv2, 'VideoCapture', Camera)
+    file = str(exported('onnx', output='labels'))
+    assert main(['camera:3', '-o', 'out', '-m', file]) == 0
+    assert len(labels_in(Path('out'))) == 2
+    assert Path('out/overlay/camera_3.mp4').stat().st_size > 0
+
+
+def test_a_file_that_is_no_video_is_named(exported, pictures, capsys):
+    Path('film.mp4').write_bytes(b'no video')
+    file = str(exported('onnx', output='labels'))
+    assert main(['film.mp4', 'pictures/0.png', '-o', 'out', '-m', file]) == 1
+    assert 'film.mp4 cannot be opened as a video' in capsys.readouterr().err
+    assert list(labels_in(Path('out'))) == ['0.png']
+
+
+def test_ids_of_the_data_set(exported, pictures):
+    file = str(exported('onnx', output='labels'))
+    common = ['pictures/0.png', '-m', file, '--save', 'labels', '-o']
+    assert main([*common, 'train']) == 0
+    assert main([*common, 'ids', '--ids', 'dataset']) == 0
+    ids = np.array(ExportedSegmenter(file).label_ids, np.uint8)
+    train, found = (labels_in(Path(name))['0.png'] for name in ('train', 'ids'))
+    assert np.array_equal(found, ids[train])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--save', 'probabilities'], 'gives labels only: export it with'),
+        (['--tta'], 'is an exported file, which takes no tta'),
+        (['--engine', 'winograd'], 'is an exported file, which takes no engine'),
+        (['--batch-size', '0'], '--batch-size must be at least 1, but got 0'),
+        (['--device', 'cuda'], 'ONNX Runtime has no CUDAExecutionProvider'),
+    ],
+)
+def test_what_does_not_fit_is_an_error_in_one_line(
+    exported, pictures, capsys, arguments, message
+):
+    file = str(exported('onnx', output='labels'))
+    assert main(['pictures', '-o', 'out', '-m', file, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('error: ')
+    assert message in said
+    assert said.count('\n') == 1
+    assert not Path('out').exists()
+
+
+def test_a_checkpoint_without_a_config_is_an_error(trained, pictures, capsys):
+    assert main(['pictures', '-o', 'out', '-m', trained[1]]) == 2
+    assert 'give its config by --config' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('shard', ['0/2', '3/2', '1', 'a/b'])
+def test_a_shard_that_does_not_exist_is_an_error(pictures, shard, capsys):
+    with pytest.raises(SystemExit):
+        main(['pictures', '-o', 'out', '-m', 'x.onnx', '--shard', shard])
+    assert '--shard' in capsys.readouterr().err

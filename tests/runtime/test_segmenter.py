@@ -1,0 +1,98 @@
+"""Exported files segment images as the checkpoint does."""
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmseg_repvgg import Segmenter
+from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.export.exported import export
+from repvgg_runtime.errors import ConfigError
+from repvgg_runtime.images import read_image
+from repvgg_runtime.segmenter import ExportedSegmenter
+
+
+def disagreement(ours, theirs):
+    assert [a.shape for a in ours] == [b.shape for b in theirs]
+    assert all(a.dtype == np.uint8 for a in ours)
+    return max((a != b).mean() for a, b in zip(ours, theirs))
+
+
+@pytest.fixture
+def images(street_images):
+    """Images of two sizes."""
+    first, *rest = map(read_image, street_images)
+    return [first, first[:50, :90].copy(), *rest]
+
+
+@pytest.mark.parametrize('normalize', [False, True])
+@pytest.mark.parametrize('to', ['onnx', 'openvino', 'torchscript'])
+def test_labels_equal_those_of_the_checkpoint(exported, trained, images, to, normalize):
+    expected = Segmenter(*trained, device='cpu')(images)
+    assert len(np.unique(expected[0])) > 1
+    for output in ('logits', 'labels'):
+        ours = ExportedSegmenter(exported(to, output=output, normalize=normalize))
+        assert disagreement(ours(images), expected) < 1e-3
+
+
+def test_probabilities_equal_those_of_the_checkpoint(exported, trained, images):
+    expected = Segmenter(*trained, device='cpu').probabilities(images)
+    found = ExportedSegmenter(exported('onnx', output='logits')).probabilities(images)
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        np.testing.assert_allclose(ours.sum(0), 1, atol=1e-5)
+
+
+def test_a_file_of_labels_has_no_probabilities(exported, images):
+    segmenter = ExportedSegmenter(exported('onnx', output='labels'))
+    with pytest.raises(ConfigError, match='export it with --output logits'):
+        segmenter.probabilities(images[0])
+
+
+def test_a_file_of_fixed_size_and_batch_takes_images_of_any(exported, images):
+    path = exported('onnx', output='logits', size=(64, 128), batch=2)
+    segmenter = ExportedSegmenter(path)
+    one_by_one = [segmenter(image) for image in images]
+    assert [each.shape for each in one_by_one] == [each.shape[:2] for each in images]
+    assert disagreement(segmenter(images), one_by_one) < 1e-3
+
+
+def test_images_are_resized_as_the_test_pipeline_does(trained, images, tmp_path):
+    cfg = Config.fromfile(trained[0])
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if step.type == 'Resize':
+            step.update(scale=(70, 50), keep_ratio=True)
+            break
+    else:
+        cfg.test_dataloader.dataset.pipeline.insert(
+            1, dict(type='Resize', scale=(70, 50), keep_ratio=True)
+        )
+    path = tmp_path / 'small.onnx'
+    model = load_model(cfg.copy(), trained[1])
+    export(cfg, model, path, 'onnx', dynamic=True, output='logits')
+    segmenter = ExportedSegmenter(path)
+    assert (segmenter.metadata.scale, segmenter.metadata.keep_ratio) == ([70, 50], True)
+    expected = Segmenter(cfg, trained[1], device='cpu')(images)
+    assert disagreement(segmenter(images), expected) < 1e-3
+
+
+def test_a_path_an_array_and_a_list_give_the_same(exported, street_images):
+    segmenter = ExportedSegmenter(exported('onnx', output='logits'))
+    path = street_images[0]
+    labels = segmenter(path)
+    assert np.array_equal(labels, segmenter(read_image(path)))
+    assert np.array_equal(labels, segmenter([path, street_images[1]])[0])
+    assert segmenter([]) == []
+    overlay = segmenter.overlay(path, opacity=1)
+    expected = np.array(segmenter.palette, np.uint8)[labels][:, :, ::-1]
+    assert np.array_equal(overlay, expected)
+    assert np.array_equal(segmenter.overlay([path], opacity=1)[0], expected)
+
+
+def test_the_file_tells_classes_and_ids(exported, trained):
+    ours = ExportedSegmenter(exported('onnx', output='logits'))
+    theirs = Segmenter(*trained, device='cpu')
+    assert ours.classes == theirs.classes
+    assert ours.palette == theirs.palette
+    assert ours.label_ids == theirs.label_ids
+    assert ours.label_ids[:3] == [7, 8, 11]  # road, sidewalk, building
