@@ -18,11 +18,7 @@ class _CfgOptions(DictAction):
     """mmengine's ``DictAction`` with errors for options that are not ``KEY=VALUE``."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
+        self, parser: Any, namespace: Any, values: Any, option_string: Any = None
     ) -> None:
         for given in values:
             key, equals, value = given.partition('=')
@@ -30,8 +26,7 @@ class _CfgOptions(DictAction):
                 raise ConfigError(f'--cfg-options takes KEY=VALUE, but got {given!r}')
             if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
                 raise ConfigError(f'--cfg-options {given} has an unclosed bracket')
-        # mmengine annotates option_string as str, but passes None on.
-        super().__call__(parser, namespace, values, option_string)  # type: ignore[arg-type]
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_common_arguments(
@@ -41,7 +36,7 @@ def add_common_arguments(
     trust: bool = True,
     verbose: bool = False,
 ) -> None:
-    """Add ``--cfg-options`` and the other arguments that several tools share.
+    """Add ``--cfg-options``, and the other arguments that several tools share.
 
     Args:
         parser: The parser of a tool.
@@ -89,24 +84,20 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(_report(error))
+        text = str(error)
+        if 'Original Traceback' in text:
+            # A worker of a DataLoader passes its traceback on as the text.
+            text = text.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
+        rank = os.environ.get('RANK')
+        where = f' (rank {rank})' if rank else ''
+        sys.stderr.write(f'error{where}: {text}\n')
+        sys.exit(2)
     except OSError:
         # If printing itself failed, so does this, which exits with a clear error.
         _flush('\n')
         raise
     finally:
         _flush()
-
-
-def _report(error: UserError) -> int:
-    text = str(error)
-    if 'Original Traceback' in text:
-        # A worker of a DataLoader passes its traceback on as the text.
-        text = text.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
-    rank = os.environ.get('RANK')
-    where = f' (rank {rank})' if rank else ''
-    sys.stderr.write(f'error{where}: {text}\n')
-    return 2
 
 
 def _flush(more: str = '') -> None:

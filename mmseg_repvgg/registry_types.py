@@ -1,8 +1,4 @@
-"""Look-ups of the ``type`` of a config, however it is written.
-
-mmengine accepts a name, a name with its scope, such as ``mmseg.RepVGG``, and the class
-itself.
-"""
+"""Look-ups of a config's ``type``: a name, such as ``mmseg.RepVGG``, or a class."""
 
 from __future__ import annotations
 
@@ -21,10 +17,7 @@ def type_name(cfg: Mapping[str, Any]) -> str:
 
 
 def is_a(cfg: Mapping[str, Any], *names: str) -> bool:
-    """Return whether a config builds one of the classes of these bare names.
-
-    Classes of projects other than the libraries below this package do not count.
-    """
+    """Return whether a config builds a class of one of these bare names in our scopes."""
     scope, _, name = _full_name(cfg.get('type')).rpartition('.')
     return name in names and scope.partition('.')[0] in _SCOPES
 

@@ -112,7 +112,9 @@ def test_optimizer_treats_every_parameter_alike(runner):
 def test_training_samples_are_scaled_crops(runner):
     dataset = runner.train_loop.dataloader.dataset
     for place in range(3):
-        sample = dataset[Position(place, (0, place))]
+        position = Position(place)
+        position.seed = (0, place)
+        sample = dataset[position]
         assert sample['inputs'].shape == (3, 713, 713)
         assert sample['inputs'].dtype == torch.uint8
         assert sample['data_samples'].gt_sem_seg.data.shape == (1, 713, 713)

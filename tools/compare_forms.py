@@ -1,6 +1,7 @@
 """Compare the training form and the fused form of a checkpoint on a test set."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import startup  # noqa: F401  (before torch and mmseg)
@@ -9,10 +10,13 @@ import startup  # noqa: F401  (before torch and mmseg)
 import mmcv
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.forms import compare_forms, trained_form
-from mmseg_repvgg.analysis.pictures import save_triptych
+from mmseg_repvgg.analysis.forms import compare_forms
+from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine.config import load_config
+from mmseg_repvgg.engine.runner import build_runner
+from mmseg_repvgg.engine.testing import prepare_testing
 from mmseg_repvgg.winograd import ENGINES
+from repvgg_runtime.painting import side_by_side
 
 
 def main() -> None:
@@ -35,7 +39,11 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = load_config(args)
-    runner = trained_form(cfg, args.checkpoint, trust=args.trust_checkpoint)
+    prepare_testing(cfg, args.checkpoint, fused=False, trust=args.trust_checkpoint)
+    cfg.log_level = logging.WARNING
+    runner = build_runner(cfg)
+    with naming_checkpoint(args.checkpoint):
+        runner.load_or_resume()
     dataloader = runner.test_dataloader
     palette = dataloader.dataset.metainfo.get('palette', [])
     folder = Path(cfg.work_dir) / 'pictures'
@@ -45,26 +53,26 @@ def main() -> None:
             return
         name = Path(sample.img_path).stem
         try:
-            save_triptych(
-                folder / f'{name}.png',
-                mmcv.imread(sample.img_path),
-                sample.gt_sem_seg.data[0].cpu().numpy(),
-                sample.pred_sem_seg.data[0].cpu().numpy(),
-                palette,
-            )
+            maps = [
+                each.data[0].cpu().numpy()
+                for each in (sample.gt_sem_seg, sample.pred_sem_seg)
+            ]
+            picture = side_by_side(mmcv.imread(sample.img_path), maps, palette)
+            mmcv.imwrite(picture, str(folder / f'{name}.png'))
         except Exception as error:  # A picture must not end a comparison.
             args.pictures = 0
             runner.logger.warning(f'no more pictures after {sample.img_path}: {error!r}')
 
     result = compare_forms(runner.model, dataloader, save, args.engine)
+    difference = result.difference
     ratio = result.trained_seconds / result.fused_seconds
     print(f"""
                                 trained form    fused form
   mIoU (%)                    {result.trained['mIoU']:14.2f}{result.fused['mIoU']:14.2f}
   time per image (ms, median) {1e3 * result.trained_seconds:14.1f}\
 {1e3 * result.fused_seconds:14.1f}   fused is {ratio:.2f}x as fast
-  largest logit difference    {result.logit_difference:14.1e}   of the largest logit
-  pixels of another label     {result.label_disagreement:14.4%}
+  largest logit difference    {difference.logit_difference:14.1e}   of the largest logit
+  pixels of another label     {difference.label_disagreement:14.4%}
   pictures                    {folder}/ (input | ground truth | prediction)""")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.complexity import FORMATS, count_network, show
+from mmseg_repvgg.analysis.counting import FORMATS, count_network, show
 from mmseg_repvgg.analysis.networks import network_config
 
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.curves import draw_curves, save_figure
-from mmseg_repvgg.analysis.logs import read_log
+from mmseg_repvgg.analysis.curves import draw_curves, read_log, save_figure
 from mmseg_repvgg.errors import ConfigError
 
 
@@ -39,8 +38,6 @@ def main() -> None:
         raise ConfigError(
             f'--labels has {len(args.labels)} names for {len(args.log)} logs'
         )
-    if args.window is not None and args.window < 1:
-        raise ConfigError(f'--window must be at least 1, but got {args.window}')
 
     logs = [read_log(path) for path in args.log]
     names = args.labels or [log.name for log in logs]

@@ -3,7 +3,6 @@
 import argparse
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
-from mmengine.dist import get_world_size
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
@@ -54,7 +53,7 @@ def main() -> None:
         trust=args.trust_checkpoint,
     )
     runner = build_runner(cfg, verbose=args.verbose)
-    for warning in recipe_warnings(cfg, get_world_size()):
+    for warning in recipe_warnings(cfg):
         runner.logger.warning(warning)
     runner.train()
 

@@ -17,15 +17,12 @@ from ..models.archs import ARCHS
 
 
 def network_config(given: str, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, or make a config of a backbone alone.
+    """Return a config with ``model.backbone``.
 
     Args:
         given: A config file, the name of a config of this project, or an architecture
             with its dilation, such as ``B2``, ``B2-fast`` or ``B2-full``.
         options: Changes of the config, by dotted key.
-
-    Returns:
-        A config with ``model.backbone``.
 
     Raises:
         ConfigError: If there is neither such a file nor such an architecture, or the
@@ -42,15 +39,7 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
             f'{given} is neither a config file (*.py) nor an architecture: '
             f'{", ".join(ARCHS)}, or with dilation, such as B2-fast and B2-full'
         )
-    cfg = load_config(
-        Namespace(
-            config=given,
-            cfg_options=options,
-            work_dir=None,
-            launcher='none',
-            local_rank=0,
-        )
-    )
+    cfg = load_config(Namespace(config=given, cfg_options=options, work_dir=None))
     if 'backbone' not in (cfg.get('model') or {}):
         raise ConfigError(f'{given} has no model with a backbone')
     return cfg

@@ -1,6 +1,6 @@
 """Launching, processes, precision and gradient accumulation around a Runner."""
 
-from .accumulating_loop import AccumulatingTrainLoop
+from .accumulation import AccumulatingTrainLoop
 from .precision import AutocastOptimWrapper
 from .visualization import OptionalTensorboardVisBackend
 

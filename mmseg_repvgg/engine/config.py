@@ -21,10 +21,10 @@ def load_config(args: Namespace) -> Config:
     """Read a config file and apply the options of the command line.
 
     Args:
-        args: ``config``, a file or the name of a config of this project; ``work_dir``,
-            where logs and checkpoints go, by default what the config says, else
-            ``work_dirs/NAME_OF_CONFIG``; ``cfg_options``; and for tools that run in
-            several processes ``launcher`` and ``local_rank``.
+        args: ``config``, a file or the name of a config of this project; ``work_dir``, by
+            default that of the config, else ``work_dirs/NAME_OF_CONFIG``;
+            ``cfg_options``; and for tools that run in several processes ``launcher`` and
+            ``local_rank``.
 
     Raises:
         ConfigError: If the file cannot be read as a config, or the options don't fit it.
@@ -49,20 +49,15 @@ def load_config(args: Namespace) -> Config:
         raise ConfigError(
             f'--cfg-options does not fit {path}: {error.args[0]}'
         ) from error
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = os.path.join('work_dirs', Path(path).stem)
+    default = cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
+    cfg.work_dir = args.work_dir or default
     return cfg
 
 
 def add_missing_hook(cfg: Config, hook: type[Hook], **arguments: object) -> None:
-    """Add a hook that the tools rely on to a config without it, and log that.
+    """Add a hook to the ``custom_hooks`` of a config without it, and log that.
 
-    Args:
-        cfg: The config; changed in place.
-        hook: The class. A subclass in the config's ``custom_hooks`` will do.
-        **arguments: Arguments of the hook.
+    A subclass of the hook will do.
     """
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(builds(each, HOOKS, hook) for each in hooks):
@@ -72,11 +67,6 @@ def add_missing_hook(cfg: Config, hook: type[Hook], **arguments: object) -> None
 
 
 def remove_hook(cfg: Config, hook: type[Hook]) -> None:
-    """Remove a hook and its subclasses from the ``custom_hooks`` of a config.
-
-    Args:
-        cfg: The config; changed in place.
-        hook: The class.
-    """
+    """Remove a hook and its subclasses from the ``custom_hooks`` of a config."""
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [each for each in hooks if not builds(each, HOOKS, hook)]

@@ -11,7 +11,7 @@ from mmengine.device import get_device
 from ..datasets.checks import build_lazily, leaf_datasets, supports_lazy_init
 from ..errors import ConfigError
 from ..registry_types import is_a, type_name
-from .batches import images_at_once
+from .accumulation import images_at_once
 from .processes import count_processes
 
 # Heads that normalise what they pool to a single pixel.
@@ -22,16 +22,12 @@ _POOLING_HEADS = (
 
 
 def check_keys(cfg: Config, loop: str) -> None:
-    """Check that a config has the keys that a loop is built from.
-
-    Args:
-        cfg: The config.
-        loop: ``'train'`` or ``'test'``.
+    """Check that a config has the keys that a ``'train'`` or ``'test'`` loop needs.
 
     Raises:
         ConfigError: If a key is missing or None.
     """
-    last = 'optim_wrapper' if loop == 'train' else f'{loop}_evaluator'
+    last = 'optim_wrapper' if loop == 'train' else 'test_evaluator'
     for key in (f'{loop}_dataloader', f'{loop}_cfg', last):
         if cfg.get(key) is None:
             raise ConfigError(f'the config has no {key}, which a {loop} loop needs')
@@ -39,9 +35,6 @@ def check_keys(cfg: Config, loop: str) -> None:
 
 def check_classes(cfg: Config) -> list[str]:
     """Compare the number of classes of each head with that of the training set.
-
-    Args:
-        cfg: A training config.
 
     Returns:
         A warning for each head that has more classes than the data.
@@ -75,9 +68,6 @@ def check_norms(cfg: Config) -> None:
     This happens with one image at once where the map is pooled to 1x1, as in PSPNet. A
     config that imports other code is not checked, since a hook may freeze the norms.
 
-    Args:
-        cfg: A training config.
-
     Raises:
         ConfigError: If a batch norm would see a single value.
     """
@@ -86,13 +76,10 @@ def check_norms(cfg: Config) -> None:
     if images_at_once(cfg) > 1 or any('mmseg_repvgg' not in name for name in imports):
         return
     synced = count_processes(cfg) > 1 and get_device() != 'cpu'
+    norms = ('BN',) if synced else ('BN', 'SyncBN')
     for name, head in _heads(cfg.model):
-        norm = head.get('norm_cfg') or {}
-        if (
-            is_a(head, *_POOLING_HEADS)
-            and 1 in head.get('pool_scales', (1,))
-            and (is_a(norm, 'BN') or (is_a(norm, 'SyncBN') and not synced))
-        ):
+        pools = is_a(head, *_POOLING_HEADS) and 1 in head.get('pool_scales', (1,))
+        if pools and is_a(head.get('norm_cfg') or {}, *norms):
             raise ConfigError(
                 f'{name} would normalise a single value of each channel, because a '
                 'process trains on one image at once: set train_dataloader.batch_size to '

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,10 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             is not one of a split, or ``out`` is not an empty folder.
         ExtraError: If cityscapesscripts is not installed.
     """
-    try:
-        import cityscapesscripts  # noqa: F401
-    except ImportError as error:
+    if find_spec('cityscapesscripts') is None:
         raise ExtraError(
             '--format-only needs cityscapesscripts: pip install cityscapesscripts'
-        ) from error
+        )
     if os.path.exists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise ConfigError(
             f'--out {out} exists and is not an empty folder, but everything in it would '
@@ -74,11 +73,7 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
 
 
 def size_warnings(cfg: Config) -> list[str]:
-    """Return a warning if the split does not have as many images as Cityscapes.
-
-    Args:
-        cfg: From :func:`write_label_ids`.
-    """
+    """Return a warning if the split does not have as many images as Cityscapes."""
     dataset = build_lazily(cfg.test_dataloader.dataset)
     folder = Path(dataset.data_prefix['img_path'])
     images, expected = len(dataset.load_data_list()), EXPECTED[folder.name]

@@ -57,20 +57,15 @@ def dataset_meta(cfg: Config) -> dict[str, Any]:
 
 
 def match_form(cfg: Config, checkpoint: Any) -> None:
-    """Make a config build the fused form if the checkpoint is fused.
-
-    Args:
-        cfg: The config; changed in place if its backbone is RepVGG.
-        checkpoint: As it was read, in any layout.
+    """Make a config with RepVGG build the fused form if a checkpoint is fused.
 
     Raises:
         CheckpointError: If it holds no weights.
     """
     backbone = cfg.model.get('backbone', {})
     found = recognise(extract_state_dict(checkpoint))
-    if found is None or found.form != 'fused' or not is_a(backbone, 'RepVGG'):
-        return
-    if not backbone.get('deploy'):
+    fused = found is not None and found.form == 'fused'
+    if fused and is_a(backbone, 'RepVGG') and not backbone.get('deploy'):
         backbone.deploy = True
         print_log(
             'the checkpoint is fused: the model is built in the fused form', 'current'

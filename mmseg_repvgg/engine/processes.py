@@ -23,21 +23,13 @@ _COUNT_VARIABLES: Final = dict(
 
 
 def count_processes(cfg: Config) -> int:
-    """Return the number of processes, also before they are connected.
-
-    Args:
-        cfg: The config, with ``launcher``.
-    """
+    """Return the number of processes, also before they are connected."""
     variable = _COUNT_VARIABLES.get(cfg.get('launcher', 'none'))
     return int(os.environ[variable]) if variable else 1
 
 
 def is_first_process(cfg: Config) -> bool:
-    """Return whether this is the main process, also before they are connected.
-
-    Args:
-        cfg: The config, with ``launcher``.
-    """
+    """Return whether this is the main process, also before they are connected."""
     variable = RANK_VARIABLES.get(cfg.get('launcher', 'none'))
     return variable is None or os.environ.get(variable, '0') == '0'
 
@@ -46,9 +38,6 @@ def start_gloo(cfg: Config) -> None:
     """Connect the processes through gloo and adapt the config to DDP on CPUs.
 
     DDP gets no device ids, and SyncBN, which torch has for GPUs only, becomes BN.
-
-    Args:
-        cfg: The config, with ``launcher``; changed in place.
     """
     env_cfg = cfg.get('env_cfg') or {}
     dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
@@ -64,10 +53,9 @@ def start_gloo(cfg: Config) -> None:
         _export_slurm_environment()
     # mmengine would ask for a CUDA device here, but keeps a group that exists already.
     if not is_distributed():
-        limit: dict[str, Any] = {}
-        if dist_cfg.get('timeout') is not None:
-            limit['timeout'] = timedelta(seconds=dist_cfg['timeout'])
-        distributed.init_process_group('gloo', **limit)
+        seconds = dist_cfg.get('timeout')
+        limit = None if seconds is None else timedelta(seconds=seconds)
+        distributed.init_process_group('gloo', timeout=limit)
 
 
 def _export_slurm_environment() -> None:
@@ -88,8 +76,7 @@ def _replace_sync_bn(cfg: Any) -> None:
     if isinstance(cfg, Mapping):
         if is_a(cfg, 'SyncBN', 'MMSyncBN', 'SyncBatchNorm'):
             cfg['type'] = 'BN'  # type: ignore[index]
-        for value in cfg.values():
-            _replace_sync_bn(value)
-    elif isinstance(cfg, (list, tuple)):
+        cfg = list(cfg.values())
+    if isinstance(cfg, (list, tuple)):
         for value in cfg:
             _replace_sync_bn(value)

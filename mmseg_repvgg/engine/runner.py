@@ -33,17 +33,14 @@ _MMENGINE_HOOKS = {
 def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     """Build the Runner of a config, adapted to this machine.
 
-    Every image and label map that it loads is checked, see
-    :func:`~mmseg_repvgg.datasets.checks.check_loading`. The config that it dumps
-    and saves with its checkpoints keeps mmseg's loading, and so serves mmseg's own tools.
-
-    Without a GPU, several processes communicate through gloo, DDP gets no device ids and
-    SyncBN, which torch has for GPUs only, becomes BN.
+    Every image and label map that it loads is checked. The config that it dumps and saves
+    with its checkpoints keeps mmseg's loading, and so serves mmseg's own tools. Without a
+    GPU, several processes communicate through gloo.
 
     Args:
         cfg: The config, with ``launcher`` and ``work_dir``; changed in place.
-        verbose: Whether to show config, environment and hooks on the screen as well, and
-            log lines instead of a progress bar.
+        verbose: Show config, environment and hooks on the screen as well, and log lines
+            instead of a progress bar.
 
     Raises:
         ConfigError: If the processes would start from different checkpoints.
@@ -73,7 +70,13 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
         loader = getattr(runner, f'_{name}_dataloader')
         if isinstance(loader, Mapping):
             check_loading(loader['dataset'])
-    _require_same_start(cfg)
+    starts = {str(start) for start in all_gather_object(cfg.get('load_from'))}
+    if len(starts) > 1:
+        raise ConfigError(
+            f'the processes would start from different checkpoints: '
+            f'{", ".join(sorted(starts))}. Use a work dir on a file system that every '
+            'node sees'
+        )
     return runner
 
 
@@ -100,14 +103,3 @@ def _require_writable(folder: str) -> None:
             f'the work dir {folder} cannot be written: {error.strerror}. Make room, or '
             'choose another with --work-dir'
         ) from error
-
-
-def _require_same_start(cfg: Config) -> None:
-    """Check that all processes found the same checkpoint in the work dir."""
-    starts = {str(start) for start in all_gather_object(cfg.get('load_from'))}
-    if len(starts) > 1:
-        raise ConfigError(
-            f'the processes would start from different checkpoints: '
-            f'{", ".join(sorted(starts))}. Use a work dir on a file system that every '
-            'node sees'
-        )

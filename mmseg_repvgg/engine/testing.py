@@ -32,22 +32,19 @@ def prepare_testing(
 ) -> None:
     """Set a config up for testing a checkpoint, and check both and the data.
 
-    Whatever the config says, the test evaluates the fused model and refuses a checkpoint
-    that does not fill the whole model: DeployHook and LoadHook are added if the config
-    lacks them.
+    DeployHook and LoadHook are added to a config that lacks them: a test evaluates the
+    fused model and refuses a checkpoint that does not fill the whole model.
 
     Args:
         cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
         checkpoint: The file to test.
-        out: Folder for the predicted label maps, if any are to be written.
+        out: Folder for the predicted label maps.
         format_only: Write label maps for the Cityscapes server and evaluate nothing.
-        split: With ``format_only``, the split to predict: ``val`` or ``test``, the
-            default.
-        show_dir: Folder for painted images, if any are to be written.
+        split: With ``format_only``, the split: ``val`` or ``test``, the default.
+        show_dir: Folder for painted images.
         tta: Average over the views of the config's ``tta_pipeline``.
         fused: Whether to evaluate the fused model, or else the training form.
-        engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`; by
-            default what the config's ``DeployHook`` says.
+        engine: See :func:`~mmseg_repvgg.deploy`; default that of the ``DeployHook``.
         trust: Unpickle whatever the checkpoint holds.
 
     Raises:
@@ -75,10 +72,6 @@ def prepare_testing(
     for hook in cfg.custom_hooks:
         if engine is not None and builds(hook, HOOKS, DeployHook):
             hook['engine'] = engine
-    if out is not None and not format_only:
-        evaluators = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            evaluator['output_dir'] = out
     if show_dir is not None:
         cfg.default_hooks.visualization = dict(
             type='SegVisualizationHook', draw=True, interval=1
@@ -100,4 +93,8 @@ def prepare_testing(
         write_label_ids(cfg, out, split or 'test')
     elif split is not None:
         raise ConfigError('--split needs --format-only')
+    elif out is not None:
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator['output_dir'] = out
     check_dataset(cfg.test_dataloader.dataset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mmengine.config import Config
 
@@ -13,7 +12,7 @@ from ..datasets.checks import check_dataset, leaf_datasets
 from ..errors import ConfigError
 from ..hooks import LoadHook
 from ..registry_types import is_a
-from .batches import accumulate, batch_warnings, scale_learning_rate
+from .accumulation import accumulate, batch_warnings
 from .config import add_missing_hook
 from .config_checks import check_classes, check_keys, check_norms
 from .precision import use_amp
@@ -31,13 +30,11 @@ def prepare_training(
 ) -> None:
     """Set a config up for training, and check it and its data.
 
-    Nothing is added to the config but LoadHook, which refuses a checkpoint that does not
-    fit the model.
+    Nothing is added but LoadHook, which refuses a checkpoint that does not fit the model.
 
     Args:
         cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
-        amp: Train in mixed precision: ``float16``, with loss scaling, ``bfloat16``, or
-            ``auto``, where this machine gains by it. None leaves it to the config.
+        amp: Mixed precision, see :func:`~.precision.use_amp`, if the option was given.
         auto_scale_lr: Scale the learning rate by the global batch size over that of the
             recipe.
         global_batch: Images per optimizer step over all processes. Gradients are
@@ -55,7 +52,13 @@ def prepare_training(
     if amp is not None:
         use_amp(cfg, amp)
     if auto_scale_lr:
-        scale_learning_rate(cfg)
+        # The Runner does the scaling.
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ConfigError(
+                '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
+                'global batch size that its learning rate is meant for'
+            )
+        cfg.auto_scale_lr.enable = True
     if global_batch is not None:
         accumulate(cfg, global_batch)
     add_missing_hook(cfg, LoadHook, strict=False)
@@ -67,8 +70,10 @@ def prepare_training(
         cfg.load_from, cfg.resume = found or cfg.get('load_from'), found is not None
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = read_ahead(cfg.load_from, trust=trust)
-        if cfg.get('resume'):
-            _keep_seed(cfg, checkpoint)
+        seed = checkpoint.get('meta', {}).get('seed') if cfg.get('resume') else None
+        if seed is not None:
+            # mmengine would set it only after the sampler is built.
+            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
     init = cfg.model.get('backbone', {}).get('init_cfg')
     if isinstance(init, Mapping) and 'type' not in init:
         raise ConfigError(
@@ -82,14 +87,9 @@ def prepare_training(
     check_norms(cfg)
 
 
-def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
-    """Return warnings about departures from the recipe that no option asked for.
-
-    Args:
-        cfg: From :func:`prepare_training`.
-        world_size: The number of processes.
-    """
-    warnings = batch_warnings(cfg, world_size) + check_classes(cfg)
+def recipe_warnings(cfg: Config) -> list[str]:
+    """Return warnings about departures from the recipe that no option asked for."""
+    warnings = batch_warnings(cfg) + check_classes(cfg)
     backbone = cfg.model.get('backbone', {})
     init = backbone.get('init_cfg')
     pretrained = isinstance(init, Mapping) and init.get('checkpoint')
@@ -106,13 +106,3 @@ def recipe_warnings(cfg: Config, world_size: int) -> list[str]:
             'model.backbone.init_cfg.checkpoint=FILE'
         )
     return warnings
-
-
-def _keep_seed(cfg: Config, checkpoint: Any) -> None:
-    """Resume with the seed of the checkpoint.
-
-    mmengine would set it only after the sampler is built.
-    """
-    seed = checkpoint.get('meta', {}).get('seed')
-    if seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}

@@ -50,11 +50,7 @@ class OptionalTensorboardVisBackend(TensorboardVisBackend):
 
 
 def apply_tensorboard_key(cfg: Config) -> None:
-    """Remove the TensorBoard backends if the config says ``tensorboard = False``.
-
-    Args:
-        cfg: The config; changed in place.
-    """
+    """Remove the TensorBoard backends if the config says ``tensorboard = False``."""
     if not cfg.get('tensorboard', True) and cfg.get('visualizer'):
         cfg.visualizer.vis_backends = [
             backend

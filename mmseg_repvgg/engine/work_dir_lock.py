@@ -23,15 +23,11 @@ _held: dict[str, int] = {}
 
 
 def lock_work_dir(cfg: Config) -> None:
-    """Keep other trainings out of the work dir until this process ends.
+    """Keep other trainings out of the work dir until this process ends or is killed.
 
-    The system releases the lock when the process ends or is killed. A record lock belongs
-    to one process: unlike a lock by ``flock``, it is not inherited by a dataloader worker
-    that outlives the trainer. Where the platform or the file system has no locks, nothing
-    is locked.
-
-    Args:
-        cfg: The config, with ``work_dir`` and ``launcher``. Only the main process locks.
+    The main process takes a record lock. Unlike one by ``flock``, it is not inherited by
+    a dataloader worker that outlives the trainer. Where the platform or the file system
+    has no locks, nothing is locked.
 
     Raises:
         TrainingError: If another training runs in the work dir.

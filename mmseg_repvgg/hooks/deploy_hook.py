@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 from torch import nn
 
@@ -51,9 +51,7 @@ class DeployHook(Hook):
             raise ConfigError(
                 f'engine must be one of {tuple(ENGINES)}, but got {engine!r}'
             )
-        self.verify = verify
-        self.tolerance = tolerance
-        self.engine = engine
+        self.verify, self.tolerance, self.engine = verify, tolerance, engine
         self._deployed: nn.Module | None = None
         self._original: nn.Module | None = None
 
@@ -66,14 +64,9 @@ class DeployHook(Hook):
             )
         for loop in (runner._val_loop, runner._test_loop):
             # A loop that this run does not use is still a config or None.
-            if isinstance(loop, (ValLoop, TestLoop)):
+            if isinstance(loop, BaseLoop):
                 run_iter = partial(self._run_iter, runner, loop)
-                loop.run_iter = run_iter  # type: ignore[method-assign]
-            elif isinstance(loop, BaseLoop):
-                raise ConfigError(
-                    'DeployHook needs a loop that is a ValLoop or a TestLoop, but got '
-                    f'{type(loop).__name__}'
-                )
+                loop.run_iter = run_iter  # type: ignore[attr-defined]
         _save_after_ema(runner)
 
     def _run_iter(
@@ -99,21 +92,15 @@ class DeployHook(Hook):
         """Free the copy."""
         self._deployed = None
 
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Free the copy."""
-        self._deployed = None
+    after_test_epoch = after_val_epoch
 
     def _deploy(self, runner: Runner, data_batch: Any) -> nn.Module | None:
         if is_deployed(runner.model) and self.engine == 'torch':
             runner.logger.info('DeployHook: the model has nothing to fuse')
             return None
         deployed = deploy(runner.model, self.engine)
-        by = ''
-        if self.engine != 'torch':
-            count = sum(isinstance(m, WinogradConv2d) for m in deployed.modules())
-            by = f', {count} of its convs by Winograd'
+        count = sum(isinstance(m, WinogradConv2d) for m in deployed.modules())
+        by = f', {count} of its convs by Winograd' if self.engine != 'torch' else ''
         runner.logger.info(f'DeployHook: evaluating the fused model{by}')
         if self.verify:
             self._verify(runner, deployed, data_batch)
@@ -126,20 +113,17 @@ class DeployHook(Hook):
             # A segmentor without logits can be trained and evaluated all the same.
             runner.logger.warning(f'DeployHook: the forms are not compared: {error}')
             return
-        difference, disagreement = found.logit_difference, found.label_disagreement
-        runner.logger.info(
-            'DeployHook: on the first batch the fused logits differ from the training '
-            f"form's by at most {difference:.1e} of their scale, the label on "
-            f'{disagreement:.3%} of the pixels'
+        difference = (
+            f"the fused logits differ from the training form's by at most "
+            f'{found.logit_difference:.1e} of their scale, the labels differ on '
+            f'{found.label_disagreement:.3%} of the pixels'
         )
+        runner.logger.info(f'DeployHook: on the first batch {difference}')
         # Written so that NaN fails as well.
-        if not difference <= self.tolerance:
+        if not found.logit_difference <= self.tolerance:
             raise DeployError(
-                f"the fused model's logits differ from the training form's by "
-                f'{difference:.3g} of their scale, more than tolerance={self.tolerance} '
-                f'(labels differ on {disagreement:.2%} of the pixels). Look for norms '
-                'with variances near 0 or non-finite values, or raise the tolerance of '
-                'DeployHook'
+                f'{difference}, which is more than tolerance={self.tolerance}. Look for '
+                'norms with variances near 0 or non-finite values, or raise the tolerance'
             )
 
 
@@ -147,8 +131,7 @@ def _save_after_ema(runner: Runner) -> None:
     """Move hooks that use the trained weights behind EMAHook, which swaps them in."""
     hooks = runner.hooks
     end = 1 + max((i for i, h in enumerate(hooks) if isinstance(h, EMAHook)), default=-1)
-    late = (SameBuffersHook, CheckpointHook)
-    early = [hook for hook in hooks[:end] if isinstance(hook, late)]
+    early = [h for h in hooks[:end] if isinstance(h, (SameBuffersHook, CheckpointHook))]
     if early:
         names = ' and '.join(type(hook).__name__ for hook in early)
         runner.logger.warning(f'DeployHook: {names} is moved behind EMAHook')
@@ -161,13 +144,9 @@ def _save_after_ema(runner: Runner) -> None:
 def compare_logits(
     original: nn.Module, deployed: nn.Module, data_batch: Any
 ) -> Comparison:
-    """Compare what two forms of a segmentor compute on a batch of a dataloader.
+    """Compare what two forms of a segmentor in eval mode compute on a batch.
 
-    Args:
-        original: The training form, in eval mode.
-        deployed: The fused form.
-        data_batch: A batch as the dataloader yields it. Only the first view of a batch
-            for test-time augmentation is compared.
+    Only the first view of a batch for test-time augmentation is compared.
 
     Raises:
         ConfigError: If the segmentor predicts no logits.

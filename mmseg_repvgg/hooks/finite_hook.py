@@ -34,33 +34,27 @@ class FiniteHook(Hook):
         self._losses: dict[str, Tensor] = {}
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Tensor] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Check the losses every ``interval`` iterations."""
         self._losses = {k: v.detach() for k, v in (outputs or {}).items() if 'loss' in k}
         if self.every_n_train_iters(runner, self.interval):
-            self._check(runner)
+            _require_finite(runner, self._losses)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check the losses and every weight that is about to be saved."""
-        self._check(runner)
-        for name, value in checkpoint['state_dict'].items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                self._stop(runner, f'the weights {name} are not finite')
+        _require_finite(runner, self._losses)
+        _require_finite(runner, checkpoint['state_dict'])
 
-    def _check(self, runner: Runner) -> None:
-        for name, value in self._losses.items():
-            if not torch.isfinite(value).all():
-                self._stop(runner, f'{name} is {float(value)}')
 
-    def _stop(self, runner: Runner, what: str) -> None:
-        last = find_latest_checkpoint(runner.work_dir)
-        kept = f'The last good checkpoint is {last}' if last else 'None was saved before'
-        raise TrainingError(
-            f'{what} at iteration {runner.iter + 1}; the training stops. {kept}. Lower '
-            'the learning rate, clip the gradients, or check images and labels'
-        )
+def _require_finite(runner: Runner, tensors: dict[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        wrong = value[~torch.isfinite(value)]
+        if wrong.numel():
+            last = find_latest_checkpoint(runner.work_dir)
+            kept = f'The last good checkpoint is {last}' if last else 'None was saved'
+            raise TrainingError(
+                f'{name} is {float(wrong[0])} at iteration {runner.iter + 1}; the '
+                f'training stops. {kept}. Lower the learning rate, clip the gradients, '
+                'or check images and labels'
+            )

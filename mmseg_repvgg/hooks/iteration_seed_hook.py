@@ -38,11 +38,9 @@ class IterationSeedHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Allow operations without a deterministic form in a deterministic training.
-
-        PyTorch would otherwise stop at the backward pass of PSPNet's pooling on a GPU,
-        which is deterministic in fact where the bins divide the map, as at 713x713.
-        """
+        """Allow operations without a deterministic form in a deterministic training."""
+        # PyTorch would stop at the backward pass of PSPNet's pooling on a GPU, which is
+        # deterministic in fact where the bins divide the map, as at 713x713.
         if torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -54,18 +52,9 @@ class IterationSeedHook(Hook):
 
 
 class Position(int):
-    """An index into a data set with a seed for the sample."""
+    """An index into a data set, with a ``seed`` for the sample."""
 
     seed: tuple[int, ...]
-
-    def __new__(cls, index: int, seed: tuple[int, ...]) -> Position:
-        """Create an index."""
-        self = super().__new__(cls, index)
-        self.seed = seed
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Position, (int(self), self.seed)
 
 
 @DATA_SAMPLERS.register_module()
@@ -75,27 +64,25 @@ class PositionSampler(InfiniteSampler):
     With ``SeedSample`` first in the pipeline, the augmentation of a sample depends only
     on the seed and on its position in the stream: neither on the number of workers nor
     on where a run was resumed.
-
-    Args:
-        **kwargs: As for ``InfiniteSampler``.
     """
 
     def _indices_of_rank(self) -> Iterator[int]:
         for count, index in enumerate(super()._indices_of_rank()):
-            position = count * self.world_size + self.rank
-            yield Position(index, (self.seed, position))
+            position = Position(index)
+            position.seed = (self.seed, count * self.world_size + self.rank)
+            yield position
 
 
 @TRANSFORMS.register_module()
 class SeedSample(BaseTransform):
-    """Transform that seeds the generators for one sample; the first of a pipeline."""
+    """Transform that seeds the generators for one sample; the first of a pipeline.
+
+    Raises:
+        ConfigError: If another sampler than ``PositionSampler`` gave the index.
+    """
 
     def transform(self, results: dict) -> dict:
-        """Seed from the index that ``PositionSampler`` gave.
-
-        Raises:
-            ConfigError: If another sampler gave the index.
-        """
+        """Seed from the index that ``PositionSampler`` gave."""
         index = results.get('sample_idx')
         if not isinstance(index, Position):
             raise ConfigError(

@@ -30,8 +30,7 @@ class LoadHook(Hook):
 
     mmengine loads with ``strict=False`` and only logs what did not match. A test or a
     resumed training always needs a checkpoint that fills the whole model and was trained
-    with the same dilation: the weights of another dilation fit as well, but the network
-    is another one.
+    with the same dilation, since the weights of another dilation fit another network.
 
     Args:
         strict: Whether ``load_from`` of a training has to fill the whole model too. If
@@ -59,16 +58,15 @@ class LoadHook(Hook):
 
 
 def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool) -> None:
-    """Rename a checkpoint's tensors to a model's and check that they fit.
+    """Rename a checkpoint's tensors to a segmentor's and check that they fit.
 
     Args:
         checkpoint: As it was read; its ``state_dict`` is replaced.
-        model: The segmentor, possibly wrapped for several processes or for test-time
-            augmentation.
-        strict: See :class:`LoadHook`.
+        model: The segmentor, also in a wrapper.
+        strict: Whether it has to fill the whole model, as in :class:`LoadHook`.
 
     Raises:
-        CheckpointError: See :class:`LoadHook`.
+        CheckpointError: As :class:`LoadHook` does.
     """
     model = strip_wrappers(model)
     state = extract_state_dict(checkpoint)
@@ -88,16 +86,13 @@ def _check_dilation(backbone: RepVGG, trained: Mapping[str, Any], strict: bool) 
     own = type(backbone)
     # mmpretrain has a RepVGG without a dilation; a subclass is known by its bare name.
     subclass = own is not RepVGG and type_name(trained) == own.__name__
-    if not subclass and not is_a(trained, 'RepVGG'):
-        return
     default = inspect.signature(RepVGG).parameters['dilation'].default
     dilation = trained.get('dilation', default)
+    if dilation not in DILATIONS or not (subclass or is_a(trained, 'RepVGG')):
+        return
     built = max(backbone.out_indices) + 2
-    if (
-        dilation not in DILATIONS
-        or plan(backbone.arch, dilation)[:built]
-        == plan(backbone.arch, backbone.dilation)[:built]
-    ):
+    before, now = (plan(backbone.arch, d)[:built] for d in (dilation, backbone.dilation))
+    if before == now:
         return
     message = (
         f'the checkpoint was trained with dilation={dilation!r}, but the config builds '
@@ -114,14 +109,11 @@ def _check_dilation(backbone: RepVGG, trained: Mapping[str, Any], strict: bool) 
 
 def _rename(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:
     """Put the tensors of the backbone under its prefix and keep all others."""
-    inside = {k: v for k, v in state.items() if k.startswith(prefix)}
+    inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    outside = {k: v for k, v in state.items() if not k.startswith(prefix)}
     if recognise(inside) is None:
         # The file is of a backbone alone, or of another project's classifier.
-        inside = state
-        outside: dict[str, Any] = {}
-    else:
-        outside = {k: v for k, v in state.items() if k not in inside}
-        inside = {k[len(prefix) :]: v for k, v in inside.items()}
+        inside, outside = state, {}
     tensors = backbone.adapt_state_dict(inside)
     return {**outside, **{prefix + key: value for key, value in tensors.items()}}
 

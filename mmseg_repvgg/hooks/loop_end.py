@@ -12,10 +12,8 @@ from mmengine.runner import BaseLoop
 def on_loop_end(loop: Any, callback: Callable[[], Any]) -> None:
     """Call a function when a loop's ``run`` ends, normally or by an exception.
 
-    Args:
-        loop: The loop, whose ``run`` is wrapped. The config or None that a Runner has in
-            the place of an unused loop is left unchanged.
-        callback: The function.
+    A Runner has a config or None in the place of a loop that it does not use, which is
+    left unchanged.
     """
     if not isinstance(loop, BaseLoop):
         return

@@ -9,7 +9,6 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
-from torch import Tensor
 
 
 @HOOKS.register_module()
@@ -26,15 +25,10 @@ class MeanLossHook(Hook):
     priority = 'HIGHEST'
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Tensor] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Replace each value by its mean over the processes."""
-        if not outputs or get_world_size() == 1:
-            return
-        values = torch.stack([value.detach().float() for value in outputs.values()])
-        all_reduce(values, op='mean')
-        outputs.update(zip(outputs, values))
+        if outputs and get_world_size() > 1:
+            values = torch.stack([value.detach().float() for value in outputs.values()])
+            all_reduce(values, op='mean')
+            outputs.update(zip(outputs, values))

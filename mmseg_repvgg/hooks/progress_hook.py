@@ -20,7 +20,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
 
 from .loop_end import on_loop_end
 from .screen import screen_handlers, warnings_only
@@ -52,9 +51,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Note the time, and draw the bar on a terminal."""
-        self._start = time.monotonic()
-        self._first = runner.iter
-        self._due = 0.0
+        self._start, self._first, self._due = time.monotonic(), runner.iter, 0.0
         if is_main_process() and Console().is_terminal:
             self._bar = Progress(
                 TextColumn('training'),
@@ -67,34 +64,28 @@ class ProgressHook(Hook):
             self._task = self._bar.add_task(
                 '', total=runner.max_iters, completed=self._first, speed='', loss=''
             )
-            self._show(runner)
+            self._show(runner, self._bar)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Tensor] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Advance the bar, or log a line if one is due."""
-        elapsed = time.monotonic() - self._start
-        done = runner.iter + 1
+        elapsed, done = time.monotonic() - self._start, runner.iter + 1
+        each = elapsed / (done - self._first)
+        due = elapsed >= self._due
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
-        if elapsed < self._due:
-            return
-        each = elapsed / (done - self._first)
-        if self._bar is not None:
-            # Reading the loss waits for a GPU, so once a second is enough.
-            self._due = elapsed + 1
-            loss = f'loss {float(outputs["loss"].detach()):.3f}' if outputs else ''
-            self._bar.update(self._task, speed=f'{each:.2f} s/it', loss=loss)
-            return
-        self._due = elapsed + max(self.seconds, elapsed)
-        left = timedelta(seconds=round(each * (runner.max_iters - done)))
-        runner.logger.info(
-            f'Iteration {done} of {runner.max_iters}, {each:.2f} s each, {left} left'
-        )
+            if due:
+                # Reading the loss waits for a GPU, so once a second is enough.
+                self._due = elapsed + 1
+                loss = f'loss {float(outputs["loss"]):.3f}' if outputs else ''
+                self._bar.update(self._task, speed=f'{each:.2f} s/it', loss=loss)
+        elif due:
+            self._due = elapsed + max(self.seconds, elapsed)
+            left = timedelta(seconds=round(each * (runner.max_iters - done)))
+            runner.logger.info(
+                f'Iteration {done} of {runner.max_iters}, {each:.2f} s each, {left} left'
+            )
 
     def before_val(self, runner: Runner) -> None:
         """Remove the bar while a validation logs its lines."""
@@ -103,11 +94,10 @@ class ProgressHook(Hook):
     def after_val(self, runner: Runner) -> None:
         """Draw the bar again."""
         if self._bar is not None and not self._bar.finished:
-            self._show(runner)
+            self._show(runner, self._bar)
 
-    def _show(self, runner: Runner) -> None:
-        assert self._bar is not None
-        self._shown.enter_context(self._bar)
+    def _show(self, runner: Runner, bar: Progress) -> None:
+        self._shown.enter_context(bar)
         self._shown.enter_context(warnings_only(runner.logger))
         for handler in screen_handlers(runner.logger):
             # rich redraws the bar below lines that are written to sys.stdout only.

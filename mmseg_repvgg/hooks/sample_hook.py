@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ class SampleHook(Hook):
 
     A picture is input | ground truth | prediction of the model that is validated, which
     with DeployHook is the fused one. It goes to all backends of the visualizer under the
-    image's name and the iteration. mmseg's SegVisualizationHook draws other images from
-    time to time, no input, and counts batches as iterations. The main process draws from
-    its share of the set. If a picture fails, for example because only a loader of your
-    own can read the image, the hook warns and paints no more.
+    image's name and the iteration. The main process draws from its share of the set. If
+    a picture fails, for example because only a loader of your own can read the image,
+    the hook warns and paints no more.
 
     Args:
         count: How many images; each is the first of its batch. 0 draws none.
@@ -39,11 +37,7 @@ class SampleHook(Hook):
         self.count = count
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Paint the batch's first image, if it is one of the chosen."""
         chosen = _spread(self.count, len(runner.val_dataloader))
@@ -51,25 +45,22 @@ class SampleHook(Hook):
             return
         sample = outputs[0]
         try:
-            self._paint(runner, sample)
+            maps = [sample.get(name) for name in ('gt_sem_seg', 'pred_sem_seg')]
+            picture = side_by_side(
+                mmcv.imread(sample.img_path),
+                [each.data[0].cpu().numpy() for each in maps if each is not None],
+                runner.val_dataloader.dataset.metainfo['palette'],
+                MAX_WIDTH,
+            )
+            # MLflow needs the suffix.
+            name = f'sample_{Path(sample.img_path).stem}.png'
+            runner.visualizer.add_image(name, mmcv.bgr2rgb(picture), runner.iter)
         except Exception as error:  # A picture must not end a training.
             self.count = 0
             runner.logger.warning(
                 f'SampleHook paints no more pictures: {sample.get("img_path")} '
                 f'gave {error!r}'
             )
-
-    def _paint(self, runner: Runner, sample: Any) -> None:
-        names = [name for name in ('gt_sem_seg', 'pred_sem_seg') if name in sample]
-        picture = side_by_side(
-            mmcv.imread(sample.img_path),
-            [sample.get(name).data[0].cpu().numpy() for name in names],
-            runner.val_dataloader.dataset.metainfo['palette'],
-            MAX_WIDTH,
-        )
-        # MLflow needs the suffix.
-        name = f'sample_{Path(sample.img_path).stem}.png'
-        runner.visualizer.add_image(name, mmcv.bgr2rgb(picture), runner.iter)
 
 
 def _spread(count: int, length: int) -> set[int]:

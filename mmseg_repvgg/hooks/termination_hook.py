@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
@@ -24,21 +21,16 @@ from .loop_end import on_loop_end
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id: int) -> None:
-    """Seed a dataloader's worker and let it outlive a SIGTERM to the whole job.
+    """Let a dataloader's worker outlive a SIGTERM to the whole job.
 
     Slurm sends the signal to every process of a job, but the trainer needs its workers
-    to finish the iteration. A SIGTERM by the trainer itself still ends them.
-
-    Args:
-        worker_id: Not used, since torch has given each worker a seed of its own.
+    to finish the iteration. A SIGTERM by the trainer itself still ends them. Unlike
+    mmengine's function, this one leaves the worker with the seeds that torch gave it.
     """
     if hasattr(signal, 'sigwaitinfo'):
         # A Python handler is not told who sent a signal, so a thread waits for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_with_parent, daemon=True).start()
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
 
 
 def _exit_with_parent() -> None:
@@ -78,7 +70,7 @@ class TerminationHook(Hook):
         # Python returns None for a handler that it did not install, and cannot set it.
         self._handler.callback(signal.signal, signal.SIGTERM, previous or signal.SIG_DFL)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int, frame: Any) -> None:
         self._asked = True
 
     def _any_asked(self) -> bool:
@@ -88,22 +80,14 @@ class TerminationHook(Hook):
         return bool(asked)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Save and exit after a signal."""
         if self._any_asked():
-            self._save_and_exit(runner, runner.iter + 1)
+            _save_and_exit(runner, runner.iter + 1)
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Save what was trained and exit after a signal."""
         if not self._any_asked():
@@ -114,22 +98,21 @@ class TerminationHook(Hook):
             if isinstance(hook, EMAHook):
                 # It swapped its weights in for the validation and swaps them back here.
                 hook._swap_ema_parameters()
-        self._save_and_exit(runner, runner.iter)
+        _save_and_exit(runner, runner.iter)
 
-    def _save_and_exit(self, runner: Runner, iteration: int) -> None:
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and not hook.by_epoch:
-                meta = dict(epoch=runner.epoch, iter=iteration)
-                hook._save_checkpoint_with_step(runner, iteration, meta)
-                runner.logger.info(
-                    f'SIGTERM: saved {hook.last_ckpt}; --resume continues from it'
-                )
-                break
-        else:
-            runner.logger.warning(
-                'SIGTERM: no checkpoint is saved, which needs a CheckpointHook with '
-                'by_epoch=False'
-            )
-        # Only the main process writes; a launcher may end all when the first one exits.
-        barrier()
-        raise SystemExit(128 + signal.SIGTERM)
+
+def _save_and_exit(runner: Runner, iteration: int) -> None:
+    hooks = [h for h in runner.hooks if isinstance(h, CheckpointHook) and not h.by_epoch]
+    if hooks:
+        meta = dict(epoch=runner.epoch, iter=iteration)
+        hooks[0]._save_checkpoint_with_step(runner, iteration, meta)
+        saved = hooks[0].last_ckpt
+        runner.logger.info(f'SIGTERM: saved {saved}; --resume continues from it')
+    else:
+        runner.logger.warning(
+            'SIGTERM: no checkpoint is saved, which needs a CheckpointHook with '
+            'by_epoch=False'
+        )
+    # Only the main process writes; a launcher may end all when the first one exits.
+    barrier()
+    raise SystemExit(128 + signal.SIGTERM)

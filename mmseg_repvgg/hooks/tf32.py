@@ -14,7 +14,6 @@ def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32, which keeps 10 bits of a float32 number's 23.
 
     PyTorch allows it for convolutions and forbids it for matrix products by default.
-    Without a GPU the settings have no effect.
     """
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul

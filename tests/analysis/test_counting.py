@@ -11,8 +11,14 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from mmseg_repvgg import RepVGG, deploy
-from mmseg_repvgg.analysis.complexity import FORMATS, Classifier, count_network, show
-from mmseg_repvgg.analysis.counting import Counts, count
+from mmseg_repvgg.analysis.counting import (
+    FORMATS,
+    Classifier,
+    Counts,
+    count,
+    count_network,
+    show,
+)
 from mmseg_repvgg.analysis.networks import network_config
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.pooling import make_pooling_exact

@@ -1,12 +1,9 @@
-"""Both forms side by side, and the pictures of it."""
+"""Both forms side by side."""
 
-import cv2
-import numpy as np
 import pytest
 from mmengine.runner import Runner
 
 from mmseg_repvgg.analysis.forms import compare_forms
-from mmseg_repvgg.analysis.pictures import paint, save_triptych
 from mmseg_repvgg.reparam import RepConv
 
 
@@ -24,8 +21,8 @@ def test_forms_agree(runner, randomize_norms):
         lambda index, sample: seen.append((index, sample.pred_sem_seg.shape)),
     )
     assert seen == [(i, (64, 128)) for i in range(3)]
-    assert 0 < result.logit_difference < 1e-5
-    assert result.label_disagreement < 1e-3
+    assert 0 < result.difference.logit_difference < 1e-5
+    assert result.difference.label_disagreement < 1e-3
     assert result.trained['mIoU'] == pytest.approx(result.fused['mIoU'], abs=0.05)
     assert result.fused_seconds > 0
     # The model given is still the training form.
@@ -43,24 +40,4 @@ def test_a_wrong_fusion_shows(runner, monkeypatch, randomize_norms):
     monkeypatch.setattr(RepConv, 'fuse', wrong)
     randomize_norms(runner.model)
     loader = runner.build_dataloader(runner.cfg.test_dataloader)
-    assert compare_forms(runner.model, loader).logit_difference > 0.01
-
-
-PALETTE = [[255, 0, 0], [0, 255, 0]]
-
-
-def test_paint_uses_the_palette_in_bgr():
-    labels = np.array([[0, 1, 255]])
-    assert paint(labels, PALETTE).tolist() == [[[0, 0, 255], [0, 255, 0], [0, 0, 0]]]
-
-
-def test_triptych(tmp_path):
-    image = np.full((4, 6, 3), 7, np.uint8)
-    labels = np.ones((4, 6), np.uint8)
-    path = tmp_path / 'new' / 'a.png'
-    save_triptych(path, image, labels * 0, labels, PALETTE)
-    picture = cv2.imread(str(path))
-    assert picture.shape == (4, 6 * 3 + 2 * 4, 3)
-    assert picture[0, 0].tolist() == [7, 7, 7]
-    assert picture[0, 10].tolist() == [0, 0, 255]
-    assert picture[0, -1].tolist() == [0, 255, 0]
+    assert compare_forms(runner.model, loader).difference.logit_difference > 0.01

@@ -12,7 +12,7 @@ from yapf.yapflib import yapf_api
 
 from mmseg_repvgg.checkpoints import mmengine_patch
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.engine.batches import accumulate
+from mmseg_repvgg.engine.accumulation import accumulate
 from mmseg_repvgg.engine.precision import use_amp
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
@@ -37,7 +37,7 @@ def prepare(load):
         cfg.dump(folder / 'config.py')
         cfg = load(folder / 'config.py', work_dir=str(folder / 'work'))
         prepare_training(cfg, **options)
-        recipe_warnings(cfg, 1)
+        recipe_warnings(cfg)
         return cfg
 
     return prepare
@@ -60,9 +60,7 @@ def test_types_may_be_written_in_any_way(typed_config):
     config = typed_config
     # The recipe of the paper, which starts from ImageNet weights, is the one with SGD.
     config.optim_wrapper.optimizer.type = 'SGD'
-    assert 'the backbone starts from random weights' in ' '.join(
-        recipe_warnings(config, 1)
-    )
+    assert 'the backbone starts from random weights' in ' '.join(recipe_warnings(config))
     use_amp(config, 'bfloat16')
     accumulate(config, 2)
     prepare_training(config)
@@ -156,7 +154,7 @@ def test_a_recipe_is_recognised_through_wrapped_data_sets(street_config):
     street_config.optim_wrapper.optimizer.type = 'SGD'
     loader = street_config.train_dataloader
     loader.dataset = dict(type='RepeatDataset', times=2, dataset=loader.dataset)
-    warnings = ' '.join(recipe_warnings(street_config, 1))
+    warnings = ' '.join(recipe_warnings(street_config))
     assert 'the backbone starts from random weights' in warnings
 
 

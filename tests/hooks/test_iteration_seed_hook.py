@@ -13,7 +13,9 @@ from mmseg_repvgg.hooks.iteration_seed_hook import IterationSeedHook, Position, 
 
 
 def test_position_is_an_index_that_survives_pickling():
-    index = pickle.loads(pickle.dumps(Position(7, (0, 3))))
+    index = Position(7)
+    index.seed = (0, 3)
+    index = pickle.loads(pickle.dumps(index))
     assert index == 7
     assert [*range(10)][index] == 7
     assert index.seed == (0, 3)

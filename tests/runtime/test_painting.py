@@ -36,3 +36,15 @@ def test_an_overlay_mixes_image_and_colours():
 def test_default_colours_differ():
     colours = default_palette(100)
     assert len({tuple(colour) for colour in colours}) > 90
+
+
+def test_image_truth_and_prediction_have_gaps_between_them():
+    image = np.full((4, 6, 3), 7, np.uint8)
+    labels = np.ones((4, 6), np.uint8)
+    palette = [[255, 0, 0], [0, 255, 0]]
+    picture = side_by_side(image, [labels * 0, labels], palette)
+    assert picture.shape == (4, 6 * 3 + 2 * 4, 3)
+    assert picture[0, 0].tolist() == [7, 7, 7]
+    # The palette is RGB, the picture BGR.
+    assert picture[0, 10].tolist() == [0, 0, 255]
+    assert picture[0, -1].tolist() == [0, 255, 0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import Report
-from mmseg_repvgg.analysis.logs import read_log
+from mmseg_repvgg.analysis.curves import read_log
 from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
 from mmseg_repvgg.checkpoints.loading import find_resumable
 from mmseg_repvgg.datasets.png_files import read_labels, verify_png
