@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_repvgg import __version__
-from mmseg_repvgg.analysis.networks import network_config
+from mmseg_repvgg.engine.config import network_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.formats import write_onnx

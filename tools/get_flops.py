@@ -9,7 +9,7 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.counting import FORMATS, count_network, show
-from mmseg_repvgg.analysis.networks import network_config
+from mmseg_repvgg.engine.config import network_config
 
 
 def main() -> None:

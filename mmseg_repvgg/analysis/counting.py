@@ -130,7 +130,7 @@ def count_network(
 
     Args:
         name: Name of the network.
-        cfg: From :func:`~mmseg_repvgg.analysis.networks.network_config`.
+        cfg: From :func:`~mmseg_repvgg.engine.config.network_config`.
         size: Height and width of the image in pixels. The default is the window that the
             config slides over the image, else its training crop, else, for a backbone
             alone, 224x224.

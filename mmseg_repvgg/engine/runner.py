@@ -18,7 +18,7 @@ from mmseg.registry import RUNNERS
 from ..datasets.checks import check_loading
 from ..errors import ConfigError, WriteError
 from ..hooks import ProgressHook
-from ..hooks.screen import warnings_only
+from ..hooks.progress_hook import warnings_only
 from .config import remove_hook
 from .processes import start_gloo
 from .visualization import apply_tensorboard_key

@@ -1,10 +1,12 @@
-"""Hook that shows the progress of a training."""
+"""Hook that shows the progress of a training, and what else reaches the screen."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +24,6 @@ from rich.progress import (
 )
 
 from .loop_end import on_loop_end
-from .screen import screen_handlers, warnings_only
 
 
 @HOOKS.register_module()
@@ -103,3 +104,18 @@ class ProgressHook(Hook):
             # rich redraws the bar below lines that are written to sys.stdout only.
             self._shown.callback(handler.setStream, handler.stream)
             handler.setStream(sys.stdout)
+
+
+def screen_handlers(logger: logging.Logger) -> list[logging.StreamHandler]:
+    """Return the handlers of a logger that write to the screen."""
+    return [h for h in logger.handlers if type(h) is logging.StreamHandler]
+
+
+@contextmanager
+def warnings_only(logger: logging.Logger) -> Iterator[None]:
+    """Keep records below a warning off the screen within a block."""
+    with ExitStack() as levels:
+        for handler in screen_handlers(logger):
+            levels.callback(handler.setLevel, handler.level)
+            handler.setLevel(max(handler.level, logging.WARNING))
+        yield

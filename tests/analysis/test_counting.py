@@ -19,7 +19,7 @@ from mmseg_repvgg.analysis.counting import (
     count_network,
     show,
 )
-from mmseg_repvgg.analysis.networks import network_config
+from mmseg_repvgg.engine.config import network_config
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.pooling import make_pooling_exact
 from mmseg_repvgg.models.archs import ARCHS, plan

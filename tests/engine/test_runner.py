@@ -5,7 +5,7 @@ import pytest
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.errors import WriteError
 from mmseg_repvgg.hooks import SampleHook
-from mmseg_repvgg.hooks.screen import screen_handlers
+from mmseg_repvgg.hooks.progress_hook import screen_handlers
 
 
 @pytest.mark.parametrize('folder', ['file', 'file/in', '/proc/none'])
