@@ -17,7 +17,7 @@ from repvgg_runtime.backends import shape_text
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a config')
     parser.add_argument('checkpoint', help='checkpoint file, in any form')
     parser.add_argument('--to', choices=list(FORMATS), required=True, help='format')
     parser.add_argument(

@@ -18,7 +18,7 @@ from mmseg_repvgg.export.quantized import missing_for_int8, quantize
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a config')
     parser.add_argument('checkpoint', help='checkpoint file, in any form')
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help='size of the images'

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,27 @@ def test_env_reports_what_does_not_import(tmp_path):
     assert result.returncode == 0, result.stderr
     assert '  ImportError: it is broken' in result.stdout
     assert re.search('pytorch +AttributeError: it is torn', result.stdout)
+
+
+def test_demo_names_the_command_as_it_can_be_typed(tmp_path, monkeypatch):
+    program_name = runpy.run_path(str(REPO / 'tools/demo.py'))['program_name']
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / '.venv/bin/mmseg-repvgg'
+    monkeypatch.setattr(sys, 'executable', str(script.with_name('python')))
+    monkeypatch.setenv('PATH', str(script.parent))
+    assert program_name().endswith('python -m repvgg_runtime.command')  # not installed
+    script.parent.mkdir(parents=True)
+    script.touch(mode=0o755)
+    assert program_name() == 'mmseg-repvgg'
+    monkeypatch.setenv('PATH', '/usr/bin')
+    assert program_name() == '.venv/bin/mmseg-repvgg'
+
+
+@pytest.mark.slow
+def test_demo_ends_with_the_status_of_a_step_that_fails(tmp_path):
+    (tmp_path / 'data/street').mkdir(parents=True)
+    (tmp_path / 'data/street/mine').touch()
+    result = command('demo', cwd=tmp_path)
+    assert result.returncode == 2
+    assert 'street exists and was not made by this generator' in result.stderr
+    assert os.listdir(tmp_path) == ['data']
