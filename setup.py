@@ -16,6 +16,7 @@ EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2026.
 QUANTIZE = ['nncf>=2.19']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
+HUB = [*SAFETENSORS, 'huggingface_hub>=0.30']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 
@@ -84,6 +85,8 @@ setup(
         'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
         'tensorboard': TENSORBOARD,
+        # Models on the Hugging Face hub.
+        'hub': HUB,
         # The site of docs/.
         'docs': DOCS,
         # All of these, the tests and the linters.
@@ -102,6 +105,7 @@ setup(
             *QUANTIZE,
             *CITYSCAPES,
             *TENSORBOARD,
+            *HUB,
             *DOCS,
         ],
     },

@@ -68,8 +68,7 @@ def _usage() -> str:
 
 def _run(target: str) -> None:
     if not target.endswith('.py'):
-        importlib.import_module(target).main()
-        return
+        sys.exit(importlib.import_module(target).main())
     file = project_root() / 'tools' / target
     # Python does the same for a script: the tools import startup.py.
     sys.path.insert(0, str(file.parent))

@@ -2,9 +2,7 @@
 
 import json
 import re
-from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 
@@ -117,43 +115,3 @@ def test_an_incomplete_folder_is_refused(copy):
     (folder / 'config.json').unlink()
     with pytest.raises(CheckpointError, match='not a folder of save_pretrained'):
         Segmenter.from_pretrained(folder, device='cpu')
-
-
-def test_a_model_goes_to_the_hub_and_comes_back(
-    saved, street_images, monkeypatch, tmp_path
-):
-    """The hub is a folder: only the calls that go over the network are replaced."""
-    hub = {}
-
-    def upload_folder(repo_id, folder_path, commit_message):
-        for file in Path(folder_path).iterdir():
-            hub[repo_id][file.name] = file.read_bytes()
-        return huggingface_hub.CommitInfo(
-            commit_url=f'https://huggingface.co/{repo_id}/commit/1',
-            commit_message=commit_message,
-            commit_description='',
-            oid='1',
-        )
-
-    def snapshot_download(repo_id, revision, allow_patterns):
-        for name in allow_patterns:
-            (tmp_path / name).write_bytes(hub[repo_id][name])
-        return str(tmp_path)
-
-    monkeypatch.setattr(
-        huggingface_hub, 'create_repo', lambda repo_id, **_: hub.setdefault(repo_id, {})
-    )
-    monkeypatch.setattr(huggingface_hub, 'upload_folder', upload_folder)
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot_download)
-    segmenter = Segmenter.from_pretrained(saved, device='cpu')
-    address = segmenter.push_to_hub('someone/street', licence='mit')
-    assert address == 'https://huggingface.co/someone/street/commit/1'
-    assert b'license: mit' in hub['someone/street']['README.md']
-    again = Segmenter.from_pretrained('someone/street', device='cpu')
-    assert (again(street_images[0]) != segmenter(street_images[0])).mean() < 1e-3
-
-
-def test_an_unknown_id_says_so(monkeypatch):
-    monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
-    with pytest.raises(CheckpointError, match='someone/none is no folder, and cannot be'):
-        Segmenter.from_pretrained('someone/none', device='cpu')
