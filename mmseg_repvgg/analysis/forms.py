@@ -21,15 +21,7 @@ from ..reparam import deploy, is_deployed
 
 @dataclass(frozen=True)
 class FormComparison:
-    """Difference of the forms, and metrics and time of each.
-
-    Attributes:
-        trained: Metrics of the training form, in percent, such as ``mIoU``.
-        fused: Metrics of the fused form.
-        difference: How far the outputs differ.
-        trained_seconds: Median time per image of the training form.
-        fused_seconds: Median time per image of the fused form.
-    """
+    """Metrics of both forms in percent, their difference, and median times per image."""
 
     trained: dict[str, float]
     fused: dict[str, float]
