@@ -102,23 +102,16 @@ def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         data = buffer.getvalue()
-    write_bytes(data, path)
+    write_atomically(path, data)
 
 
-def write_bytes(
-    data: bytes, path: str | os.PathLike[str], checksum: bool = False
-) -> None:
-    """Write a file atomically, if wanted with its SHA-256 beside it.
-
-    :func:`read_checkpoint` detects corruption by the checksum.
+def write_with_checksum(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Write a file atomically, and its SHA-256 beside it for :func:`read_checkpoint`.
 
     Raises:
         WriteError: If the file cannot be written; it is left unchanged.
     """
     path = Path(path)
-    if not checksum:
-        write_atomically(path, data)
-        return
     # The sums of both versions are stored until the file is replaced, so that either is
     # valid after a crash in between.
     sums = path.with_name(path.name + CHECKSUM_SUFFIX)

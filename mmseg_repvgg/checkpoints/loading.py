@@ -1,11 +1,12 @@
-"""Find the checkpoint to resume from, and name the file in error messages."""
+"""Checkpoints of a training: find the newest, and read what backbone was trained."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,14 @@ def find_resumable(work_dir: str, trust: bool = False) -> str | None:
 
 
 @contextlib.contextmanager
-def naming_checkpoint(path: str | None) -> Iterator[None]:
-    """Add the name of the file to a ``CheckpointError`` that does not name it."""
+def naming_checkpoint(name: str | None) -> Iterator[None]:
+    """Put a name, such as that of the file, before a ``CheckpointError`` without it."""
     try:
         yield
     except CheckpointError as error:
-        if path is None or path in str(error):
+        if name is None or name in str(error):
             raise
-        raise CheckpointError(f'{path}: {error}') from error
+        raise CheckpointError(f'{name}: {error}') from error
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -82,3 +83,40 @@ def _require_resumable(path: Path, checkpoint: Any) -> None:
             raise CheckpointError(f'{path} is no checkpoint of a training: no {name}')
     if not all(isinstance(checkpoint['meta'].get(key), int) for key in ('epoch', 'iter')):
         raise CheckpointError(f'{path} does not say at which iteration it was saved')
+
+
+def trained_backbone(checkpoint: Any) -> dict[str, Any]:
+    """Return the ``model.backbone`` of the config that a checkpoint was trained with.
+
+    mmengine stores the config in ``meta['cfg']`` as the text of a Python file, which is
+    parsed and never executed.
+
+    Returns:
+        The fields that are literals; empty if the checkpoint has no such config.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    fields: dict[Any, ast.expr] = {}
+    if isinstance(text, str):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            for statement in ast.parse(text).body:
+                match statement:
+                    case ast.Assign([ast.Name('model')], model):
+                        fields = _fields(_fields(model).get('backbone'))
+    found = {}
+    for name, value in fields.items():
+        # The parser accepts {[]: 0} as a dict, which is a TypeError here.
+        with contextlib.suppress(ValueError, TypeError):
+            found[name] = ast.literal_eval(value)
+    return found
+
+
+def _fields(value: ast.expr | None) -> dict[Any, ast.expr]:
+    """Return the fields of ``dict(...)`` or ``{...}``; mmengine writes either."""
+    match value:
+        case ast.Call(keywords=words):
+            return {word.arg: word.value for word in words if word.arg}
+        case ast.Dict(keys, values):
+            named = zip(keys, values)
+            return {key.value: v for key, v in named if isinstance(key, ast.Constant)}
+    return {}

@@ -41,7 +41,10 @@ def make_loading_safe(trust: bool = False) -> None:
             return load_from_local_file
         if is_trusted(trust):
             return _ORIGINAL.__func__(CheckpointLoader, path)
-        return load_from_address
+        raise CheckpointError(
+            f'{path} is a URL: download it and give the path of the file. To have it '
+            f'downloaded and unpickled, pass --trust-checkpoint or set {TRUST}=1'
+        )
 
     # mmengine logs the name of the loader from its 10th letter on.
     def load_from_local_file(filename: str, map_location: Any = None) -> Any:
@@ -55,12 +58,6 @@ def make_loading_safe(trust: bool = False) -> None:
             meta.pop('config', None)
         return checkpoint
 
-    def load_from_address(filename: str, map_location: Any = None) -> Any:
-        raise CheckpointError(
-            f'{filename} is a URL: download it and give the path of the file. To have it '
-            f'downloaded and unpickled, pass --trust-checkpoint or set {TRUST}=1'
-        )
-
     setattr(CheckpointLoader, _PATCHED, classmethod(choose))
 
 
@@ -68,14 +65,7 @@ def read_ahead(path: str, *, trust: bool = False) -> Any:
     """Read a checkpoint and keep it for mmengine, which then does not read it again.
 
     Only the last one is kept. If the file is replaced meanwhile, mmengine reads the new
-    one.
-
-    Args:
-        path: The file.
-        trust: See :func:`~mmseg_repvgg.checkpoints.files.read_checkpoint`.
-
-    Raises:
-        CheckpointError: If the file cannot be read.
+    one. Arguments and errors are those of :func:`~.files.read_checkpoint`.
     """
     identity = _identity(path)
     if identity not in _ahead:
@@ -101,11 +91,11 @@ def undo() -> None:
 @contextlib.contextmanager
 def loading_safely() -> Iterator[None]:
     """Apply the patch temporarily, unless it is applied already."""
-    if CheckpointLoader.__dict__[_PATCHED] is not _ORIGINAL:
-        yield
-        return
-    make_loading_safe()
+    patched = CheckpointLoader.__dict__[_PATCHED] is not _ORIGINAL
+    if not patched:
+        make_loading_safe()
     try:
         yield
     finally:
-        undo()
+        if not patched:
+            undo()

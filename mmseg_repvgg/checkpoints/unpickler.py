@@ -39,10 +39,7 @@ class ForbiddenError(pickle.UnpicklingError):
 
 
 def load(data: bytes) -> Any:
-    """Read the content of a file of ``torch.save`` onto the CPU.
-
-    Args:
-        data: The bytes of the file, a zip or in the format of torch before 1.6.
+    """Read a file of ``torch.save``, also of torch before 1.6, onto the CPU.
 
     Raises:
         ForbiddenError: If the file holds anything but tensors, numeric arrays, plain
@@ -108,16 +105,10 @@ def _flat(data: bytes, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype)
 
 
-def _no_storage(*_details: Any) -> Tensor:
-    raise pickle.UnpicklingError('its header has a tensor')
+def _run(file: IO[bytes], storage: Callable[..., Tensor] | None = None) -> Any:
+    """Interpret one pickle, up to whose end the file is read.
 
-
-def _run(file: IO[bytes], storage: Callable[..., Tensor] = _no_storage) -> Any:
-    """Interpret one pickle.
-
-    Args:
-        file: The file, which is read up to the end of the pickle.
-        storage: Return a storage, given the fields of its persistent id.
+    ``storage`` returns a storage, given the fields of its persistent id.
     """
     stack: list[Any] = []
     marked: list[list[Any]] = []
@@ -172,7 +163,7 @@ def _run(file: IO[bytes], storage: Callable[..., Tensor] = _no_storage) -> Any:
             fill = [fill for kind, fill in _STATES.items() if isinstance(stack[-1], kind)]
             _require(len(fill) == 1)
             fill[0](stack[-1], state)
-        elif name == 'BINPERSID':
+        elif name == 'BINPERSID' and storage is not None:
             what, *details = stack.pop()
             _require(what == 'storage')
             stack.append(storage(*details))
@@ -264,10 +255,6 @@ def _tensor(
     return tensor.requires_grad_(requires_grad)
 
 
-def _parameter(tensor: Tensor, requires_grad: bool, _hooks: Any) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad)
-
-
 def _dtype(code: str, *_flags: bool) -> np.dtype:
     _require(type(code) is str)
     if code not in ('b1', *(f'{kind}{n}' for kind in 'iuf' for n in (1, 2, 4, 8))):
@@ -284,10 +271,6 @@ def _check_dtype_state(_dtype: np.dtype, state: tuple[Any, ...]) -> None:
 def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
     _require(isinstance(dtype, np.dtype) and len(data) == dtype.itemsize)
     return np.frombuffer(data, dtype)[0]
-
-
-def _array(_kind: str, _shape: tuple[int, ...], _code: bytes) -> np.ndarray:
-    return np.empty(0)
 
 
 def _fill_array(array: np.ndarray, state: tuple[Any, ...]) -> None:
@@ -325,13 +308,10 @@ _DTYPES = {
     'Bool': torch.bool,
 }
 # Names that stand for a dtype.
-_VALUES: dict[str, Any] = {
+_VALUES = {
     **{str(dtype): dtype for dtype in _DTYPES.values()},
-    **{
-        f'{module}.{kind}Storage': dtype
-        for module in ('torch', 'torch.cuda')
-        for kind, dtype in _DTYPES.items()
-    },
+    **{f'torch.{kind}Storage': dtype for kind, dtype in _DTYPES.items()},
+    **{f'torch.cuda.{kind}Storage': dtype for kind, dtype in _DTYPES.items()},
 }
 # Names that may be called, with the functions that are called instead.
 _CALLS: dict[str, Callable[..., Any]] = {
@@ -343,10 +323,10 @@ _CALLS: dict[str, Callable[..., Any]] = {
     'collections.OrderedDict': lambda: OrderedDict(),
     'torch.Size': _size,
     'torch._utils._rebuild_tensor_v2': _tensor,
-    'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_parameter': lambda tensor, grad, _: nn.Parameter(tensor, grad),
     'numpy.dtype': _dtype,
     'numpy._core.multiarray.scalar': _scalar,
-    'numpy._core.multiarray._reconstruct': _array,
+    'numpy._core.multiarray._reconstruct': lambda _kind, _shape, _code: np.empty(0),
     'mmengine.logging.history_buffer.HistoryBuffer': lambda: HistoryBuffer(),
 }
 # HistoryBuffer stores its statistics by method, OneCycle schedulers how they anneal.

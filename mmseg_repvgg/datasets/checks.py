@@ -98,10 +98,9 @@ def check_loading(cfg: MutableMapping[str, Any]) -> None:
     Args:
         cfg: Config of a data set or of a wrapper; changed in place.
     """
-    for part in _inner_datasets(cfg):
-        check_loading(part)
-    if cfg.get('pipeline'):
-        cfg['pipeline'] = _checked(cfg['pipeline'], _labels_of(cfg))
+    for part in leaf_datasets(cfg):
+        if part.get('pipeline'):
+            part['pipeline'] = _checked(part['pipeline'], _labels_of(part))
 
 
 def _labels_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,13 +137,11 @@ def leaf_datasets(cfg: Any) -> list[Any]:
 
     The others are wrappers such as ``RepeatDataset`` and ``ConcatDataset``.
     """
-    inner = _inner_datasets(cfg)
-    return [leaf for part in inner for leaf in leaf_datasets(part)] if inner else [cfg]
-
-
-def _inner_datasets(cfg: Any) -> list[Any]:
-    inner = cfg.get('dataset') or cfg.get('datasets') or []
-    return [*inner] if isinstance(inner, (list, tuple)) else [inner]
+    inner = cfg.get('dataset') or cfg.get('datasets')
+    if not inner:
+        return [cfg]
+    parts = inner if isinstance(inner, (list, tuple)) else [inner]
+    return [leaf for part in parts for leaf in leaf_datasets(part)]
 
 
 def supports_lazy_init(cfg: Mapping[str, Any]) -> bool:

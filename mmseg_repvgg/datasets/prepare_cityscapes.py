@@ -18,7 +18,7 @@ from repvgg_runtime.special_files import refuse_special_file
 
 from ..errors import DataError, UserError
 from .png_files import files_in, update_labels, verify_png
-from .preparation import Report, in_parallel, pair_files, prepare_pairs
+from .preparation import Report, in_parallel, prepare
 
 EXPECTED = {'train': 2975, 'val': 500, 'test': 1525}
 """Number of images in each split, as published."""
@@ -77,18 +77,16 @@ def prepare_cityscapes(
         if (root / name).exists():
             changed = _unpack(root / name, folder, check, jobs)
             report.packed += changed if check else 0
-    pairs = [
-        pair
-        for split in EXPECTED
-        for pair in pair_files(
-            split,
+    files = {
+        split: (
             files_in(root / 'leftImg8bit' / split, '_leftImg8bit.png'),
             # Training ids stand in where the label ids are missing.
             files_in(root / 'gtFine' / split, _TRAIN_IDS)
             | files_in(root / 'gtFine' / split, _IDS),
         )
-    ]
-    if not pairs and not report.packed:
+        for split in EXPECTED
+    }
+    if not report.packed and not any(map(any, files.values())):
         raise DataError(f'{root} does not hold Cityscapes. {advice}')
 
     def convert(split: str, image: Path, label: Path | None) -> bool:
@@ -100,7 +98,7 @@ def prepare_cityscapes(
         path = label.with_name(label.name.removesuffix(_IDS) + _TRAIN_IDS)
         return update_labels(path, image, label, dict(enumerate(TRAIN_IDS)), check)
 
-    return prepare_pairs(pairs, convert, report, jobs)
+    return prepare(report, files, convert, jobs)
 
 
 def _unpack(archive: Path, folder: str, check: bool, jobs: int | None) -> int:

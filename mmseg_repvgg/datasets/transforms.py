@@ -78,10 +78,9 @@ class LoadCheckedAnnotations(LoadAnnotations):
     Raises:
         ConfigError: If ``reduce_zero_label`` differs from that of the data set.
         DataError: If the file does not exist.
-        ImageError: If it is truncated, not an image of one channel, not a regular file,
-            too large for the decoder, of another size than the image, or holds a label
-            that is not a class. With such a label mmseg computes a wrong IoU, and a loss
-            fails without naming the file.
+        ImageError: If it is not a whole image of one channel, of another size than the
+            image, or holds a label that is not a class, with which mmseg computes a wrong
+            IoU, and a loss fails without naming the file.
     """
 
     def __init__(

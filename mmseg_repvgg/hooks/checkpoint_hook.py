@@ -11,7 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from ..checkpoints.files import CHECKSUM_SUFFIX, write_bytes
+from ..checkpoints.files import CHECKSUM_SUFFIX, write_with_checksum
 
 
 class AtomicBackend(LocalBackend):
@@ -26,7 +26,7 @@ class AtomicBackend(LocalBackend):
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         """Write a file under a temporary name, flush it to disk and rename it."""
-        write_bytes(bytes(obj), filepath, checksum=True)
+        write_with_checksum(bytes(obj), filepath)
 
     def remove(self, filepath: str | Path) -> None:
         """Remember a file for :meth:`remove_outdated`."""

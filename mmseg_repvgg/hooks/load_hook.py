@@ -14,8 +14,7 @@ from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
 from ..checkpoints.key_names import recognise
-from ..checkpoints.loading import naming_checkpoint
-from ..checkpoints.provenance import trained_backbone
+from ..checkpoints.loading import naming_checkpoint, trained_backbone
 from ..checkpoints.state_dict import describe_mismatch, extract_state_dict
 from ..errors import CheckpointError
 from ..models import RepVGG

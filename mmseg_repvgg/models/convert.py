@@ -119,11 +119,15 @@ def convert(
     with naming_checkpoint(str(src)):
         state_dict = extract_state_dict(checkpoint)
         native = to_native(state_dict)
-        form = _form_to_write(native.recognised.form, fuse)
+        given = native.recognised.form
+        form = given if fuse is None else 'fused' if fuse else 'training'
+        if (given, form) == ('fused', 'training'):
+            raise CheckpointError(
+                'it is fused, and fusing cannot be undone. Convert the training-form '
+                'file that it was fused from, or leave out --no-fuse'
+            )
         model, name = _build(native.backbone, arch, eps)
-        backbone = native.backbone
-        if form != native.recognised.form:
-            backbone = deploy(model).state_dict()
+        backbone = native.backbone if form == given else deploy(model).state_dict()
         expected = _outputs(model)
     ours = to == 'mmseg_repvgg'
     rest = native.rest if ours else {}
@@ -184,17 +188,6 @@ def _check_arguments(src: Path, dst: Path, to: str, force: bool) -> None:
             raise ConfigError(f'{dst} is the source itself; give another file to write')
         if not force:
             raise ConfigError(f'{dst} exists already. Pass --force to overwrite it')
-
-
-def _form_to_write(form: str, fuse: bool | None) -> str:
-    if fuse is None:
-        return form
-    if form == 'fused' and not fuse:
-        raise CheckpointError(
-            'it is fused, and fusing cannot be undone. Convert the training-form file '
-            'that it was fused from, or leave out --no-fuse'
-        )
-    return 'fused' if fuse else 'training'
 
 
 def _build(

@@ -1,7 +1,7 @@
 """Infer the architecture of a RepVGG backbone from the shapes of its tensors.
 
-The functions take state dicts with our keys, without prefix, in either form. The last
-stages may be missing: a backbone is built up to its last output only.
+State dicts have our keys, without prefix, in either form. The last stages may be missing,
+since a backbone is built up to its last output only.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoints.key_names import to_native
+from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.mmengine_patch import loading_safely
 from ..checkpoints.state_dict import describe_mismatch, extract_state_dict
 from ..errors import CheckpointError, ConfigError
@@ -163,14 +164,12 @@ class RepVGG(BaseModule):
         Raises:
             CheckpointError: If the checkpoint of ``init_cfg`` is refused or does not fit.
         """
-        try:
-            with loading_safely():
-                super().init_weights()
-        except CheckpointError as error:
-            init_cfg: Any = self.init_cfg
-            file = init_cfg['checkpoint']
-            raise CheckpointError(f'{file}, of init_cfg: {error}') from error
+        init_cfg: Any = self.init_cfg
+        file = init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None
+        with loading_safely(), naming_checkpoint(file):
+            super().init_weights()
 
+    @naming_checkpoint(_MISFIT)
     def adapt_state_dict(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn a state dict of any layout into one that fills this backbone exactly.
 
@@ -185,16 +184,13 @@ class RepVGG(BaseModule):
             CheckpointError: If a tensor is missing, left over, or of another shape or
                 dtype, or if the state dict is fused and the backbone is not.
         """
-        try:
-            native = to_native(state_dict)
-        except CheckpointError as error:
-            raise CheckpointError(f'{_MISFIT}: {error}') from error
+        native = to_native(state_dict)
         form, fused = native.recognised.form, is_deployed(self)
         if form == 'fused' and not fused:
             raise CheckpointError(
-                f'{_MISFIT}: it is fused, and the model is in the training form. To '
-                'train, start from a training-form checkpoint; to evaluate, use '
-                'tools/test.py or --cfg-options model.backbone.deploy=True'
+                'it is fused, and the model is in the training form. To train, start '
+                'from a training-form checkpoint; to evaluate, use tools/test.py or '
+                '--cfg-options model.backbone.deploy=True'
             )
         backbone = {
             key: value
@@ -230,6 +226,7 @@ class RepVGG(BaseModule):
         children.load_state_dict(backbone, assign=True)
         return deploy(model).state_dict()
 
+    @naming_checkpoint(_MISFIT)
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
@@ -237,11 +234,7 @@ class RepVGG(BaseModule):
         # passes through this method, so a backbone is loaded whole or not at all.
         own = [key for key in state_dict if key.startswith(prefix)]
         found = {key[len(prefix) :]: state_dict[key] for key in own}
-        try:
-            found = extract_state_dict(found)
-        except CheckpointError as error:
-            raise CheckpointError(f'{_MISFIT}: {error}') from error
-        backbone = self.adapt_state_dict(found)
+        backbone = self.adapt_state_dict(extract_state_dict(found))
         for key in own:
             del state_dict[key]
         state_dict.update({prefix + key: value for key, value in backbone.items()})
@@ -249,11 +242,9 @@ class RepVGG(BaseModule):
 
 
 def _require_match(backbone: dict[str, Tensor], model: RepVGG, form: str) -> None:
-    mismatch = describe_mismatch(backbone, model.state_dict())
-    if mismatch:
+    if mismatch := describe_mismatch(backbone, model.state_dict()):
         raise CheckpointError(
-            f'{_MISFIT}: it is in the {form} form, but of another arch or dtype '
-            f'({mismatch})'
+            f'it is in the {form} form, but of another arch or dtype ({mismatch})'
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes
+from mmseg_repvgg.checkpoints.files import read_checkpoint, write_with_checksum
 from mmseg_repvgg.errors import CheckpointError
 
 
@@ -169,7 +169,7 @@ def test_other_files_are_refused_without_advice_to_trust_them(tmp_path, data, sa
 
 def test_checksum_detects_corruption_that_the_format_does_not(tmp_path):
     path = tmp_path / 'a.bin.pth'
-    write_bytes(b'first', path, checksum=True)
+    write_with_checksum(b'first', path)
     path.write_bytes(b'other')
     with pytest.raises(CheckpointError, match='is damaged: its SHA-256'):
         read_checkpoint(path)
@@ -179,7 +179,7 @@ def test_checksum_detects_corruption_that_the_format_does_not(tmp_path):
 def test_file_is_valid_after_a_crash_while_replacing_it(tmp_path, monkeypatch, step):
     path = tmp_path / 'a.pth'
     torch.save({'state_dict': {'w': torch.zeros(1)}}, path)
-    write_bytes(path.read_bytes(), path, checksum=True)
+    write_with_checksum(path.read_bytes(), path)
     torch.save({'state_dict': {'w': torch.ones(1)}}, tmp_path / 'new')
     replace, calls = os.replace, []
 
@@ -191,5 +191,5 @@ def test_file_is_valid_after_a_crash_while_replacing_it(tmp_path, monkeypatch, s
 
     monkeypatch.setattr(os, 'replace', dies)
     with pytest.raises(KeyboardInterrupt):
-        write_bytes((tmp_path / 'new').read_bytes(), path, checksum=True)
+        write_with_checksum((tmp_path / 'new').read_bytes(), path)
     assert read_checkpoint(path)['state_dict']['w'] == (step == 3)

@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import load_checkpoint
 
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.checkpoints.files import write_bytes
+from mmseg_repvgg.checkpoints.files import write_with_checksum
 from mmseg_repvgg.checkpoints.mmengine_patch import loading_safely
 from mmseg_repvgg.errors import CheckpointError
 
@@ -91,7 +91,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, kind):
     if kind == 'folder':
         path.mkdir()
     elif kind == 'sum':
-        write_bytes(saved(RepVGG(TINY).state_dict()), path, checksum=True)
+        write_with_checksum(saved(RepVGG(TINY).state_dict()), path)
         path.write_bytes(saved(RepVGG(TINY).state_dict()))
     else:
         path.write_bytes(b'' if kind == 'empty' else b'PK\x03\x04' + bytes(200))

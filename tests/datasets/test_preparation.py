@@ -3,15 +3,17 @@
 import threading
 from pathlib import Path
 
-from mmseg_repvgg.datasets.preparation import Pair, Report, in_parallel, prepare_pairs
+from mmseg_repvgg.datasets.preparation import Report, in_parallel, prepare
 from mmseg_repvgg.errors import ImageError
 
+IMAGE_LABEL = ('.png', 'l.png')
 COUNTS = {'train': 30, 'val': 2}
-PAIRS = [
-    Pair(split, Path(f'{number}.png'), Path(f'{number}l.png'))
+FILES = {
+    split: tuple(
+        {f'{n:02}': Path(f'{n}{end}') for n in range(count)} for end in IMAGE_LABEL
+    )
     for split, count in COUNTS.items()
-    for number in range(count)
-]
+}
 
 
 def report(check=False):
@@ -19,24 +21,25 @@ def report(check=False):
 
 
 def test_only_a_subset_is_warned_about():
-    whole = prepare_pairs(PAIRS, lambda *pair: False, report())
+    whole = prepare(report(), FILES, lambda *item: False)
     assert whole.ready
     assert 'warning' not in str(whole)
-    part = prepare_pairs(PAIRS[1:], lambda *pair: False, report())
+    images, labels = ({n: p for n, p in f.items() if n != '00'} for f in FILES['train'])
+    part = prepare(report(), {**FILES, 'train': (images, labels)}, lambda *item: False)
     assert part.ready
     assert 'warning: this is not the whole official set' in str(part)
 
 
 def test_check_is_not_ready_if_something_is_to_be_made():
-    assert prepare_pairs(PAIRS, lambda *pair: True, report()).ready
-    assert not prepare_pairs(PAIRS, lambda *pair: True, report(check=True)).ready
+    assert prepare(report(), FILES, lambda *item: True).ready
+    assert not prepare(report(check=True), FILES, lambda *item: True).ready
 
 
 def test_many_problems_are_summarised():
     def fail(split, image, label):
         raise ImageError(f'{image} is broken')
 
-    broken = prepare_pairs(PAIRS, fail, report())
+    broken = prepare(report(), FILES, fail)
     assert not broken.ready
     text = str(broken).splitlines()
     assert text.count('9.png is broken') == 1

@@ -40,7 +40,7 @@ def test_a_failed_write_keeps_the_old_checkpoints(runner, monkeypatch):
             raise CheckpointError(f'{path} cannot be written: No space left on device')
         write(data, path, **kwargs)
 
-    monkeypatch.setattr(checkpoint_hook, 'write_bytes', full_disk)
+    monkeypatch.setattr(checkpoint_hook, 'write_with_checksum', full_disk)
     with pytest.raises(CheckpointError, match='No space left'):
         runner.train()
     assert [n for n in names(runner) if n.endswith('.pth')] == [

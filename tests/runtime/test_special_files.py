@@ -10,7 +10,11 @@ import pytest
 
 from benchmarks.report import Report
 from mmseg_repvgg.analysis.curves import read_log
-from mmseg_repvgg.checkpoints.files import read_checkpoint, write_bytes, write_checkpoint
+from mmseg_repvgg.checkpoints.files import (
+    read_checkpoint,
+    write_checkpoint,
+    write_with_checksum,
+)
 from mmseg_repvgg.checkpoints.loading import find_resumable
 from mmseg_repvgg.datasets.png_files import read_labels, verify_png
 from mmseg_repvgg.datasets.transforms import LoadCheckedAnnotations, LoadCheckedImage
@@ -169,7 +173,7 @@ def test_checksum_in_a_pipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / 'iter_2.pth.sha256')
     assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
     with pytest.raises(WriteError, match=SPECIAL):
-        write_bytes(b'', tmp_path / 'iter_2.pth', checksum=True)
+        write_with_checksum(b'', tmp_path / 'iter_2.pth')
 
 
 def test_export_to_a_device_is_refused(tmp_path):

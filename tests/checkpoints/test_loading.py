@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmseg_repvgg.checkpoints.provenance import trained_backbone
+from mmseg_repvgg.checkpoints.loading import trained_backbone
 
 
 def trained(text):
