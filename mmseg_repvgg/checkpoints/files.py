@@ -18,8 +18,6 @@ from ..errors import CheckpointError, ExtraError
 from . import unpickler
 
 CHECKSUM_SUFFIX = '.sha256'
-# The first bytes of a zip and of a pickle.
-_MAGIC = (b'PK', b'\x80')
 TRUST = 'MMSEG_REPVGG_TRUST_CHECKPOINT'
 
 
@@ -64,27 +62,18 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
         return unpickler.load(data)
     except ExtraError:
         raise
-    except Exception as error:
-        raise _explained(path, data, error) from error
-
-
-def _explained(path: str, data: bytes, error: Exception) -> CheckpointError:
-    if data and not path.endswith('.safetensors') and not data.startswith(_MAGIC):
-        return CheckpointError(
-            f'{path} is not a PyTorch checkpoint, which is a zip or a pickle: it begins '
-            f'with {data[:16]!r}'
-        )
-    if isinstance(error, unpickler.ForbiddenError):
-        return CheckpointError(
+    except unpickler.ForbiddenError as error:
+        raise CheckpointError(
             f'the checkpoint {path} is refused because reading it could run code: it '
             f'contains {error}. If you trust its origin, pass --trust-checkpoint or set '
             f'{TRUST}=1'
-        )
-    reason = str(error).strip().partition('\n')[0] or repr(error)
-    return CheckpointError(
-        f'the checkpoint {path} cannot be read ({reason}): it is truncated or not a '
-        'checkpoint. Copy it again, or use an older one'
-    )
+        ) from error
+    except Exception as error:
+        reason = str(error).strip().partition('\n')[0] or repr(error)
+        raise CheckpointError(
+            f'the checkpoint {path} cannot be read ({reason}): it is truncated or not a '
+            'checkpoint. Copy it again, or use an older one'
+        ) from error
 
 
 def write_checkpoint(checkpoint: Any, path: str | os.PathLike[str]) -> None:

@@ -49,15 +49,15 @@ def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
                 state_dict, where = checkpoint[wrapper], f'its {wrapper!r}'
                 break
     if not isinstance(state_dict, Mapping):
-        raise CheckpointError(
-            f'{where} is a {_type(state_dict)}, not a dict of tensors or of a state_dict'
-        )
+        kind = type(state_dict).__name__
+        raise CheckpointError(f'{where} is a {kind}, not a dict of tensors')
     if not state_dict:
         raise CheckpointError(f'{where} is empty')
     for key, value in state_dict.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
+            kind = type(value).__name__
             raise CheckpointError(
-                f'{where} is not a state dict: {key!r} is a {_type(value)}, not a tensor'
+                f'{where} is not a state dict: {key!r} is a {kind}, not a tensor'
             )
         if flaw := _find_flaw(value):
             raise CheckpointError(f'{where} cannot be loaded: {key} {flaw}')
@@ -127,7 +127,3 @@ def _without_module_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             inner = {key.removeprefix(prefix): state_dict[key] for key in keys}
             return _without_module_prefix(inner)
     return state_dict
-
-
-def _type(value: object) -> str:
-    return type(value).__name__

@@ -27,9 +27,8 @@ from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.state_dict import extract_state_dict, few
 from ..errors import CheckpointError, ConfigError, UserError
 from ..reparam import deploy
-from .archs import ARCHS, get_arch
+from .archs import ARCHS, get_arch, has_se, in_channels, infer_arch, kernel_shapes
 from .comparison import relative_difference
-from .infer_arch import has_se, in_channels, infer_arch, kernel_shapes
 from .repvgg import RepVGG
 
 # The largest difference of any stage's output, relative to the largest output.

@@ -298,9 +298,8 @@ def _running_stats_kept(block: nn.Module) -> Iterator[None]:
     """
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        for name, buffer in norm._buffers.items():
-            norm._buffers[name] = None if buffer is None else buffer.clone()
+    for norm, buffers in zip(norms, kept):
+        norm._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
     try:
         yield
     finally:

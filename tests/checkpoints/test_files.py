@@ -153,18 +153,12 @@ def test_missing_file_or_folder_is_refused(tmp_path, name, says):
         read_checkpoint(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    ('data', 'says'),
-    [
-        (b'# A page\n', r"a.pth is not a PyTorch checkpoint, .*begins with b'# A page'"),
-        (pickle.dumps({'a': 1}), 'truncated or not a checkpoint'),
-    ],
-)
-def test_other_files_are_refused_without_advice_to_trust_them(tmp_path, data, says):
+@pytest.mark.parametrize('data', [b'# A page\n', pickle.dumps({'a': 1}), b''])
+def test_other_files_are_refused_without_advice_to_trust_them(tmp_path, data):
     (tmp_path / 'a.pth').write_bytes(data[:-1])
-    with pytest.raises(CheckpointError, match=says) as caught:
+    with pytest.raises(CheckpointError, match='truncated or not a checkpoint') as caught:
         read_checkpoint(tmp_path / 'a.pth')
-    assert 'weights_only' not in str(caught.value)
+    assert 'trust' not in str(caught.value)
 
 
 def test_checksum_detects_corruption_that_the_format_does_not(tmp_path):

@@ -33,12 +33,12 @@ def test_the_newest_are_kept_with_their_checksums(runner):
 
 
 def test_a_failed_write_keeps_the_old_checkpoints(runner, monkeypatch):
-    write = checkpoint_hook.write_bytes
+    write = checkpoint_hook.write_with_checksum
 
-    def full_disk(data, path, **kwargs):
+    def full_disk(data, path):
         if Path(path).name == 'iter_3.pth':
             raise CheckpointError(f'{path} cannot be written: No space left on device')
-        write(data, path, **kwargs)
+        write(data, path)
 
     monkeypatch.setattr(checkpoint_hook, 'write_with_checksum', full_disk)
     with pytest.raises(CheckpointError, match='No space left'):

@@ -19,9 +19,8 @@ from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints.files import read_checkpoint
 from mmseg_repvgg.checkpoints.key_names import to_native
 from mmseg_repvgg.checkpoints.state_dict import extract_state_dict
-from mmseg_repvgg.models.archs import ARCHS
+from mmseg_repvgg.models.archs import ARCHS, infer_arch
 from mmseg_repvgg.models.convert import convert
-from mmseg_repvgg.models.infer_arch import infer_arch
 
 REASON = 'needs the real classes: make test-peers'
 timm = pytest.importorskip('timm', reason=REASON)
