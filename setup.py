@@ -16,6 +16,7 @@ EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2026.
 QUANTIZE = ['nncf>=2.19']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
+RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
 HUB = [*SAFETENSORS, 'huggingface_hub>=0.30']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
@@ -85,6 +86,8 @@ setup(
         'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
         'tensorboard': TENSORBOARD,
+        # Images on a cluster, and in object stores.
+        'ray': RAY,
         # Models on the Hugging Face hub.
         'hub': HUB,
         # The site of docs/.
@@ -106,6 +109,7 @@ setup(
             *CITYSCAPES,
             *TENSORBOARD,
             *HUB,
+            *RAY,
             *DOCS,
         ],
     },

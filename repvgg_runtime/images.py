@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -11,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from .errors import DataError, ImageError
-from .special_files import refuse_special_file
+from . import storage
+from .errors import DataError, ImageError, UserError
 
 Pixels = npt.NDArray[np.uint8]
 """An image of shape (H, W, 3), BGR uint8."""
@@ -78,13 +79,30 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
             Pillow, or of floats, which have no range that a viewer could show.
     """
     try:
-        refuse_special_file(path)
-        with Image.open(path) as image:
+        return decode_image(storage.read(os.fspath(path)), os.fspath(path))
+    except FileNotFoundError as error:
+        raise DataError(f'the image {path} does not exist') from error
+    except UserError:
+        raise
+    except OSError as error:
+        raise ImageError(f'the image {path} cannot be read ({error})') from error
+
+
+def decode_image(data: bytes, path: str) -> Pixels:
+    """Decode the content of an image file, as :func:`read_image` does.
+
+    Args:
+        data: The content.
+        path: Name of the file, for errors.
+
+    Raises:
+        ImageError: See :func:`read_image`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             return _to_pixels(image, f'the image {path}')
     except ImageError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f'the image {path} does not exist') from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f'the image {path} is too large for Pillow ({error}). Cut it into tiles, or '

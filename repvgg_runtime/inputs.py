@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from . import storage
 from .errors import ConfigError, DataError
 from .images import SUFFIXES
 
@@ -43,7 +44,8 @@ def find_inputs(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[Inp
     only keep it.
 
     Args:
-        arguments: Files, folders, globs, ``camera:N``, or ``-``.
+        arguments: Files, folders, globs, addresses of a store (``s3://bucket/folder``),
+            ``camera:N``, or ``-``.
         lines: Further files, such as from stdin, one a line.
 
     Raises:
@@ -82,8 +84,10 @@ def _expand(argument: str) -> Iterator[tuple[str, PurePosixPath]]:
         if not argument[len(CAMERA) :].isdecimal():
             raise ConfigError(f'a camera is camera:NUMBER, but got {argument!r}')
         yield argument, PurePosixPath(argument.replace(':', '_'))
-    elif os.path.isdir(argument):
+    elif os.path.isdir(argument) or (storage.is_url(argument) and not _is_file(argument)):
         yield from _in_folder(argument)
+    elif storage.is_url(argument):
+        yield argument, PurePosixPath(argument.rpartition('/')[2])
     elif os.path.exists(argument):
         yield argument, PurePosixPath(Path(argument).name)
     else:
@@ -95,13 +99,15 @@ def _expand(argument: str) -> Iterator[tuple[str, PurePosixPath]]:
                 yield path, PurePosixPath(Path(path).name)
 
 
+def _is_file(address: str) -> bool:
+    return address.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES))
+
+
 def _in_folder(folder: str) -> Iterator[tuple[str, PurePosixPath]]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for file in sorted(files):
-            if file.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES)):
-                path = os.path.join(parent, file)
-                yield path, PurePosixPath(Path(path).relative_to(folder).as_posix())
+    for file in storage.files_below(folder):
+        if _is_file(file):
+            path = f'{folder.rstrip("/")}/{file}'
+            yield path, PurePosixPath(Path(file).as_posix())
 
 
 def shard(inputs: Sequence[Input], index: int, count: int) -> list[Input]:

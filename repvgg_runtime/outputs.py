@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .atomic_write import atomic_path, write_atomically
+from . import storage
+from .atomic_write import atomic_path
 from .errors import ConfigError, WriteError
 from .images import Pixels
 from .painting import blend, side_by_side
@@ -31,12 +32,40 @@ PICTURES = ('overlay', 'side-by-side')
 IDS = ('train', 'dataset')
 
 
-class Outputs:
-    """Folder with a subfolder for each kind of file, written whole or not at all.
+class Places:
+    """Paths of results: a folder, with a subfolder for each kind.
 
     Args:
-        folder: The folder.
+        folder: The folder, or the address of one in a store, such as ``s3://bucket/out``.
         kinds: Some of :data:`KINDS`.
+    """
+
+    def __init__(self, folder: str, kinds: Sequence[str]) -> None:
+        self.folder, self.kinds = folder.rstrip('/'), tuple(kinds)
+
+    def path(self, name: str, kind: str) -> str:
+        """Return the file of an image and a kind."""
+        return f'{self.folder}/{kind}/{name}{KINDS[kind]}'
+
+    def film(self, name: str, kind: str) -> Path:
+        """Return the film of a video's pictures of a kind."""
+        return Path(self.folder, kind, f'{name}.mp4')
+
+    def exist(self, name: str) -> bool:
+        """Return whether all files of an image are there."""
+        return all(storage.exists(self.path(name, kind)) for kind in self.kinds)
+
+    def films_exist(self, name: str) -> bool:
+        """Return whether the outputs of a video are there, as its films tell."""
+        films = [kind for kind in self.kinds if kind in PICTURES]
+        return bool(films) and all(self.film(name, kind).exists() for kind in films)
+
+
+class Outputs:
+    """Results in their places; each file is written whole or not at all.
+
+    Args:
+        places: Where and what to write.
         segmenter: What predicts; its palette and label ids are used.
         ids: Numbers in the label maps: ``'train'``, or ``'dataset'`` for the data set's
             own.
@@ -48,8 +77,7 @@ class Outputs:
 
     def __init__(
         self,
-        folder: str | Path,
-        kinds: Sequence[str],
+        places: Places,
         segmenter: BaseSegmenter,
         *,
         ids: str = 'train',
@@ -62,7 +90,7 @@ class Outputs:
                 'the model knows no ids of its data set other than those of training: '
                 'use --ids train'
             )
-        self.folder, self.kinds, self.opacity = Path(folder), tuple(kinds), opacity
+        self.places, self.opacity = places, opacity
         self._palette = segmenter.palette
         table = segmenter.label_ids if ids == 'dataset' else None
         self._ids = None if table is None else np.array(table, np.uint8)
@@ -70,24 +98,7 @@ class Outputs:
     @property
     def needs_probabilities(self) -> bool:
         """Whether predictions must have probabilities."""
-        return 'probabilities' in self.kinds
-
-    def path(self, name: str, kind: str) -> Path:
-        """Return the file of an image and a kind."""
-        return self.folder / kind / f'{name}{KINDS[kind]}'
-
-    def film(self, name: str, kind: str) -> Path:
-        """Return the film of a video's pictures of a kind."""
-        return self.folder / kind / f'{name}.mp4'
-
-    def exist(self, name: str) -> bool:
-        """Return whether all files of an image are there."""
-        return all(self.path(name, kind).exists() for kind in self.kinds)
-
-    def films_exist(self, name: str) -> bool:
-        """Return whether the outputs of a video are there, as its films tell."""
-        films = [kind for kind in self.kinds if kind in PICTURES]
-        return bool(films) and all(self.film(name, kind).exists() for kind in films)
+        return 'probabilities' in self.places.kinds
 
     def write(
         self,
@@ -101,16 +112,17 @@ class Outputs:
         Raises:
             WriteError: If a file cannot be written.
         """
-        for kind in self.kinds if kinds is None else kinds:
-            path = self.path(name, kind)
-            if kind == 'probabilities':
-                data = io.BytesIO()
-                assert found.probabilities is not None
-                np.save(data, found.probabilities.astype(np.float16))
-                write_atomically(path, data.getvalue())
-            else:
-                picture = self.picture(kind, image, found)
-                write_atomically(path, _encode(picture, path.suffix))
+        for kind in self.places.kinds if kinds is None else kinds:
+            path = self.places.path(name, kind)
+            storage.write(path, self._content(kind, image, found))
+
+    def _content(self, kind: str, image: Pixels, found: Prediction) -> bytes:
+        if kind != 'probabilities':
+            return _encode(self.picture(kind, image, found), KINDS[kind])
+        data = io.BytesIO()
+        assert found.probabilities is not None
+        np.save(data, found.probabilities.astype(np.float16))
+        return data.getvalue()
 
     def picture(self, kind: str, image: Pixels, found: Prediction) -> npt.NDArray[Any]:
         """Return the label map (H, W), or a picture (H, W, 3), of a kind."""

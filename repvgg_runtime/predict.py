@@ -16,8 +16,9 @@ import cv2
 from .errors import ConfigError, DataError, ImageError, UserError
 from .images import Pixels, read_image
 from .inputs import CAMERA, Input, find_inputs, shard
+from .on_ray import predict_on_ray
 from .open_model import open_model
-from .outputs import IDS, KINDS, PICTURES, Film, Outputs
+from .outputs import IDS, KINDS, PICTURES, Film, Outputs, Places
 from .progress import Progress
 from .segmenter import BaseSegmenter
 
@@ -117,7 +118,7 @@ def predict_video(
     """
     capture = _capture(source)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25
-    files = [kind for kind in outputs.kinds if kind not in PICTURES]
+    files = [kind for kind in outputs.places.kinds if kind not in PICTURES]
     count = 0
     with ExitStack() as stack:
         stack.callback(capture.release)
@@ -125,8 +126,10 @@ def predict_video(
         for frame in _frames(capture, frames):
             if not count:
                 films = {
-                    kind: stack.enter_context(Film(outputs.film(source.name, kind), rate))
-                    for kind in outputs.kinds
+                    kind: stack.enter_context(
+                        Film(outputs.places.film(source.name, kind), rate)
+                    )
+                    for kind in outputs.places.kinds
                     if kind in PICTURES
                 }
             (found,) = segmenter.predict(
@@ -225,6 +228,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar='I/N',
         help='segment the I-th of N parts of the inputs only; torchrun sets it',
     )
+    add(
+        '--ray',
+        metavar='ADDRESS',
+        help="segment on a Ray cluster: its address, 'auto' for the one of this machine, "
+        "or 'local' to start one",
+    )
+    add(
+        '--workers',
+        type=int,
+        help='with --ray, number of workers; default one for each GPU, or else each CPU',
+    )
     add('--overwrite', action='store_true', help='segment images again that are done')
     add(
         '--trust-checkpoint',
@@ -252,51 +266,75 @@ def _run(args: argparse.Namespace) -> int:
         int(os.environ.get('WORLD_SIZE', 1)),
     )
     inputs = shard(inputs, *part)
-    segmenter = open_model(
-        args.model,
-        args.config,
+    places = Places(args.out, args.save)
+    images = [each for each in inputs if not each.is_video]
+    videos = [each for each in inputs if each.is_video]
+    if not args.overwrite:
+        images = [each for each in images if not places.exist(each.name)]
+        videos = [each for each in videos if not places.films_exist(each.name)]
+    done_before = len(inputs) - len(images) - len(videos)
+    model = dict(
+        model=args.model,
+        config=args.config,
         device=args.device,
         threads=args.threads,
         engine=args.engine,
         tta=args.tta,
         trust=args.trust_checkpoint,
     )
-    outputs = Outputs(args.out, args.save, segmenter, ids=args.ids, opacity=args.opacity)
-    images = [each for each in inputs if not each.is_video]
-    videos = [each for each in inputs if each.is_video]
-    if not args.overwrite:
-        images = [each for each in images if not outputs.exist(each.name)]
-        videos = [each for each in videos if not outputs.films_exist(each.name)]
-    done_before = len(inputs) - len(images) - len(videos)
+    style = dict(ids=args.ids, opacity=args.opacity)
     progress = Progress(len(images))
-    broken = predict_images(
-        segmenter,
-        images,
-        outputs,
-        batch_size=args.batch_size,
-        on_done=progress.add,
-    )
-    progress.close()
-    lines = [f'images: {len(images) - len(broken)}, {progress.rate():.1f} per second']
-    for source in videos:
-        progress = Progress(args.frames, 'frames')
-        try:
-            count = predict_video(
-                segmenter, source, outputs, frames=args.frames, on_done=progress.add
-            )
-            lines.append(
-                f'{source.path}: {count} frames, {progress.rate():.1f} per second'
-            )
-        except DataError as error:
-            broken[source.path] = str(error)
-        progress.close()
+    if args.ray:
+        if videos:
+            raise ConfigError(f'--ray takes images only, but got {videos[0].path}')
+        broken = predict_on_ray(
+            args.ray,
+            images,
+            places,
+            model,
+            style,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            overwrite=args.overwrite,
+            on_done=progress.add,
+        )
+        lines = [_line('images', len(images) - len(broken), progress)]
+    else:
+        segmenter = open_model(**model)
+        outputs = Outputs(places, segmenter, **style)
+        broken = predict_images(
+            segmenter,
+            images,
+            outputs,
+            batch_size=args.batch_size,
+            on_done=progress.add,
+        )
+        lines = [_line('images', len(images) - len(broken), progress)]
+        for source in videos:
+            progress = Progress(args.frames, 'frames')
+            try:
+                count = predict_video(
+                    segmenter,
+                    source,
+                    outputs,
+                    frames=args.frames,
+                    on_done=progress.add,
+                )
+                lines.append(_line(f'frames of {source.path}', count, progress))
+            except DataError as error:
+                broken[source.path] = str(error)
     if done_before:
-        lines.append(f'{done_before} were done before; --overwrite does them again')
+        lines.append(f'done before: {done_before}; --overwrite does them again')
     sys.stdout.write('\n'.join([*lines, f'results in {args.out}', '']))
     if broken:
-        sys.stderr.write(f'{len(broken)} could not be read:\n')
+        sys.stderr.write(f'could not be read: {len(broken)}\n')
         sys.stderr.writelines(f'  {message}\n' for message in broken.values())
     return 1 if broken else 0
+
+
+def _line(what: str, count: int, progress: Progress) -> str:
+    progress.close()
+    return f'{what}: {count}, {progress.rate():.1f} per second'
 
 
 if __name__ == '__main__':

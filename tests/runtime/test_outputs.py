@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from repvgg_runtime.errors import ConfigError, WriteError
-from repvgg_runtime.outputs import KINDS, Film, Outputs
+from repvgg_runtime.outputs import KINDS, Film, Outputs, Places
 from repvgg_runtime.segmenter import BaseSegmenter, Prediction
 
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
@@ -24,36 +24,38 @@ def fixed(label_ids=None):
 
 
 def test_every_kind_is_written_into_a_folder_of_its_name(tmp_path):
-    outputs = Outputs(tmp_path, list(KINDS), fixed())
-    assert not outputs.exist('sub/a')
+    outputs = Outputs(Places(str(tmp_path), list(KINDS)), fixed())
+    assert not outputs.places.exist('sub/a')
     outputs.write('sub/a', IMAGE, FOUND)
-    assert outputs.exist('sub/a')
+    assert outputs.places.exist('sub/a')
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*.*')}
     assert found == {f'{kind}/sub/a{suffix}' for kind, suffix in KINDS.items()}
-    labels = cv2.imread(str(outputs.path('sub/a', 'labels')), cv2.IMREAD_UNCHANGED)
+    labels = cv2.imread(outputs.places.path('sub/a', 'labels'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(labels, LABELS)
-    pair = cv2.imread(str(outputs.path('sub/a', 'side-by-side')))
+    pair = cv2.imread(outputs.places.path('sub/a', 'side-by-side'))
     assert pair.shape == (4, 6 + 4 + 6, 3)
-    probabilities = np.load(outputs.path('sub/a', 'probabilities'))
+    probabilities = np.load(outputs.places.path('sub/a', 'probabilities'))
     assert probabilities.dtype == np.float16
     assert probabilities.shape == (3, 4, 6)
 
 
 def test_label_maps_may_hold_the_ids_of_the_data_set(tmp_path):
-    outputs = Outputs(tmp_path, ['labels'], fixed([7, 26, 23]), ids='dataset')
+    outputs = Outputs(
+        Places(str(tmp_path), ['labels']), fixed([7, 26, 23]), ids='dataset'
+    )
     outputs.write('a', IMAGE, FOUND)
-    labels = cv2.imread(str(outputs.path('a', 'labels')), cv2.IMREAD_UNCHANGED)
+    labels = cv2.imread(outputs.places.path('a', 'labels'), cv2.IMREAD_UNCHANGED)
     assert labels[0].tolist() == [7, 26, 23, 7, 26, 23]
 
 
 def test_ids_that_the_model_does_not_know_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='use --ids train'):
-        Outputs(tmp_path, ['labels'], fixed(), ids='dataset')
+        Outputs(Places(str(tmp_path), ['labels']), fixed(), ids='dataset')
 
 
 def test_an_opacity_beyond_1_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r'from 0 to 1, but got 1\.5'):
-        Outputs(tmp_path, ['overlay'], fixed(), opacity=1.5)
+        Outputs(Places(str(tmp_path), ['overlay']), fixed(), opacity=1.5)
 
 
 def test_a_film_has_all_frames(tmp_path):
@@ -82,4 +84,4 @@ def test_a_film_that_fails_leaves_nothing(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'labels').write_text('a file')
     with pytest.raises(WriteError, match='labels/a.png cannot be written'):
-        Outputs(tmp_path, ['labels'], fixed()).write('a', IMAGE, FOUND)
+        Outputs(Places(str(tmp_path), ['labels']), fixed()).write('a', IMAGE, FOUND)

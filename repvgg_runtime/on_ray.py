@@ -1,0 +1,158 @@
+"""Segment images on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import ConfigError, ImageError
+from .extras import require
+from .images import decode_image
+from .inputs import Input
+from .open_model import open_model
+from .outputs import Outputs, Places
+from .storage import is_url
+
+
+class SegmentBatch:
+    """Callable class for ``ray.data.Dataset.map_batches``.
+
+    It takes batches of ``bytes``, the content of image files, and ``path``, writes the
+    results, and gives ``path`` and ``error``, which is empty where an image was done. A
+    worker that is killed is started again by Ray with the same images, of which those are
+    left out whose results exist.
+
+    Args:
+        model: Arguments of :func:`~repvgg_runtime.open_model.open_model`.
+        places: Where and what to write, on a file system or in a store that every node
+            sees.
+        names: Path of the results of each image below a folder, without a suffix, by the
+            path of the image: a dict, or Ray's reference to one.
+        style: ``ids`` and ``opacity`` of :class:`~repvgg_runtime.outputs.Outputs`.
+        overwrite: Segment images again whose results exist.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        places: Places,
+        names: Any,
+        style: dict[str, Any],
+        overwrite: bool = False,
+    ) -> None:
+        self._segmenter = open_model(**model)
+        self._outputs = Outputs(places, self._segmenter, **style)
+        by_path = names if isinstance(names, dict) else require('ray', 'ray').get(names)
+        self._names: dict[str, str] = by_path
+        self._overwrite = overwrite
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Segment and write a batch."""
+        errors, names, images = [], [], []
+        for path, data in zip(batch['path'], batch['bytes']):
+            name, error = self._names[str(path)], ''
+            if self._overwrite or not self._outputs.places.exist(name):
+                try:
+                    images.append(decode_image(data, str(path)))
+                    names.append(name)
+                except ImageError as wrong:
+                    error = str(wrong)
+            errors.append(error)
+        wanted = self._outputs.needs_probabilities
+        found = self._segmenter.predict(images, probabilities=wanted)
+        for name, image, each in zip(names, images, found):
+            self._outputs.write(name, image, each)
+        return {'path': batch['path'], 'error': np.array(errors, object)}
+
+
+def predict_on_ray(
+    address: str,
+    images: Sequence[Input],
+    places: Places,
+    model: dict[str, Any],
+    style: dict[str, Any],
+    *,
+    batch_size: int = 1,
+    workers: int | None = None,
+    overwrite: bool = False,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> dict[str, str]:
+    """Segment image files on a Ray cluster; Ray reads them.
+
+    Args:
+        address: Address of the cluster, ``'auto'``, or ``'local'`` to start one.
+        images: The files, on a file system or in a store that every node sees.
+        places: As for :class:`SegmentBatch`.
+        model: What predicts; a worker computes with one thread unless it says otherwise.
+        style: How it is painted.
+        batch_size: Number of images that are computed at once.
+        workers: Number of workers; by default one for each GPU, or else for each CPU.
+        overwrite: Segment images again whose results exist.
+        on_done: Called with 1 for each image.
+
+    Returns:
+        What is wrong with each file that cannot be read, by its path.
+
+    Raises:
+        ConfigError: If there is no cluster at the address.
+        ExtraError: If Ray is not installed.
+    """
+    if not images:
+        return {}
+    # It warns that a worker could not start again if the driver ended, which ends all.
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
+    ray = require('ray', 'ray')
+    data = require('ray.data', 'ray')
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            ignore_reinit_error=True,
+            logging_level='ERROR',
+        )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f'there is no Ray cluster at {address}: {error}') from error
+    data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger('ray.data').setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    gpus, cpus = (int(resources.get(name, 0)) for name in ('GPU', 'CPU'))
+    on_gpu = gpus > 0 and (model.get('device') or 'cuda').startswith('cuda')
+    threads = model.get('threads') or 1
+    count = workers or (gpus if on_gpu else max(cpus // threads, 1))
+    # Ray names local files by their whole path.
+    paths = {_whole(each.path): each for each in images}
+    named = {key: str(model[key]) for key in ('model', 'config') if model.get(key)}
+    files = {key: _whole(path) for key, path in named.items() if os.path.exists(path)}
+    # The driver keeps the names: a worker that starts again must find them.
+    names = ray.put({path: each.name for path, each in paths.items()})
+    # If workers took all CPUs, none would be left to read images.
+    read = data.read_binary_files(list(paths), include_paths=True, num_cpus=0.1)
+    results = read.map_batches(
+        SegmentBatch,
+        fn_constructor_kwargs=dict(
+            model={**model, **files, 'threads': threads},
+            places=Places(_whole(places.folder), places.kinds),
+            names=names,
+            style=style,
+            overwrite=overwrite,
+        ),
+        batch_size=batch_size,
+        compute=data.ActorPoolStrategy(size=count),
+        num_cpus=0.9 * threads,
+        num_gpus=1 if on_gpu else 0,
+    )
+    broken = {}
+    for row in results.iter_rows():
+        if row['error']:
+            broken[paths[row['path']].path] = row['error']
+        on_done(1)
+    return broken
+
+
+def _whole(path: str) -> str:
+    """Return a path for workers, which have a working folder of their own."""
+    return path if is_url(path) else os.path.abspath(path)

@@ -1,0 +1,69 @@
+"""Read and write files of this machine, and of object stores by fsspec."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .atomic_write import write_atomically
+from .extras import require
+from .special_files import refuse_special_file
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is an address of a store, such as ``s3://bucket/file``."""
+    return '://' in path
+
+
+def read(path: str) -> bytes:
+    """Read a file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ExtraError: If it is in a store, but fsspec is not installed.
+    """
+    if is_url(path):
+        store, inside = _store(path)
+        return store.cat_file(inside)
+    refuse_special_file(path)
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def exists(path: str) -> bool:
+    """Return whether there is such a file."""
+    if is_url(path):
+        store, inside = _store(path)
+        return store.exists(inside)
+    return os.path.exists(path)
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all; stores show a file when it is complete.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    if is_url(path):
+        store, inside = _store(path)
+        store.pipe_file(inside, data)
+    else:
+        write_atomically(path, data)
+
+
+def files_below(folder: str) -> list[str]:
+    """Return the paths of all files in a folder and its subfolders, relative to it."""
+    if is_url(folder):
+        store, inside = _store(folder)
+        inside = inside.rstrip('/')
+        return sorted(path[len(inside) + 1 :] for path in store.find(inside))
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            found.append(os.path.relpath(os.path.join(parent, file), folder))
+    return found
+
+
+def _store(path: str) -> Any:
+    return require('fsspec', 'ray').core.url_to_fs(path)

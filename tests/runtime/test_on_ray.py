@@ -1,0 +1,129 @@
+"""Images are segmented on a Ray cluster, each once, whatever happens to the workers."""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from repvgg_runtime.errors import ConfigError
+from repvgg_runtime.inputs import find_inputs
+from repvgg_runtime.on_ray import SegmentBatch, predict_on_ray
+from repvgg_runtime.outputs import Places
+from repvgg_runtime.predict import main
+from repvgg_runtime.segmenter import ExportedSegmenter
+
+REPO = Path(__file__).parents[2]
+COUNT = 2000
+
+
+@pytest.fixture
+def many(tmp_path, street_images):
+    """2,000 small images, two of which are broken."""
+    folder = tmp_path / 'many'
+    image = cv2.resize(cv2.imread(str(street_images[0])), (32, 16))
+    for index in range(COUNT):
+        path = folder / f'{index % 7}' / f'{index:04d}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.roll(image, index, 1))
+    for index in (5, 1500):
+        (folder / f'{index % 7}' / f'{index:04d}.png').write_text('no image')
+    return folder
+
+
+@pytest.fixture
+def ray_folder():
+    """A folder with a short name, since the names of sockets are limited."""
+    folder = tempfile.mkdtemp(prefix='ray', dir='/tmp')
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def workers(start) -> list[int]:
+    """Process ids of the workers that this test has started."""
+    return [
+        pid
+        for pid in sorted(start.left())
+        if b'SegmentBatch' in Path(f'/proc/{pid}/cmdline').read_bytes()
+    ]
+
+
+@pytest.mark.slow
+def test_killed_workers_lose_no_image_and_repeat_none(
+    exported, many, tmp_path, start, ray_folder
+):
+    file = exported('onnx', output='labels')
+    command = [sys.executable, '-m', 'repvgg_runtime.predict', 'many', '-o', 'out']
+    command += ['-m', file, '--save', 'labels', '--batch-size', 4, '--overwrite']
+    command += ['--ray', 'local', '--workers', 2]
+    process = start(*command, cwd=tmp_path, PYTHONPATH=str(REPO), RAY_TMPDIR=ray_folder)
+    chance = random.Random(0)
+    killed = []
+    for least in (50, 500, 1000):
+        while len(list(tmp_path.glob('out/labels/*/*.png'))) < least or not workers(
+            start
+        ):
+            assert process.poll() is None, process.said()
+            time.sleep(0.05)
+        killed.append(chance.choice(workers(start)))
+
+        os.kill(killed[-1], signal.SIGKILL)
+    said = process.finish()
+    assert process.returncode == 1, said
+    assert len(set(killed)) == 3
+    assert f'images: {COUNT - 2}, ' in said
+    assert 'could not be read: 2' in said
+    found = sorted(path for path in (tmp_path / 'out').rglob('*.png'))
+    assert len(found) == COUNT - 2
+    expected = ExportedSegmenter(file)
+    for path in found[::100]:
+        image = many / path.relative_to(tmp_path / 'out' / 'labels')
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(labels, expected(image))
+    for path in found:
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (16, 32)
+
+
+def test_what_is_done_is_left_out_by_a_worker(exported, street_images, tmp_path):
+    file, path = str(exported('onnx', output='labels')), str(street_images[0])
+    places = Places(str(tmp_path / 'out'), ['labels'])
+    batch = {'path': [path], 'bytes': [street_images[0].read_bytes()]}
+    worker = SegmentBatch(dict(model=file), places, {path: 'a'}, {})
+    assert worker(batch)['error'].tolist() == ['']
+    before = (tmp_path / 'out' / 'labels' / 'a.png').stat().st_mtime_ns
+    worker(batch)
+    assert (tmp_path / 'out' / 'labels' / 'a.png').stat().st_mtime_ns == before
+    again = SegmentBatch(dict(model=file), places, {path: 'a'}, {}, overwrite=True)
+    again(batch)
+    assert (tmp_path / 'out' / 'labels' / 'a.png').stat().st_mtime_ns > before
+
+
+def test_a_broken_image_is_named_by_a_worker(exported, tmp_path):
+    worker = SegmentBatch(
+        dict(model=str(exported('onnx', output='labels'))),
+        Places(str(tmp_path), ['labels']),
+        {'a.png': 'a'},
+        {},
+    )
+    found = worker({'path': ['a.png'], 'bytes': [b'no image']})
+    assert 'the image a.png is truncated or not an image' in found['error'][0]
+
+
+def test_a_cluster_that_is_not_there_is_an_error(street_images, tmp_path):
+    images = find_inputs([str(street_images[0])])
+    with pytest.raises(ConfigError, match='no Ray cluster at auto'):
+        predict_on_ray('auto', images, Places(str(tmp_path), ['labels']), {}, {})
+
+
+def test_a_video_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('film.mp4').touch()
+    assert main(['film.mp4', '-o', 'out', '-m', 'x.onnx', '--ray', 'local']) == 2
+    assert '--ray takes images only, but got film.mp4' in capsys.readouterr().err

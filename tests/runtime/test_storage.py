@@ -1,0 +1,41 @@
+"""Files of this machine and of object stores are read and written alike."""
+
+import uuid
+
+import pytest
+
+from repvgg_runtime import storage
+from repvgg_runtime.images import read_image
+from repvgg_runtime.inputs import find_inputs
+
+
+@pytest.fixture(params=['file', 'memory'])
+def folder(request, tmp_path):
+    return str(tmp_path) if request.param == 'file' else f'memory://{uuid.uuid4().hex}'
+
+
+def test_files_come_back(folder):
+    assert not storage.exists(f'{folder}/sub/a.bin')
+    storage.write(f'{folder}/sub/a.bin', b'abc')
+    storage.write(f'{folder}/b.bin', b'')
+    assert storage.exists(f'{folder}/sub/a.bin')
+    assert storage.read(f'{folder}/sub/a.bin') == b'abc'
+    assert sorted(storage.files_below(folder)) == ['b.bin', 'sub/a.bin']
+
+
+def test_a_missing_file_is_an_error(folder):
+    with pytest.raises(FileNotFoundError):
+        storage.read(f'{folder}/none')
+
+
+def test_images_are_found_and_read(folder, street_images):
+    data = street_images[0].read_bytes()
+    for name in ('sub/b.png', 'a.png', 'notes.txt'):
+        storage.write(f'{folder}/{name}', data)
+    inputs = find_inputs([folder])
+    assert [(each.path, each.name) for each in inputs] == [
+        (f'{folder}/a.png', 'a'),
+        (f'{folder}/sub/b.png', 'sub/b'),
+    ]
+    assert read_image(inputs[0].path).shape == (64, 128, 3)
+    assert find_inputs([f'{folder}/a.png'])[0].name == 'a'
