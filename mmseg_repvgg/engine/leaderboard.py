@@ -8,20 +8,19 @@ https://github.com/mcordts/cityscapesScripts). mmseg's ``CityscapesMetric`` writ
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mmcv.transforms import LoadAnnotations
 from mmengine.config import Config
-from mmseg.datasets import CityscapesDataset
-from mmseg.registry import TRANSFORMS
+
+from repvgg_runtime.extras import require
 
 from ..datasets.checks import build_lazily, leaf_datasets
+from ..datasets.label_ids import label_ids
+from ..datasets.pipelines import without_steps
 from ..datasets.prepare_cityscapes import EXPECTED
-from ..errors import ConfigError, ExtraError
-from ..registry_types import builds, type_name
+from ..errors import ConfigError
+from ..registry_types import type_name
 
 
 def write_label_ids(cfg: Config, out: str, split: str) -> None:
@@ -37,10 +36,7 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             is not one of a split, or ``out`` is not an empty folder.
         ExtraError: If cityscapesscripts is not installed.
     """
-    if find_spec('cityscapesscripts') is None:
-        raise ExtraError(
-            '--format-only needs cityscapesscripts: pip install cityscapesscripts'
-        )
+    require('cityscapesscripts', 'cityscapes')
     if os.path.exists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise ConfigError(
             f'--out {out} exists and is not an empty folder, but everything in it would '
@@ -53,7 +49,7 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             f'{type_name(dataset)} around others'
         )
     classes = build_lazily(dataset).metainfo['classes']
-    if tuple(classes) != CityscapesDataset.METAINFO['classes']:
+    if label_ids(classes) is None:
         raise ConfigError(
             '--format-only writes label ids of Cityscapes, whose 19 classes are not the '
             f'{len(classes)} of {type_name(dataset)}: without it, --out writes training '
@@ -66,7 +62,7 @@ def write_label_ids(cfg: Config, out: str, split: str) -> None:
             f'ends with one of {", ".join(EXPECTED)}, got {os.path.join(folder, name)!r}'
         )
     dataset.data_prefix = dict(img_path=os.path.join(folder, split))
-    dataset.pipeline = _without_labels(dataset.pipeline)
+    dataset.pipeline = without_steps(dataset.pipeline, LoadAnnotations)
     cfg.test_evaluator = dict(
         type='CityscapesMetric', output_dir=out, format_only=True, keep_results=True
     )
@@ -83,17 +79,3 @@ def size_warnings(cfg: Config) -> list[str]:
         f'{folder} holds {images} images, the {folder.name} split of Cityscapes '
         f'{expected}: the server wants a file for each of these'
     ]
-
-
-def _without_labels(steps: Sequence[Any]) -> list[Any]:
-    """Return a pipeline, or the views of a TestTimeAug, without loading label maps."""
-    kept: list[Any] = []
-    for step in steps:
-        if not isinstance(step, Mapping):
-            # An empty list of alternatives would leave TestTimeAug no view.
-            kept.extend([rest] if (rest := _without_labels(step)) else [])
-        elif 'transforms' in step:
-            kept.append({**step, 'transforms': _without_labels(step['transforms'])})
-        elif not builds(step, TRANSFORMS, LoadAnnotations):
-            kept.append(step)
-    return kept
