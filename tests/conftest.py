@@ -183,7 +183,7 @@ def randomize_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.fixture(name='randomize_norms')
+@pytest.fixture(scope='session', name='randomize_norms')
 def _randomize_norms():
     return randomize_norms
 

@@ -13,6 +13,13 @@ DATA = {
     'CityscapesDataset': 'Cityscapes',
     'CamVidDataset': 'CamVid',
 }
+HEADS = {
+    'PSPHead': 'PSPNet',
+    'FCNHead': 'FCN',
+    'DepthwiseSeparableASPPHead': 'DeepLabV3+',
+    'UPerHead': 'UPerNet',
+    'SegformerHead': 'SegFormer',
+}
 PARTS = [
     yaml.safe_load((REPO / path).read_text())
     for path in yaml.safe_load((REPO / 'model-index.yml').read_text())['Import']
@@ -49,11 +56,12 @@ def backbone_name(cfg):
     if backbone.type != 'RepVGG':
         return f'ResNet-{backbone.depth}'
     dilation = backbone.get('dilation', 'full')
-    return f'RepVGG-{backbone.arch}' + ('' if dilation == 'full' else f'-{dilation}')
+    suffix = {'full': '', None: '-undilated'}.get(dilation, f'-{dilation}')
+    return f'RepVGG-{backbone.arch}{suffix}'
 
 
 def head_name(cfg):
-    return cfg.model.decode_head.type.removesuffix('Head').replace('PSP', 'PSPNet')
+    return 'FastFCN' if 'neck' in cfg.model else HEADS[cfg.model.decode_head.type]
 
 
 def test_results_are_those_of_the_documentation():

@@ -67,6 +67,7 @@ def test_only_what_the_configs_build_on_is_copied(tmp_path):
     assert copies == {
         'pspnet_repvgg_a0_fast_street.py',
         'pspnet_repvgg_a0_street.py',
+        '_base_/models/encoder_decoder.py',
         '_base_/models/pspnet.py',
         '_base_/models/pspnet_small.py',
         '_base_/datasets/street.py',
