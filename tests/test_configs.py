@@ -30,6 +30,7 @@ SMALL = [
     'pspnet_r18_camvid',
     'pspnet_repvgg_a0_fast_street',
     'pspnet_repvgg_a0_street',
+    'pspnet_repvgg_a0_fast_folder',
 ]
 ALL = CITYSCAPES + PEERS + SMALL
 

@@ -12,6 +12,7 @@ REPO = Path(__file__).parents[1]
 DATA = {
     'CityscapesDataset': 'Cityscapes',
     'CamVidDataset': 'CamVid',
+    'FolderDataset': 'a folder of your own',
 }
 HEADS = {
     'PSPHead': 'PSPNet',

@@ -1,18 +1,41 @@
 """Train a segmentor."""
 
 import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
-from mmseg_repvgg import cli
+from mmseg_repvgg import Segmenter, cli
+from mmseg_repvgg.checkpoints.loading import find_resumable
+from mmseg_repvgg.datasets.folder_checks import check_folders
 from mmseg_repvgg.engine.config import load_config
+from mmseg_repvgg.engine.own_data import folder_datasets, use_folder
+from mmseg_repvgg.engine.processes import is_first_process
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
+from repvgg_runtime.extras import require
+
+OWN_DATA = 'pspnet_repvgg_a0_fast_folder'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file, or name of a config')
+    parser.add_argument(
+        'config',
+        nargs='?',
+        help=f'config file, or name of a config; with --data by default {OWN_DATA}',
+    )
+    parser.add_argument(
+        '--data', metavar='FOLDER', help='train on your own images and masks'
+    )
+    parser.add_argument(
+        '--classes', metavar='FILE', help='their classes, one on each line'
+    )
     parser.add_argument(
         '--work-dir', help='for logs and checkpoints; default work_dirs/NAME_OF_CONFIG'
     )
@@ -42,8 +65,17 @@ def main() -> None:
     )
     cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
+    if bool(args.data) != bool(args.classes):
+        parser.error('--data FOLDER needs --classes FILE, and the other way round')
+    if args.data:
+        args.config = args.config or OWN_DATA
+        args.work_dir = args.work_dir or f'work_dirs/{Path(args.data).resolve().name}'
+    elif args.config is None:
+        parser.error('give a config, or --data and --classes')
 
     cfg = load_config(args)
+    if args.data:
+        use_folder(cfg, args.data, args.classes)
     prepare_training(
         cfg,
         amp=args.amp,
@@ -52,10 +84,33 @@ def main() -> None:
         resume=args.resume,
         trust=args.trust_checkpoint,
     )
+    folders = folder_datasets(cfg)
+    if folders:
+        require('safetensors', 'safetensors')  # Otherwise it would fail at the end.
+    if folders and is_first_process(cfg):
+        report = check_folders(folders)
+        print(report, flush=True)
+        report.require_sound()
     runner = build_runner(cfg, verbose=args.verbose)
     for warning in recipe_warnings(cfg):
         runner.logger.warning(warning)
     runner.train()
+    if folders and is_main_process():
+        save_segmenter(runner, folders[0][1].data_root)
+
+
+def save_segmenter(runner: Runner, data: str) -> None:
+    """Write the best model as a folder that Segmenter.from_pretrained reads."""
+    found = runner.message_hub.runtime_info
+    best = found.get('best_ckpt') or find_resumable(runner.work_dir)
+    score = found.get('best_score')
+    folder = Segmenter(runner.cfg, best, engine='torch', device='cpu').save_pretrained(
+        os.path.join(runner.work_dir, 'segmenter'),
+        metrics=None if score is None else {'mIoU, validation': round(float(score), 2)},
+        data=data,
+        command=f'{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}',
+    )
+    print(f'the best model is in {folder}: Segmenter.from_pretrained({str(folder)!r})')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
 """Data sets and pipeline transforms."""
 
 from .camvid import CamVidDataset
+from .folder_dataset import FolderDataset
 from .transforms import LoadCheckedAnnotations, LoadCheckedImage, RandomGaussianBlur
 
 __all__ = [
     'CamVidDataset',
+    'FolderDataset',
     'LoadCheckedAnnotations',
     'LoadCheckedImage',
     'RandomGaussianBlur',

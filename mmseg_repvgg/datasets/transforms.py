@@ -6,7 +6,7 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -100,6 +100,8 @@ class LoadCheckedAnnotations(LoadAnnotations):
             )
             if labels is None:
                 raise ValueError('OpenCV cannot decode it')
+        if labels.ndim == 3 and results.get('colors'):
+            labels = _labels_of_colors(labels, results['colors'], path)
         labels = _whole_numbers(labels, path)
         expected = results.get('ori_shape')
         if expected is not None and labels.shape != tuple(expected):
@@ -147,6 +149,23 @@ class LoadCheckedAnnotations(LoadAnnotations):
                 f'set has {classes} classes from 0 on and ignores {self.ignore_index}. '
                 'Make it again, such as with tools/prepare_cityscapes.py, or remove it'
             )
+
+
+def _labels_of_colors(
+    image: np.ndarray, colors: Mapping[tuple[int, ...], int], path: str
+) -> np.ndarray:
+    """Return the labels, (H, W), of an image of colours, (H, W, 3 or 4), BGR."""
+    codes = image[..., :3].astype(np.int64) @ (1, 256, 65536)
+    table = sorted((r << 16 | g << 8 | b, label) for (r, g, b), label in colors.items())
+    known, labels = np.array(table).T
+    index = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    wrong = np.unique(codes[known[index] != codes])[:10].tolist()
+    if wrong:
+        found = [(code >> 16, code >> 8 & 255, code & 255) for code in wrong]
+        raise ImageError(
+            f'the label map {path} has the colours {found}, which are of no class'
+        )
+    return labels[index].astype(np.uint8)
 
 
 def _whole_numbers(labels: np.ndarray, path: str) -> np.ndarray:

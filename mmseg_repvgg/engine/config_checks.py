@@ -47,7 +47,7 @@ def check_classes(cfg: Config) -> list[str]:
         if not supports_lazy_init(part) or part.get('backend_args'):
             continue
         classes = len(build_lazily(part).metainfo.get('classes') or ())
-        for name, head in _heads(cfg.model):
+        for name, head in model_heads(cfg.model):
             # STDCHead has two classes: the edges of objects and the rest.
             if 'num_classes' not in head or not classes or is_a(head, 'STDCHead'):
                 continue
@@ -77,7 +77,7 @@ def check_norms(cfg: Config) -> None:
         return
     synced = count_processes(cfg) > 1 and get_device() != 'cpu'
     norms = ('BN',) if synced else ('BN', 'SyncBN')
-    for name, head in _heads(cfg.model):
+    for name, head in model_heads(cfg.model):
         pools = is_a(head, *_POOLING_HEADS) and 1 in head.get('pool_scales', (1,))
         if pools and is_a(head.get('norm_cfg') or {}, *norms):
             raise ConfigError(
@@ -87,7 +87,8 @@ def check_norms(cfg: Config) -> None:
             )
 
 
-def _heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def model_heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the config of each head."""
     for key in ('decode_head', 'auxiliary_head'):
         heads = model.get(key) or []
         several = isinstance(heads, (list, tuple))

@@ -1,0 +1,162 @@
+"""A data set of your own: a folder of images and a folder of masks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+from ..errors import ConfigError, DataError
+
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# What messages call the suffix.
+_ANY_IMAGE = f'{{{",".join(IMAGE_SUFFIXES)}}}'
+IGNORED = 'ignore'
+"""What a file of classes calls the colour of pixels that do not count."""
+
+# A name, and a colour or none, separated by blanks or commas.
+_CLASS = re.compile(r'(.+?)(?:[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+))?')
+
+
+@DATASETS.register_module()
+class FolderDataset(BaseSegDataset):
+    """Images of any usual format, each with a mask of the same name, a PNG.
+
+    A mask has one channel with the number of each pixel's class, from 0 on, and 255 where
+    pixels do not count; or it has the colours of the palette.
+
+    Args:
+        metainfo: ``classes``, their names in the order of the numbers; and ``palette``,
+            their RGB colours, which masks of colours need.
+        ignored_colors: Colours of a mask that do not count.
+        ann_file: A file with the name of an image on each line, with or without its
+            suffix; by default all images of the folder are used.
+        **kwargs: As for ``BaseSegDataset``: ``data_root`` and ``data_prefix``.
+
+    Raises:
+        ConfigError: If ``metainfo`` has no classes.
+    """
+
+    def __init__(
+        self,
+        metainfo: Mapping[str, Any] | None = None,
+        ignored_colors: Sequence[Sequence[int]] = (),
+        **kwargs: Any,
+    ) -> None:
+        given = dict(metainfo or {})
+        if not given.get('classes'):
+            raise ConfigError(
+                "FolderDataset needs the names of the classes: metainfo=dict(classes=('a'"
+                ", 'b')), or train --data FOLDER --classes FILE"
+            )
+        # mmseg makes up a palette where there is none, which masks cannot have.
+        self.colors = {tuple(c): i for i, c in enumerate(given.get('palette') or ())}
+        ignored = kwargs.get('ignore_index', 255)
+        self.colors.update({tuple(color): ignored for color in ignored_colors})
+        super().__init__(metainfo=given, img_suffix=_ANY_IMAGE, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the images, each with the path of its mask.
+
+        Raises:
+            DataError: If two images have one name, or the list names one that is missing.
+        """
+        folder, masks = (self.data_prefix[key] for key in ('img_path', 'seg_map_path'))
+        images = _images_in(Path(folder))
+        names = list(images)
+        if self.ann_file:
+            names = _read_names(Path(self.ann_file), images)
+        return [
+            dict(
+                img_path=str(images[name]),
+                seg_map_path=f'{masks}/{name}{self.seg_map_suffix}',
+                colors=self.colors,
+                label_map=self.label_map,
+                reduce_zero_label=self.reduce_zero_label,
+                seg_fields=[],
+            )
+            for name in names
+        ]
+
+
+def _images_in(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder, at any depth, by their names without suffixes."""
+    images: dict[str, Path] = {}
+    for path in sorted(folder.rglob('*')):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'):
+            name = path.relative_to(folder).with_suffix('').as_posix()
+            if name in images:
+                raise DataError(
+                    f'{images[name]} and {path} would have the same mask. Rename or '
+                    'remove one of them'
+                )
+            images[name] = path
+    return images
+
+
+def _read_names(file: Path, images: Mapping[str, Path]) -> list[str]:
+    """Return the names of the images that a file lists."""
+    if not file.is_file():
+        raise DataError(f'the list of images {file} does not exist')
+    names = []
+    for line in filter(None, map(str.strip, file.read_text().splitlines())):
+        name = line if line in images else Path(line).with_suffix('').as_posix()
+        if name not in images:
+            raise DataError(f'{file} lists {line}, but there is no such image')
+        names.append(name)
+    return names
+
+
+def read_classes(file: Path) -> dict[str, Any]:
+    """Read the classes of a data set, one on each line, in the order of their numbers.
+
+    A line is a name and, if masks have colours, three numbers from 0 to 255, separated by
+    blanks or commas. ``ignore`` names a colour of pixels that do not count. ``#`` begins
+    a comment.
+
+    Args:
+        file: The text file.
+
+    Returns:
+        ``metainfo`` and ``ignored_colors`` of :class:`FolderDataset`.
+
+    Raises:
+        ConfigError: If the file cannot be read, names fewer than 2 or more than 255
+            classes or one of them twice, or gives some of them no colour or one colour
+            to two.
+    """
+    try:
+        lines = file.read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f'the classes {file} cannot be read: {error}') from error
+    table = []
+    for line in lines:
+        if match := _CLASS.fullmatch(line.partition('#')[0].strip()):
+            name, *color = match.groups()
+            table.append((name, [int(number) for number in color if number]))
+    names = [name for name, _ in table if name != IGNORED]
+    colors = [color for _, color in table]
+    if not 2 <= len(names) <= 255:
+        raise ConfigError(f'{file} must name 2 to 255 classes, but names {len(names)}')
+    if len(set(names)) < len(names):
+        raise ConfigError(f'{file} names a class twice: {", ".join(sorted(names))}')
+    metainfo: dict[str, Any] = dict(classes=names)
+    if not any(colors):
+        return dict(metainfo=metainfo, ignored_colors=[])
+    wrong = [
+        name
+        for name, color in table
+        if not color or max(color) > 255 or colors.count(color) > 1
+    ]
+    if wrong:
+        raise ConfigError(
+            f'{file} must give each class, or none, a colour of its own, three numbers '
+            f'from 0 to 255; look at {", ".join(wrong)}'
+        )
+    metainfo['palette'] = [color for name, color in table if name != IGNORED]
+    ignored = [color for name, color in table if name == IGNORED]
+    return dict(metainfo=metainfo, ignored_colors=ignored)

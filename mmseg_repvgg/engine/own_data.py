@@ -1,0 +1,72 @@
+"""Training on a folder of your own images and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..datasets.checks import leaf_datasets
+from ..datasets.folder_dataset import read_classes
+from ..errors import DataError
+from ..registry_types import is_a
+from .config_checks import model_heads
+
+
+def use_folder(cfg: Config, folder: str, classes: str) -> None:
+    """Make a config train and test on a folder, with the pipelines that it has.
+
+    Args:
+        cfg: The config; changed in place.
+        folder: A folder with images/{train,val} and masks/{train,val}, or with images,
+            masks, train.txt and val.txt.
+        classes: See :func:`~mmseg_repvgg.datasets.folder_dataset.read_classes`.
+
+    Raises:
+        ConfigError: If the classes cannot be read.
+        DataError: If the folder has neither layout.
+    """
+    facts = read_classes(Path(classes))
+    for split in ('train', 'val', 'test'):
+        if not cfg.get(f'{split}_dataloader'):
+            continue
+        loader = cfg[f'{split}_dataloader']
+        loader.dataset = dict(
+            type='FolderDataset',
+            data_root=folder,
+            pipeline=leaf_datasets(loader.dataset)[0].get('pipeline', []),
+            **_files(Path(folder), 'train' if split == 'train' else 'val'),
+            **facts,
+        )
+    for _, head in model_heads(cfg.model):
+        head['num_classes'] = len(facts['metainfo']['classes'])
+
+
+def _files(folder: Path, split: str) -> dict[str, Any]:
+    if (folder / 'images' / split).is_dir():
+        places = dict(img_path=f'images/{split}', seg_map_path=f'masks/{split}')
+        return dict(data_prefix=places)
+    if (folder / f'{split}.txt').is_file():
+        places = dict(img_path='images', seg_map_path='masks')
+        return dict(ann_file=f'{split}.txt', data_prefix=places)
+    raise DataError(
+        f'{folder} has neither images/{split} nor {split}.txt. Put images into '
+        'images/train and images/val and their masks into masks/train and masks/val, or '
+        'all into images and masks and list their names in train.txt and val.txt'
+    )
+
+
+def folder_datasets(cfg: Config) -> list[tuple[str, Any]]:
+    """Return the split and the config of each FolderDataset that a training reads.
+
+    Args:
+        cfg: A training config.
+    """
+    return [
+        (split, dataset)
+        for split in ('train', 'val')
+        if cfg.get(f'{split}_dataloader')
+        for dataset in leaf_datasets(cfg[f'{split}_dataloader'].dataset)
+        if is_a(dataset, 'FolderDataset')
+    ]

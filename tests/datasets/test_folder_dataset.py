@@ -1,0 +1,152 @@
+"""Folders of your own images and masks."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mmseg_repvgg.datasets import FolderDataset
+from mmseg_repvgg.datasets.folder_dataset import read_classes
+from mmseg_repvgg.errors import ConfigError, DataError, ImageError
+
+CLASSES = ('road', 'grass', 'sky')
+PALETTE = [[128, 64, 128], [0, 160, 0], [70, 130, 180]]
+PREFIX = dict(img_path='images', seg_map_path='masks')
+STEPS = [dict(type='LoadCheckedImage'), dict(type='LoadCheckedAnnotations')]
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)
+
+
+@pytest.fixture
+def labels():
+    labels = np.random.default_rng(0).integers(0, 3, (20, 30), np.uint8)
+    labels[0, 0] = 255
+    return labels
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Return a function that builds the data set of the folder."""
+
+    def build(**options):
+        metainfo = options.pop('metainfo', dict(classes=CLASSES, palette=PALETTE))
+        return FolderDataset(
+            metainfo=metainfo,
+            data_root=str(tmp_path),
+            data_prefix=dict(PREFIX),
+            pipeline=STEPS,
+            **options,
+        )
+
+    return build
+
+
+@pytest.fixture
+def folder(tmp_path, labels):
+    """Write three images, with their masks, and two files that are no images."""
+    for name in ('b.JPG', 'deep/a.png', 'c.tif', '.hidden.png'):
+        write(tmp_path / 'images' / name, np.zeros((20, 30, 3), np.uint8))
+        write((tmp_path / 'masks' / name).with_suffix('.png'), labels)
+    (tmp_path / 'images' / 'notes.txt').touch()
+    return tmp_path
+
+
+def test_images_of_all_suffixes_are_paired_with_masks(folder, build, labels):
+    dataset = build()
+    found = [dataset.get_data_info(i) for i in range(len(dataset))]
+    names = [info['img_path'].removeprefix(f'{folder}/') for info in found]
+    assert names == ['images/b.JPG', 'images/c.tif', 'images/deep/a.png']
+    assert found[2]['seg_map_path'] == f'{folder}/masks/deep/a.png'
+    np.testing.assert_array_equal(dataset[0]['gt_seg_map'], labels)
+    assert dataset.metainfo['classes'] == CLASSES
+
+
+def test_list_chooses_images_with_or_without_suffix(folder, build):
+    (folder / 'train.txt').write_text('deep/a\n\nb.JPG\n')
+    dataset = build(ann_file='train.txt')
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    assert [path.rpartition('/')[2] for path in paths] == ['a.png', 'b.JPG']
+    (folder / 'train.txt').write_text('b\nmissing.jpg\n')
+    with pytest.raises(DataError, match=r'train.txt lists missing\.jpg'):
+        build(ann_file='train.txt')
+    with pytest.raises(DataError, match='list of images .*val.txt does not exist'):
+        build(ann_file='val.txt')
+
+
+def test_two_images_of_one_name_are_refused(folder, build):
+    write(folder / 'images' / 'b.png', np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DataError, match=r'b\.JPG and .*b\.png would have the same mask'):
+        build()
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+def test_colours_are_mapped_to_labels(folder, build, labels, channels):
+    colors = np.array([*PALETTE, *[[0, 0, 0]] * 253], np.uint8)[labels][..., ::-1]
+    if channels == 4:
+        colors = np.dstack([colors, np.full(labels.shape, 9, np.uint8)])
+    write(folder / 'masks' / 'b.png', colors)
+    np.testing.assert_array_equal(
+        build(ignored_colors=[[0, 0, 0]])[0]['gt_seg_map'], labels
+    )
+    with pytest.raises(ImageError, match=r'masks/b\.png .*\(0, 0, 0\).* of no class'):
+        build()[0]
+
+
+def test_colours_without_a_palette_are_refused(folder, build, labels):
+    write(folder / 'masks' / 'b.png', np.dstack([labels] * 3))
+    with pytest.raises(ImageError, match='b.png .*colours are not labels'):
+        build(metainfo=dict(classes=CLASSES))[0]
+
+
+def test_classes_are_needed(build):
+    with pytest.raises(ConfigError, match='needs the names of the classes'):
+        build(metainfo=None)
+
+
+# Files of classes ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        (tmp_path / 'classes.txt').write_text(text, encoding='utf-8')
+        return read_classes(tmp_path / 'classes.txt')
+
+    return read
+
+
+def test_names_are_read_in_order(read):
+    expected = dict(metainfo=dict(classes=['road', 'traffic light']), ignored_colors=[])
+    assert read('\ufeff# comment\nroad\n\ntraffic light  # number 1\n') == expected
+
+
+@pytest.mark.parametrize('comma', [' ', ', ', '\t'])
+def test_colours_are_read(read, comma):
+    rows = [('road', 128, 64, 128), ('ignore', 0, 0, 0), ('traffic light', 250, 170, 30)]
+    found = read('\n'.join(comma.join(map(str, row)) for row in rows))
+    assert found['metainfo']['classes'] == ['road', 'traffic light']
+    assert found['metainfo']['palette'] == [[128, 64, 128], [250, 170, 30]]
+    assert found['ignored_colors'] == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [
+        ('road\n', 'must name 2 to 255 classes, but names 1'),
+        ('\n'.join(f'class {i}x' for i in range(256)), 'but names 256'),
+        ('road\nsky\nroad\n', 'names a class twice'),
+        ('road 1 2 3\nsky\n', 'a colour of its own.*look at sky'),
+        ('road 1 2 3\nsky 1 2 300\n', 'look at sky'),
+        ('road 1 2 3\nsky 1 2 3\n', 'look at road, sky'),
+    ],
+)
+def test_wrong_classes_are_refused(read, text, says):
+    with pytest.raises(ConfigError, match=says):
+        read(text)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match='no.txt cannot be read'):
+        read_classes(tmp_path / 'no.txt')

@@ -1,0 +1,48 @@
+"""Training configs on a folder of your own."""
+
+import pytest
+
+from mmseg_repvgg.engine.own_data import folder_datasets, use_folder
+from mmseg_repvgg.errors import DataError
+
+
+@pytest.fixture
+def classes(tmp_path):
+    path = tmp_path / 'classes.txt'
+    path.write_text('road 128 64 128\nsky 70 130 180\nignore 0 0 0\n')
+    return str(path)
+
+
+def test_config_reads_the_folder_with_its_own_pipelines(street_config, tmp_path, classes):
+    pipeline = street_config.train_dataloader.dataset.pipeline
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
+    assert folder_datasets(street_config) == []
+    use_folder(street_config, str(tmp_path), classes)
+    assert [split for split, _ in folder_datasets(street_config)] == ['train', 'val']
+    dataset = street_config.train_dataloader.dataset
+    assert dataset.data_prefix == dict(
+        img_path='images/train', seg_map_path='masks/train'
+    )
+    assert dataset.metainfo.classes == ['road', 'sky']
+    assert dataset.ignored_colors == [[0, 0, 0]]
+    assert dataset.pipeline == pipeline
+    test = street_config.test_dataloader.dataset
+    assert test.data_prefix.img_path == 'images/val'
+    for head in ('decode_head', 'auxiliary_head'):
+        assert street_config.model[head].num_classes == 2
+
+
+def test_lists_take_the_place_of_folders(street_config, tmp_path, classes):
+    (tmp_path / 'images').mkdir()
+    for split in ('train', 'val'):
+        (tmp_path / f'{split}.txt').touch()
+    use_folder(street_config, str(tmp_path), classes)
+    dataset = street_config.val_dataloader.dataset
+    assert dataset.ann_file == 'val.txt'
+    assert dataset.data_prefix == dict(img_path='images', seg_map_path='masks')
+
+
+def test_folder_of_another_layout_is_refused(street_config, tmp_path, classes):
+    with pytest.raises(DataError, match='neither images/train nor train.txt. Put images'):
+        use_folder(street_config, str(tmp_path), classes)
