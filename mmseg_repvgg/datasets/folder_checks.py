@@ -59,7 +59,7 @@ def check_folders(folders: Sequence[tuple[str, Mapping[str, Any]]]) -> FolderRep
     Args:
         folders: A split and the config of a :class:`~.folder_dataset.FolderDataset`.
     """
-    table = PrettyTable(align='r')
+    table = PrettyTable()
     problems, warnings = [], []
     splits: dict[str, str] = {}
     for split, cfg in folders:
@@ -74,8 +74,12 @@ def check_folders(folders: Sequence[tuple[str, Mapping[str, Any]]]) -> FolderRep
         counts = np.array([each for each in found if not isinstance(each, str)])
         counts = counts.reshape(-1, len(classes))
         shares, images = counts.sum(0) / max(counts.sum(), 1), (counts > 0).sum(0)
-        table.add_column(f'pixels of {split}', [f'{share:.2%}' for share in shares])
-        table.add_column(f'images of {split}', [f'{n} of {len(samples)}' for n in images])
+        columns = {
+            f'pixels of {split}': [f'{share:.2%}' for share in shares],
+            f'images of {split}': [f'{count} of {len(samples)}' for count in images],
+        }
+        for title, column in columns.items():
+            table.add_column(title, column, align='r')
         if absent := [name for name, count in zip(classes, images) if not count]:
             warnings.append(f'never in {split}: {", ".join(absent)}')
         paths = [sample['img_path'] for sample in samples]
