@@ -11,7 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.inputs import find_inputs
@@ -89,6 +91,33 @@ def test_killed_workers_lose_no_image_and_repeat_none(
         assert np.array_equal(labels, expected(image))
     for path in found:
         assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (16, 32)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_reads_parquet(
+    exported, street_images, tmp_path, start, ray_folder
+):
+    text = (REPO / 'docs' / 'inference.md').read_text()
+    code = text[text.index('import ray\n') :]
+    code = code[: code.index('```')]
+    model, results = exported('onnx', output='labels'), tmp_path / 'results'
+    code = code.replace('/models/street.onnx', str(model))
+    code = code.replace("'/results'", repr(str(results)))
+    code = code.replace('import ray\n', 'import ray\nray.init(num_cpus=2)\n')
+    rows = dict(
+        path=[path.stem for path in street_images],
+        bytes=[path.read_bytes() for path in street_images],
+    )
+    parquet.write_table(pyarrow.table(rows), tmp_path / 'frames.parquet')
+    process = start(
+        *(sys.executable, '-c', code),
+        cwd=tmp_path,
+        PYTHONPATH=str(REPO),
+        RAY_TMPDIR=ray_folder,
+    )
+    assert process.succeed().splitlines()[-1] == '[]'
+    found = sorted(path.stem for path in (results / 'labels').iterdir())
+    assert found == [path.stem for path in street_images]
 
 
 def test_what_is_done_is_left_out_by_a_worker(exported, street_images, tmp_path):
