@@ -83,17 +83,10 @@ def _find_flaw(value: Tensor) -> str | None:
 
 
 def describe_mismatch(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """List the first few tensors in which a state dict differs from a model's.
+    """List the first few tensors in which a state dict does not fit the wanted one.
 
     Counters of batch norms may be missing: torch before 0.4.1 had none, and they do not
     take part in evaluation.
-
-    Args:
-        found: The state dict to load.
-        wanted: The state dict of the model.
-
-    Returns:
-        An empty string if the state dict fits.
     """
     both = [(key, found[key], value) for key, value in wanted.items() if key in found]
     missing = [key for key in wanted if key not in found]

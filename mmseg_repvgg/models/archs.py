@@ -213,15 +213,15 @@ def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
         each missing stage; None if no RepVGG has these shapes.
     """
     shapes, se = kernel_shapes(backbone), has_se(backbone)
-    if len(shapes) > 1:
-        for arch in (*ARCHS.values(), _estimate(shapes, se)):
-            if arch is not None and arch.se == se and shapes == _planned(arch, shapes):
-                return arch
-    return None
+    if len(shapes) < 2:
+        return None
+    candidates = [*ARCHS.values(), *_estimate(shapes, se)]
+    fitting = [arch for arch in candidates if arch.se == se and _fits(arch, shapes)]
+    return fitting[0] if fitting else None
 
 
-def _estimate(shapes: KernelShapes, se: bool) -> Arch | None:
-    """Work out the fields of the architecture that may have these shapes."""
+def _estimate(shapes: KernelShapes, se: bool) -> list[Arch]:
+    """Work out the architecture that may have these shapes, if there is one."""
     try:
         widths = [stage[0][0] for stage in shapes]
         layers = [shape for stage in shapes for shape in stage]
@@ -231,9 +231,17 @@ def _estimate(shapes: KernelShapes, se: bool) -> Arch | None:
         a = widths[widest] / (32 << widest)
         b = widths[4] / 512 if len(widths) > 4 else 1
         d2, d3, d4, d5 = [len(stage) for stage in shapes[1:]] + [1] * (5 - len(shapes))
-        return Arch((d2, d3, d4, d5), a, b, groups, se)
+        return [Arch((d2, d3, d4, d5), a, b, groups, se)]
     except (LookupError, ZeroDivisionError, ConfigError):
-        return None
+        return []
+
+
+def _fits(arch: Arch, shapes: KernelShapes) -> bool:
+    stages = plan(arch, None, in_channels(shapes))[: len(shapes)]
+    return shapes == [
+        [(layer.out_channels, layer.in_channels // layer.groups, 3, 3) for layer in stage]
+        for stage in stages
+    ]
 
 
 def kernel_shapes(backbone: Mapping[str, Tensor]) -> KernelShapes:
@@ -257,12 +265,3 @@ def in_channels(shapes: KernelShapes) -> int:
     """Return the number of channels of the image; 3 if the shapes do not tell."""
     stem = shapes[0][0] if shapes and shapes[0] else ()
     return stem[1] if len(stem) == 4 and stem[1] else 3
-
-
-def _planned(arch: Arch, shapes: KernelShapes) -> KernelShapes:
-    """Return the shapes of an architecture with the image and the stages of others."""
-    stages = plan(arch, None, in_channels(shapes))[: len(shapes)]
-    return [
-        [(layer.out_channels, layer.in_channels // layer.groups, 3, 3) for layer in stage]
-        for stage in stages
-    ]
