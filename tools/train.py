@@ -88,9 +88,7 @@ def main() -> None:
     if folders:
         require('safetensors', 'safetensors')  # Otherwise it would fail at the end.
     if folders and is_first_process(cfg):
-        report = check_folders(folders)
-        print(report, flush=True)
-        report.require_sound()
+        check_folders(folders, print)
     runner = build_runner(cfg, verbose=args.verbose)
     for warning in recipe_warnings(cfg):
         runner.logger.warning(warning)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from prettytable import PrettyTable
@@ -15,59 +15,32 @@ from .png_files import files_in
 from .preparation import in_parallel
 from .transforms import LoadCheckedAnnotations, LoadCheckedImage
 
-# A wrong folder would print thousands.
+# A wrong folder would show thousands.
 _MAX_PROBLEMS = 10
 
 
-class FolderReport(NamedTuple):
-    """What the checks found.
+def check_folders(
+    folders: Sequence[tuple[str, Mapping[str, Any]]], show: Callable[[str], None]
+) -> None:
+    """Read every image and mask, count the classes, and show both.
 
-    Attributes:
-        table: For each split, the share of each class in the pixels that count, and the
-            number of images that hold it.
-        problems: What is wrong with a file.
-        warnings: What may be wrong.
-    """
-
-    table: str
-    problems: list[str]
-    warnings: list[str]
-
-    def require_sound(self) -> None:
-        """Raise a DataError if a file is wrong."""
-        if self.problems:
-            raise DataError(
-                f'{len(self.problems)} images or masks cannot be used, listed above; the '
-                f'first: {self.problems[0]}'
-            )
-
-    def __str__(self) -> str:
-        """Return the report for a terminal, in several lines."""
-        lines = [self.table, *self.problems[:_MAX_PROBLEMS]]
-        if len(self.problems) > _MAX_PROBLEMS:
-            lines.append(f'and {len(self.problems) - _MAX_PROBLEMS} more')
-        return '\n'.join([*lines, *(f'warning: {each}' for each in self.warnings)])
-
-
-def check_folders(folders: Sequence[tuple[str, Mapping[str, Any]]]) -> FolderReport:
-    """Read every image and mask, and count the classes.
-
-    Problems are a file that is truncated, an image and a mask of different sizes, a label
-    or a colour of no class, an image without a mask, and a mask without an image. A class
-    that never occurs and an image of two splits are warnings.
+    Shown are the share of each class in the pixels that count and the number of images
+    that hold it, what is wrong with a file, and classes that never occur.
 
     Args:
         folders: A split and the config of a :class:`~.folder_dataset.FolderDataset`.
+        show: Called with a text of several lines.
+
+    Raises:
+        DataError: If a file is truncated, an image and its mask have different sizes, a
+            label or a colour is of no class, or a mask has no image.
     """
-    table = PrettyTable()
-    problems, warnings = [], []
-    splits: dict[str, str] = {}
+    table, problems, warnings = PrettyTable(), [], []
     for split, cfg in folders:
         dataset = build_lazily(cfg)
-        classes = dataset.metainfo['classes']
-        if not splits:
+        classes, samples = dataset.metainfo['classes'], dataset.load_data_list()
+        if not table.field_names:
             table.add_column('class', classes, align='l')
-        samples = dataset.load_data_list()
         found = in_parallel(_counter(dataset), samples, f'check {split}')
         problems += [each for each in found if isinstance(each, str)]
         problems += _masks_without_image(dataset, samples)
@@ -81,12 +54,15 @@ def check_folders(folders: Sequence[tuple[str, Mapping[str, Any]]]) -> FolderRep
         for title, column in columns.items():
             table.add_column(title, column, align='r')
         if absent := [name for name, count in zip(classes, images) if not count]:
-            warnings.append(f'never in {split}: {", ".join(absent)}')
-        paths = [sample['img_path'] for sample in samples]
-        both = [path for path in paths if splits.setdefault(path, split) != split]
-        if both:
-            warnings.append(f'{len(both)} images are in two splits, such as {both[0]}')
-    return FolderReport(table.get_string(), problems, warnings)
+            warnings.append(f'warning: never in {split}: {", ".join(absent)}')
+    lines = [table.get_string(), *problems[:_MAX_PROBLEMS]]
+    if len(problems) > _MAX_PROBLEMS:
+        lines.append(f'and {len(problems) - _MAX_PROBLEMS} more')
+    show('\n'.join([*lines, *warnings]))
+    if problems:
+        raise DataError(
+            f'{len(problems)} images or masks cannot be used; the first: {problems[0]}'
+        )
 
 
 def _counter(dataset: Any) -> Callable[[dict], Any]:

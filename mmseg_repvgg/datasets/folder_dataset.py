@@ -13,11 +13,6 @@ from mmseg.registry import DATASETS
 from ..errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-# What messages call the suffix.
-_ANY_IMAGE = f'{{{",".join(IMAGE_SUFFIXES)}}}'
-IGNORED = 'ignore'
-"""What a file of classes calls the colour of pixels that do not count."""
-
 # A name, and a colour or none, separated by blanks or commas.
 _CLASS = re.compile(r'(.+?)(?:[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+))?')
 
@@ -27,15 +22,15 @@ class FolderDataset(BaseSegDataset):
     """Images of any usual format, each with a mask of the same name, a PNG.
 
     A mask has one channel with the number of each pixel's class, from 0 on, and 255 where
-    pixels do not count; or it has the colours of the palette.
+    pixels do not count; or it has the colours of the palette, in one channel if all of
+    these are greys.
 
     Args:
         metainfo: ``classes``, their names in the order of the numbers; and ``palette``,
             their RGB colours, which masks of colours need.
         ignored_colors: Colours of a mask that do not count.
-        ann_file: A file with the name of an image on each line, with or without its
-            suffix; by default all images of the folder are used.
-        **kwargs: As for ``BaseSegDataset``: ``data_root`` and ``data_prefix``.
+        **kwargs: As for ``BaseSegDataset``: ``data_root``, ``data_prefix`` and, to use
+            some images only, ``ann_file``, which has the name of one on each line.
 
     Raises:
         ConfigError: If ``metainfo`` has no classes.
@@ -57,7 +52,9 @@ class FolderDataset(BaseSegDataset):
         self.colors = {tuple(c): i for i, c in enumerate(given.get('palette') or ())}
         ignored = kwargs.get('ignore_index', 255)
         self.colors.update({tuple(color): ignored for color in ignored_colors})
-        super().__init__(metainfo=given, img_suffix=_ANY_IMAGE, **kwargs)
+        # Messages name the suffix.
+        suffixes = f'{{{",".join(IMAGE_SUFFIXES)}}}'
+        super().__init__(metainfo=given, img_suffix=suffixes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the images, each with the path of its mask.
@@ -65,11 +62,9 @@ class FolderDataset(BaseSegDataset):
         Raises:
             DataError: If two images have one name, or the list names one that is missing.
         """
-        folder, masks = (self.data_prefix[key] for key in ('img_path', 'seg_map_path'))
-        images = _images_in(Path(folder))
-        names = list(images)
-        if self.ann_file:
-            names = _read_names(Path(self.ann_file), images)
+        images = _images_in(Path(self.data_prefix['img_path']))
+        names = _read_names(Path(self.ann_file), images) if self.ann_file else images
+        masks = self.data_prefix['seg_map_path']
         return [
             dict(
                 img_path=str(images[name]),
@@ -99,7 +94,7 @@ def _images_in(folder: Path) -> dict[str, Path]:
 
 
 def _read_names(file: Path, images: Mapping[str, Path]) -> list[str]:
-    """Return the names of the images that a file lists."""
+    """Return the names that a list gives, without suffixes."""
     if not file.is_file():
         raise DataError(f'the list of images {file} does not exist')
     names = []
@@ -112,11 +107,10 @@ def _read_names(file: Path, images: Mapping[str, Path]) -> list[str]:
 
 
 def read_classes(file: Path) -> dict[str, Any]:
-    """Read the classes of a data set, one on each line, in the order of their numbers.
+    """Read the names of classes, one on each line, in the order of their numbers.
 
-    A line is a name and, if masks have colours, three numbers from 0 to 255, separated by
-    blanks or commas. ``ignore`` names a colour of pixels that do not count. ``#`` begins
-    a comment.
+    A colour, three numbers from 0 to 255, may follow a name, separated by blanks or
+    commas. ``ignore`` names a colour of pixels that do not count. ``#`` begins a comment.
 
     Args:
         file: The text file.
@@ -125,28 +119,26 @@ def read_classes(file: Path) -> dict[str, Any]:
         ``metainfo`` and ``ignored_colors`` of :class:`FolderDataset`.
 
     Raises:
-        ConfigError: If the file cannot be read, names fewer than 2 or more than 255
-            classes or one of them twice, or gives some of them no colour or one colour
-            to two.
+        ConfigError: If the file does not exist, does not name 2 to 255 different classes,
+            or gives some of them no colour or one colour to two.
     """
-    try:
-        lines = file.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f'the classes {file} cannot be read: {error}') from error
+    if not file.is_file():
+        raise ConfigError(f'the file of classes {file} does not exist')
     table = []
-    for line in lines:
+    for line in file.read_text(encoding='utf-8-sig').splitlines():
         if match := _CLASS.fullmatch(line.partition('#')[0].strip()):
             name, *color = match.groups()
             table.append((name, [int(number) for number in color if number]))
-    names = [name for name, _ in table if name != IGNORED]
     colors = [color for _, color in table]
-    if not 2 <= len(names) <= 255:
-        raise ConfigError(f'{file} must name 2 to 255 classes, but names {len(names)}')
-    if len(set(names)) < len(names):
-        raise ConfigError(f'{file} names a class twice: {", ".join(sorted(names))}')
-    metainfo: dict[str, Any] = dict(classes=names)
+    classes = [(name, color) for name, color in table if name != 'ignore']
+    names = [name for name, _ in classes]
+    if not 2 <= len(set(names)) == len(names) <= 255:
+        raise ConfigError(
+            f'{file} must name 2 to 255 different classes, but names {len(names)}, '
+            f'{len(set(names))} of them different'
+        )
     if not any(colors):
-        return dict(metainfo=metainfo, ignored_colors=[])
+        return dict(metainfo=dict(classes=names), ignored_colors=[])
     wrong = [
         name
         for name, color in table
@@ -157,6 +149,6 @@ def read_classes(file: Path) -> dict[str, Any]:
             f'{file} must give each class, or none, a colour of its own, three numbers '
             f'from 0 to 255; look at {", ".join(wrong)}'
         )
-    metainfo['palette'] = [color for name, color in table if name != IGNORED]
-    ignored = [color for name, color in table if name == IGNORED]
-    return dict(metainfo=metainfo, ignored_colors=ignored)
+    palette = [color for _, color in classes]
+    ignored = [color for name, color in table if name == 'ignore']
+    return dict(metainfo=dict(classes=names, palette=palette), ignored_colors=ignored)

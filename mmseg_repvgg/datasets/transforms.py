@@ -100,7 +100,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
             )
             if labels is None:
                 raise ValueError('OpenCV cannot decode it')
-        if labels.ndim == 3 and results.get('colors'):
+        if results.get('colors'):
             labels = _labels_of_colors(labels, results['colors'], path)
         labels = _whole_numbers(labels, path)
         expected = results.get('ori_shape')
@@ -154,7 +154,11 @@ class LoadCheckedAnnotations(LoadAnnotations):
 def _labels_of_colors(
     image: np.ndarray, colors: Mapping[tuple[int, ...], int], path: str
 ) -> np.ndarray:
-    """Return the labels, (H, W), of an image of colours, (H, W, 3 or 4), BGR."""
+    """Return the labels of an image of colours, BGR, or of greys if all colours are."""
+    if image.ndim == 2 and all(len(set(color)) == 1 for color in colors):
+        image = np.dstack([image] * 3)
+    if image.ndim == 2 or image.shape[2] < 3:
+        return image
     codes = image[..., :3].astype(np.int64) @ (1, 256, 65536)
     table = sorted((r << 16 | g << 8 | b, label) for (r, g, b), label in colors.items())
     known, labels = np.array(table).T

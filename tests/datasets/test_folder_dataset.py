@@ -94,6 +94,17 @@ def test_colours_are_mapped_to_labels(folder, build, labels, channels):
         build()[0]
 
 
+def test_greys_of_one_channel_are_colours_if_the_palette_is_grey(folder, build, labels):
+    greys = np.where(labels == 1, 255, 0).astype(np.uint8)
+    write(folder / 'masks' / 'b.png', greys)
+    metainfo = dict(classes=('ground', 'road'), palette=[[0, 0, 0], [255, 255, 255]])
+    found = build(metainfo=metainfo)[0]['gt_seg_map']
+    np.testing.assert_array_equal(found, labels == 1)
+    write(folder / 'masks' / 'b.png', greys // 255)
+    with pytest.raises(ImageError, match=r'\(1, 1, 1\).* of no class'):
+        build(metainfo=metainfo)[0]
+
+
 def test_colours_without_a_palette_are_refused(folder, build, labels):
     write(folder / 'masks' / 'b.png', np.dstack([labels] * 3))
     with pytest.raises(ImageError, match='b.png .*colours are not labels'):
@@ -134,9 +145,9 @@ def test_colours_are_read(read, comma):
 @pytest.mark.parametrize(
     ('text', 'says'),
     [
-        ('road\n', 'must name 2 to 255 classes, but names 1'),
+        ('road\n', 'must name 2 to 255 different classes, but names 1'),
         ('\n'.join(f'class {i}x' for i in range(256)), 'but names 256'),
-        ('road\nsky\nroad\n', 'names a class twice'),
+        ('road\nsky\nroad\n', 'names 3, 2 of them different'),
         ('road 1 2 3\nsky\n', 'a colour of its own.*look at sky'),
         ('road 1 2 3\nsky 1 2 300\n', 'look at sky'),
         ('road 1 2 3\nsky 1 2 3\n', 'look at road, sky'),
@@ -148,5 +159,5 @@ def test_wrong_classes_are_refused(read, text, says):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match='no.txt cannot be read'):
+    with pytest.raises(ConfigError, match='no.txt does not exist'):
         read_classes(tmp_path / 'no.txt')
