@@ -94,12 +94,15 @@ def test_configs_are_listed_and_copied(installed, tmp_path):
     assert (tmp_path / 'mine' / f'{STREET}.py').is_file()
 
 
-def test_demo_and_training_by_name_run(installed, tmp_path):
+def test_demo_then_predict_and_train_by_name(installed, tmp_path):
     command = installed / 'mmseg-repvgg'
     said = run(command, 'demo', '--scenes', 8, '--iterations', 2, cwd=tmp_path)
     assert 'fused is' in said
-    assert 'mmseg-repvgg test pspnet_repvgg_a0_fast_street work_dirs/demo/' in said
+    (line,) = [line for line in said.splitlines() if ' predict ' in line]
     assert len(list((tmp_path / 'work_dirs/demo/pictures').glob('*.png'))) == 2
+    # The printed command, as a user would paste it.
+    run(command, *line.split()[1:], cwd=tmp_path)
+    assert len(list((tmp_path / 'predicted/labels').rglob('*.png'))) == 8
 
     options = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=2']
     run(command, 'train', STREET, '--cfg-options', *options, cwd=tmp_path)

@@ -45,7 +45,9 @@ def main() -> None:
     program, checkpoint = program_name(), shlex.quote(checkpoint)
     print(f"""
 Next, you could
-  paint the predictions over the test images:
+  segment images, here those of the test split:
+    {program} predict {DATA}/leftImg8bit/test -o predicted -m {checkpoint} -c {CONFIG}
+  paint predictions beside the ground truth:
     {program} test {CONFIG} {checkpoint} --show-dir painted
   see what the Winograd engine gains on this CPU:
     {program} compare {CONFIG} {checkpoint} --engine winograd
