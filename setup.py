@@ -18,6 +18,7 @@ CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
 RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
 HUB = [*SAFETENSORS, 'huggingface_hub>=0.30']
+TIFF = ['tifffile>=2024.5.22']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 
@@ -88,6 +89,8 @@ setup(
         'tensorboard': TENSORBOARD,
         # Images on a cluster, and in object stores.
         'ray': RAY,
+        # Images of other than three bands.
+        'tiff': TIFF,
         # Models on the Hugging Face hub.
         'hub': HUB,
         # The site of docs/.
@@ -110,6 +113,7 @@ setup(
             *TENSORBOARD,
             *HUB,
             *RAY,
+            *TIFF,
             *DOCS,
         ],
     },

@@ -47,7 +47,7 @@ class Backend(ABC):
         """Segment images.
 
         Args:
-            images: Shape (B, 3, H, W), of ``metadata.dtype``.
+            images: Shape (B, bands, H, W), of ``metadata.dtype``.
 
         Returns:
             Labels (B, H, W) or logits (B, classes, H, W).

@@ -17,7 +17,7 @@ class Metadata:
     Attributes:
         output: ``'labels'``, integers of shape (B, H, W), or ``'logits'``, float32 of
             shape (B, classes, H, W); height and width are those of the image.
-        shape: Shape of the images, (B, 3, H, W); None where it is left open.
+        shape: Shape of the images, (B, bands, H, W); None where it is left open.
         normalize: Whether the file normalizes. Its input then is uint8, from 0 to 255;
             otherwise it is float32 and normalized already.
         channels: Order of the channels of the input, ``'BGR'`` or ``'RGB'``.

@@ -11,7 +11,6 @@ import numpy as np
 
 from .errors import ConfigError, ImageError
 from .extras import require
-from .images import decode_image
 from .inputs import Input
 from .open_model import open_model
 from .outputs import Outputs, Places
@@ -57,7 +56,7 @@ class SegmentBatch:
             name, error = self._names[str(path)], ''
             if self._overwrite or not self._outputs.places.exist(name):
                 try:
-                    images.append(decode_image(data, str(path)))
+                    images.append(self._segmenter.decode(data, str(path)))
                     names.append(name)
                 except ImageError as wrong:
                     error = str(wrong)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from . import storage
 from .atomic_write import atomic_path
+from .bands import Bands, shown
 from .errors import ConfigError, WriteError
 from .images import Pixels
 from .painting import blend, side_by_side
@@ -103,7 +104,7 @@ class Outputs:
     def write(
         self,
         name: str,
-        image: Pixels,
+        image: Bands,
         found: Prediction,
         kinds: Sequence[str] | None = None,
     ) -> None:
@@ -116,7 +117,7 @@ class Outputs:
             path = self.places.path(name, kind)
             storage.write(path, self._content(kind, image, found))
 
-    def _content(self, kind: str, image: Pixels, found: Prediction) -> bytes:
+    def _content(self, kind: str, image: Bands, found: Prediction) -> bytes:
         if kind != 'probabilities':
             return _encode(self.picture(kind, image, found), KINDS[kind])
         data = io.BytesIO()
@@ -124,13 +125,13 @@ class Outputs:
         np.save(data, found.probabilities.astype(np.float16))
         return data.getvalue()
 
-    def picture(self, kind: str, image: Pixels, found: Prediction) -> npt.NDArray[Any]:
+    def picture(self, kind: str, image: Bands, found: Prediction) -> npt.NDArray[Any]:
         """Return the label map (H, W), or a picture (H, W, 3), of a kind."""
         if kind == 'labels':
             return found.labels if self._ids is None else self._ids[found.labels]
         if kind == 'overlay':
-            return blend(image, found.labels, self._palette, self.opacity)
-        return side_by_side(image, [found.labels], self._palette)
+            return blend(shown(image), found.labels, self._palette, self.opacity)
+        return side_by_side(shown(image), [found.labels], self._palette)
 
 
 class Film:

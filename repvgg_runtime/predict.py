@@ -13,8 +13,9 @@ from typing import Any
 
 import cv2
 
+from .bands import Bands
 from .errors import ConfigError, DataError, ImageError, UserError
-from .images import Pixels, read_image
+from .images import Pixels
 from .inputs import CAMERA, Input, find_inputs, shard
 from .on_ray import predict_on_ray
 from .open_model import open_model
@@ -50,7 +51,7 @@ def predict_images(
         WriteError: If a file cannot be written.
     """
     broken: dict[str, str] = {}
-    batch: list[tuple[Input, Pixels]] = []
+    batch: list[tuple[Input, Bands]] = []
 
     def flush() -> None:
         found = segmenter.predict(
@@ -61,7 +62,7 @@ def predict_images(
         on_done(len(batch))
         batch.clear()
 
-    for source, read in _read_ahead(images, 2 * batch_size):
+    for source, read in _read_ahead(segmenter, images, 2 * batch_size):
         try:
             batch.append((source, read.result()))
         except (ImageError, DataError) as error:
@@ -75,14 +76,14 @@ def predict_images(
 
 
 def _read_ahead(
-    images: Sequence[Input], count: int
-) -> Iterator[tuple[Input, Future[Pixels]]]:
+    segmenter: BaseSegmenter, images: Sequence[Input], count: int
+) -> Iterator[tuple[Input, Future[Bands]]]:
     """Yield the images in order, with some more being read in other threads."""
     with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[tuple[Input, Future[Pixels]]] = deque()
+        waiting: deque[tuple[Input, Future[Bands]]] = deque()
         try:
             for source in images:
-                waiting.append((source, pool.submit(read_image, source.path)))
+                waiting.append((source, pool.submit(segmenter.read, source.path)))
                 if len(waiting) > count:
                     yield waiting.popleft()
             yield from waiting
@@ -133,7 +134,7 @@ def predict_video(
                     if kind in PICTURES
                 }
             (found,) = segmenter.predict(
-                [frame], probabilities=outputs.needs_probabilities
+                [segmenter.read(frame)], probabilities=outputs.needs_probabilities
             )
             for kind, film in films.items():
                 film.write(outputs.picture(kind, frame, found))
@@ -321,7 +322,7 @@ def _run(args: argparse.Namespace) -> int:
                     on_done=progress.add,
                 )
                 lines.append(_line(f'frames of {source.path}', count, progress))
-            except DataError as error:
+            except (DataError, ImageError) as error:
                 broken[source.path] = str(error)
     if done_before:
         lines.append(f'done before: {done_before}; --overwrite does them again')

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import open_backend
+from .bands import Bands, as_bands, decode_bands, shown
 from .errors import ConfigError
-from .images import AnyImage, Pixels, as_pixels
+from .images import AnyImage, Pixels, as_pixels, decode_image
 from .painting import blend, default_palette
 from .resizing import resize_image, resize_labels, resize_logits, scaled_size
 
@@ -44,6 +45,8 @@ class BaseSegmenter(ABC):
         classes: Name of each label.
         palette: Colour of each label, RGB from 0 to 255.
         label_ids: The data set's own id of each label, where these differ.
+        bands: Number of bands of the images. With other than three, images are TIFF files
+            or arrays (H, W, bands), and are computed without any change.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class BaseSegmenter(ABC):
         classes: Sequence[str],
         palette: Sequence[Sequence[int]],
         label_ids: Sequence[int] | None,
+        bands: int = 3,
     ) -> None:
+        self.bands = bands
         self.classes = list(classes)
         self.palette = [list(color) for color in palette]
         self.label_ids = label_ids and list(label_ids)
@@ -60,6 +65,31 @@ class BaseSegmenter(ABC):
     def label_type(self) -> type[np.uint8 | np.uint16]:
         """Type of the labels."""
         return np.uint8 if len(self.classes) <= 256 else np.uint16
+
+    def read(self, image: AnyImage) -> Bands:
+        """Return an image as :meth:`predict` takes it.
+
+        Args:
+            image: As for calling the segmenter.
+
+        Raises:
+            DataError: If a file does not exist.
+            ExtraError: If it is a TIFF file for other than three bands, and tifffile is
+                not installed.
+            ImageError: If it cannot be read, or has another number of bands.
+        """
+        return as_pixels(image) if self.bands == 3 else as_bands(image, self.bands)
+
+    def decode(self, data: bytes, path: str) -> Bands:
+        """Decode the content of an image file as :meth:`read` reads the file.
+
+        Args:
+            data: The content.
+            path: Name of the file, for errors.
+        """
+        if self.bands == 3:
+            return decode_image(data, path)
+        return decode_bands(data, path, self.bands)
 
     @overload
     def __call__(self, image: AnyImage) -> Labels: ...
@@ -71,7 +101,8 @@ class BaseSegmenter(ABC):
         """Segment an image, or a list of images at once.
 
         Args:
-            image: A path, a Pillow image, or an array (H, W, 3), BGR uint8; or a list.
+            image: A path, a Pillow image, or an array (H, W, 3), BGR uint8; or a list. A
+                model of other than three bands takes what :func:`~.bands.as_bands` takes.
 
         Returns:
             Labels of shape (H, W), of the image's own size, uint8, or uint16 for more
@@ -82,8 +113,8 @@ class BaseSegmenter(ABC):
             ImageError: If an image cannot be read.
         """
         if _is_list(image):
-            return [each.labels for each in self.predict(list(map(as_pixels, image)))]
-        return self.predict([as_pixels(image)])[0].labels
+            return [each.labels for each in self.predict(list(map(self.read, image)))]
+        return self.predict([self.read(image)])[0].labels
 
     @overload
     def probabilities(self, image: AnyImage) -> Probabilities: ...
@@ -101,7 +132,7 @@ class BaseSegmenter(ABC):
             Shape (classes, H, W), float32; or a list of these.
         """
         images = image if _is_list(image) else [image]
-        found = self.predict(list(map(as_pixels, images)), probabilities=True)
+        found = self.predict(list(map(self.read, images)), probabilities=True)
         each = [prediction.probabilities for prediction in found]
         return each if _is_list(image) else each[0]
 
@@ -121,21 +152,21 @@ class BaseSegmenter(ABC):
         Returns:
             Shape (H, W, 3), BGR uint8; or a list of these.
         """
-        images = list(map(as_pixels, image if _is_list(image) else [image]))
+        images = list(map(self.read, image if _is_list(image) else [image]))
         each = [
-            blend(pixels, found.labels, self.palette, opacity)
+            blend(shown(pixels), found.labels, self.palette, opacity)
             for pixels, found in zip(images, self.predict(images))
         ]
         return each if _is_list(image) else each[0]
 
     @abstractmethod
     def predict(
-        self, images: Sequence[Pixels], *, probabilities: bool = False
+        self, images: Sequence[Bands], *, probabilities: bool = False
     ) -> list[Prediction]:
         """Segment images of any sizes; those of one size are computed at once.
 
         Args:
-            images: Each of shape (H, W, 3), BGR uint8.
+            images: Each as :meth:`read` returns it.
             probabilities: Whether to return the probabilities as well.
         """
 
@@ -167,10 +198,11 @@ class ExportedSegmenter(BaseSegmenter):
             facts.classes or [f'class {index}' for index in range(count)],
             facts.palette or default_palette(count),
             facts.label_ids,
+            facts.shape[1],
         )
 
     def predict(
-        self, images: Sequence[Pixels], *, probabilities: bool = False
+        self, images: Sequence[Bands], *, probabilities: bool = False
     ) -> list[Prediction]:
         """Segment images; see :meth:`BaseSegmenter.predict`.
 
@@ -200,12 +232,14 @@ class ExportedSegmenter(BaseSegmenter):
             for output, image in zip(outputs, images)
         ]
 
-    def _input(self, image: Pixels) -> npt.NDArray[Any]:
-        """Return an image as the file takes it, (3, h, w)."""
+    def _input(self, image: Bands) -> npt.NDArray[Any]:
+        """Return an image as the file takes it, (bands, h, w)."""
         facts, size = self.metadata, image.shape[:2]
         height, width = facts.shape[2:]
         if facts.scale is not None:
             size = scaled_size(size, (facts.scale[0], facts.scale[1]), facts.keep_ratio)
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
         image = resize_image(image, (height or size[0], width or size[1]))
         if facts.channels == 'RGB':
             image = image[:, :, ::-1]
@@ -215,7 +249,7 @@ class ExportedSegmenter(BaseSegmenter):
         values = values.astype(np.float32)
         if facts.mean is not None and facts.std is not None:
             mean, std = (
-                np.array(each, np.float32).reshape(3, 1, 1)
+                np.array(each, np.float32).reshape(-1, 1, 1)
                 for each in (facts.mean, facts.std)
             )
             values = (values - mean) / std

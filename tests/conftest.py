@@ -212,6 +212,58 @@ def street_images(street_root) -> list[Path]:
     return sorted((street_root / 'leftImg8bit' / 'val').rglob('*.png'))
 
 
+FIVE_BANDS = dict(
+    type='BandDataPreProcessor',
+    mean=[3000.0, 2500.0, 2000.0, 4000.0, 1000.0],
+    std=[1500.0, 1200.0, 1000.0, 1600.0, 500.0],
+)
+
+
+@pytest.fixture(scope='session')
+def five_bands(street_root, tmp_path_factory) -> tuple[str, str, list[Path]]:
+    """A config and a checkpoint for images of 5 bands, 16 bits; its 3 TIFF files."""
+    tifffile = pytest.importorskip('tifffile')
+    folder = tmp_path_factory.mktemp('five_bands')
+    torch.manual_seed(0)
+    init_default_scope('mmseg')
+    cfg = small_street_config(street_root, folder)
+    arch = dict(depths=(1, 2, 2, 1), a=0.25, b=0.25)
+    cfg.model.backbone.update(arch=arch, in_channels=5)
+    cfg.model.decode_head.update(in_channels=128, channels=16)
+    cfg.model.auxiliary_head.update(in_channels=64, channels=16)
+    cfg.model.data_preprocessor = dict(**FIVE_BANDS, size=(64, 64))
+    cfg.test_dataloader.dataset.update(
+        data_root=str(folder),
+        img_suffix='_leftImg8bit.tif',
+        pipeline=[
+            dict(type='LoadBands', bands=5),
+            dict(type='Resize', scale=(96, 48), keep_ratio=True),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
+    )
+    shutil.copytree(street_root / 'gtFine', folder / 'gtFine')
+    files = []
+    layouts = [dict(tile=(32, 32)), dict(rowsperstrip=7), dict()]
+    for path, layout in zip(sorted(street_root.glob('leftImg8bit/val/*/*.png')), layouts):
+        # Smooth values, for labels that form regions.
+        coarse = torch.rand(1, 5, 5, 9) * 6000
+        image = nn.functional.interpolate(coarse, (64, 128), mode='bilinear')[0]
+        image = image.numpy().astype('uint16')
+        separate = not layout
+        layout['planarconfig'] = 'separate' if separate else 'contig'
+        image = image if separate else image.transpose(1, 2, 0)
+        file = folder / path.relative_to(street_root).with_suffix('.tif')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(file, image, photometric='minisblack', **layout)
+        files.append(file)
+    model = randomize_norms(MODELS.build(cfg.model))
+    meta = {'dataset_meta': CityscapesDataset.METAINFO}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'five.pth')
+    cfg.dump(folder / 'five.py')
+    return str(folder / 'five.py'), str(folder / 'five.pth'), files
+
+
 def assert_same(ours, theirs, where=''):
     """Compare what a checkpoint holds, however nested, bit for bit."""
     if isinstance(theirs, torch.Tensor):

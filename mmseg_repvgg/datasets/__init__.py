@@ -2,11 +2,17 @@
 
 from .camvid import CamVidDataset
 from .folder_dataset import FolderDataset
-from .transforms import LoadCheckedAnnotations, LoadCheckedImage, RandomGaussianBlur
+from .transforms import (
+    LoadBands,
+    LoadCheckedAnnotations,
+    LoadCheckedImage,
+    RandomGaussianBlur,
+)
 
 __all__ = [
     'CamVidDataset',
     'FolderDataset',
+    'LoadBands',
     'LoadCheckedAnnotations',
     'LoadCheckedImage',
     'RandomGaussianBlur',

@@ -19,6 +19,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from repvgg_runtime.bands import read_bands
 from repvgg_runtime.special_files import refuse_special_file
 
 from ..errors import ConfigError, DataError, ImageError
@@ -59,6 +60,32 @@ class LoadCheckedImage(LoadImageFromFile):
             if clips and os.path.isfile(path):
                 _require_8_bits(path)
             return super().transform(results)
+
+
+@TRANSFORMS.register_module()
+class LoadBands(LoadImageFromFile):
+    """Load a TIFF file of any number of bands, or raise an error that names the file.
+
+    Args:
+        bands: Number of bands that each file must have; None allows any.
+
+    Raises:
+        DataError: If the file does not exist.
+        ExtraError: If tifffile is not installed.
+        ImageError: See :func:`repvgg_runtime.bands.read_bands`.
+    """
+
+    def __init__(self, bands: int | None = None) -> None:
+        super().__init__()
+        self.bands = bands
+
+    def transform(self, results: dict) -> dict:
+        """Add ``img`` (H, W, bands), uint8 or float32, and its shapes to ``results``."""
+        image = read_bands(results['img_path'], self.bands)
+        # torch and OpenCV compute little with 16 bits.
+        image = image if image.dtype == np.uint8 else image.astype(np.float32)
+        shape = image.shape[:2]
+        return {**results, 'img': image, 'img_shape': shape, 'ori_shape': shape}
 
 
 @TRANSFORMS.register_module()

@@ -56,6 +56,11 @@ def dataset_meta(cfg: Config) -> dict[str, Any]:
     return dict(build_lazily(dataset).metainfo) if supports_lazy_init(dataset) else {}
 
 
+def image_bands(cfg: Config) -> int:
+    """Return the number of bands of the images that a config's backbone takes."""
+    return (cfg.model.get('backbone') or {}).get('in_channels', 3)
+
+
 def match_form(cfg: Config, checkpoint: Any) -> None:
     """Make a config with RepVGG build the fused form if a checkpoint is fused.
 

@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from repvgg_runtime.backends import open_backend
 from repvgg_runtime.metadata import Metadata
 
+from ..engine.load_model import image_bands
 from ..errors import ConfigError
 from ..reparam import deploy
 from .formats import FORMATS, MIN_OPSET
@@ -94,7 +95,8 @@ def export(
     if opset is not None and opset < MIN_OPSET:
         raise ConfigError(f'--opset must be at least {MIN_OPSET}, but got {opset}')
     shapes = [(batch, *size)] if size else []
-    sides = (None, 3, None, None) if dynamic else (batch, 3, *(size or ()))
+    count = image_bands(cfg)
+    sides = (None, count, None, None) if dynamic else (batch, count, *(size or ()))
     shapes += DYNAMIC_SHAPES if dynamic else []
     metadata = describe(cfg, model, output=output, shape=sides, normalize=normalize)
     fused = deploy(model)
@@ -104,7 +106,7 @@ def export(
         for kind in dict.fromkeys(('logits', output)):
             facts = dataclasses.replace(metadata, output=kind)
             write(SegmentorGraph(fused, facts).eval(), stage, facts, opset)
-            noise = (smooth_noise(*shape) for shape in shapes)
+            noise = (smooth_noise(*shape, count) for shape in shapes)
             agreements[kind] = verify(open_backend(stage), fused, noise)
         size_on_disk = megabytes(stage)
     agreement = Agreement(

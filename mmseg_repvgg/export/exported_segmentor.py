@@ -60,7 +60,7 @@ class ExportedSegmentor(EncoderDecoder):
         """Run the file.
 
         Args:
-            inputs: Images, (B, 3, H, W), as the file takes them, in float32.
+            inputs: Images, (B, bands, H, W), as the file takes them, in float32.
             batch_img_metas: Sizes of each image and of its label map.
 
         Returns:

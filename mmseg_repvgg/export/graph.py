@@ -47,7 +47,7 @@ class SegmentorGraph(nn.Module):
         """Segment images.
 
         Args:
-            image: Shape (B, 3, H, W), of the type and range that the metadata says.
+            image: Shape (B, bands, H, W), of the type and range that the metadata says.
 
         Returns:
             Labels, uint8 (int32 if there are more than 256 classes), (B, H, W); or

@@ -13,6 +13,7 @@ from repvgg_runtime.metadata import Metadata
 from .. import __version__
 from ..datasets.label_ids import label_ids
 from ..datasets.pipelines import find_test_pipeline, resizing
+from ..engine.load_model import image_bands
 from ..errors import ConfigError
 
 OUTPUTS = ('labels', 'logits')
@@ -40,12 +41,12 @@ def describe(
     """
     if output not in OUTPUTS:
         raise ConfigError(f'output must be one of {OUTPUTS}, but got {output!r}')
-    backbone = cfg.model.get('backbone') or {}
-    if backbone.get('in_channels', 3) != 3:
+    if normalize and image_bands(cfg) != 3:
         raise ConfigError(
-            'only models of images of 3 channels can be exported, but this model takes '
-            f'{backbone["in_channels"]}'
+            'only images of 3 bands are always uint8, but this model takes '
+            f'{image_bands(cfg)}: leave out --normalize'
         )
+    backbone = cfg.model.get('backbone') or {}
     facts = preprocessing(cfg, normalize)
     if normalize and facts['mean'] is None:
         raise ConfigError(
@@ -96,7 +97,8 @@ def preprocessing(cfg: Config, normalize: bool) -> dict[str, Any]:
     given = cfg.model.get('data_preprocessor') or {}
     image = 'RGB' if given.get('rgb_to_bgr') else 'BGR'
     flips = given.get('bgr_to_rgb') or given.get('rgb_to_bgr')
-    network = image[::-1] if flips else image
+    # mmseg leaves images of other than three bands as they are.
+    network = image[::-1] if flips and image_bands(cfg) == 3 else image
     facts: dict[str, Any] = dict(
         channels=image if normalize else network, network_channels=network
     )

@@ -122,7 +122,7 @@ class CalibrationImages:
         return len(self._chosen)
 
     def __getitem__(self, position: int) -> Array:
-        """Read one image, (1, 3, H, W), as the file takes it."""
+        """Read one image, (1, bands, H, W), as the file takes it."""
         index = self._chosen[position]
         windows = self._images.inputs(index)
         return windows[np.random.default_rng((self._seed, index)).integers(len(windows))]

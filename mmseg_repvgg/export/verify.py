@@ -45,7 +45,7 @@ def verify(
     Args:
         backend: The file.
         model: The fused segmentor; mmseg's own code computes the reference.
-        batches: Images as they are read, each batch (B, 3, H, W), such as
+        batches: Images as they are read, each batch (B, bands, H, W), such as
             :func:`smooth_noise`.
 
     Raises:
@@ -100,7 +100,7 @@ def reference(model: Any, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor
 
     Args:
         model: The segmentor.
-        images: Images as they are read, (B, 3, H, W).
+        images: Images as they are read, (B, bands, H, W).
 
     Returns:
         The images as the preprocessor normalizes them, without padding, and the logits
@@ -115,13 +115,15 @@ def reference(model: Any, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor
     return inputs, model.whole_inference(inputs, [meta] * len(inputs))
 
 
-def smooth_noise(batch: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Draw images, (B, 3, H, W), of noise that is always the same.
+def smooth_noise(
+    batch: int, height: int, width: int, bands: int = 3
+) -> npt.NDArray[np.uint8]:
+    """Draw images, (B, bands, H, W), of noise that is always the same.
 
     The noise is smooth enough for labels to form regions.
     """
     cells = (-(-height // _CELL), -(-width // _CELL))
-    coarse = np.random.default_rng(0).uniform(0, 255, (batch, 3, *cells))
+    coarse = np.random.default_rng(0).uniform(0, 255, (batch, bands, *cells))
     smooth = F.interpolate(
         torch.from_numpy(coarse), (height, width), mode='bilinear', align_corners=False
     )

@@ -18,6 +18,7 @@ from repvgg_runtime.atomic_write import write_atomically
 from repvgg_runtime.extras import require
 
 from ..checkpoints.files import write_checkpoint
+from ..datasets.pipelines import find_test_pipeline
 from ..engine.load_model import load_model
 from ..errors import CheckpointError, ConfigError
 
@@ -51,7 +52,9 @@ def save(
         The folder.
     """
     require('safetensors', 'safetensors')
-    resolved = json.loads(json.dumps(cfg.to_dict(), default=_name))
+    # The data set, whose pipeline may be another, is not built when the folder is read.
+    given = {**cfg.to_dict(), 'test_pipeline': find_test_pipeline(cfg)}
+    resolved = json.loads(json.dumps(given, default=_name))
     weights = folder / WEIGHTS
     write_checkpoint(model.state_dict(), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -15,18 +15,18 @@ from mmcv.transforms import Compose, LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
-from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.datasets.transforms import LoadAnnotations, LoadSingleRSImageFromFile
 from mmseg.registry import MODELS
 
+from repvgg_runtime.bands import Bands
 from repvgg_runtime.extras import quiet
-from repvgg_runtime.images import Pixels
 from repvgg_runtime.painting import default_palette
 from repvgg_runtime.segmenter import BaseSegmenter, Prediction
 
 from ..datasets.label_ids import label_ids
 from ..datasets.pipelines import find_test_pipeline, without_steps
 from ..engine.config import load_config
-from ..engine.load_model import load_model
+from ..engine.load_model import image_bands, load_model
 from ..errors import ConfigError, DeployError
 from ..hooks.deploy_hook import compare_logits
 from ..reparam import deploy
@@ -88,7 +88,7 @@ class Segmenter(BaseSegmenter):
         meta, count = model.dataset_meta, model.num_classes
         classes = meta.get('classes') or [f'class {index}' for index in range(count)]
         palette = meta.get('palette') or default_palette(count)
-        super().__init__(classes, palette, label_ids(classes))
+        super().__init__(classes, palette, label_ids(classes), image_bands(cfg))
         device = device or default_device()
         model = model.to(device)
         self.model = deploy(model, (engine or 'auto') if device == 'cpu' else 'torch')
@@ -108,8 +108,7 @@ class Segmenter(BaseSegmenter):
 
     def _verify(self, model: Any) -> None:
         """Compare the fused model with the checkpoint on an image of noise."""
-        noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-        batch = pseudo_collate([self._input(noise)])
+        batch = pseudo_collate([self._input(self._noise(model))])
         difference = compare_logits(model, self.model, batch).logit_difference
         if not difference <= TOLERANCE:  # NaN fails as well.
             raise DeployError(
@@ -118,14 +117,30 @@ class Segmenter(BaseSegmenter):
                 'near 0 or non-finite values'
             )
 
+    def _noise(self, model: Any) -> Bands:
+        """Draw an image of noise with the range of the images of the training."""
+        random = np.random.default_rng(0)
+        shape, preprocessor = (128, 128, self.bands), model.data_preprocessor
+        if self.bands == 3 or not hasattr(preprocessor, 'mean'):
+            return random.integers(0, 256, shape, np.uint8)
+        mean, std = (
+            each.flatten().cpu().numpy() for each in (preprocessor.mean, preprocessor.std)
+        )
+        if len(mean) not in (1, self.bands):
+            raise ConfigError(
+                f'the data_preprocessor has a mean of {len(mean)} bands, but the '
+                f'backbone takes {self.bands}: give a value for each'
+            )
+        return random.normal(mean, std, shape).astype(np.float32)
+
     @torch.inference_mode()
     def predict(
-        self, images: Sequence[Pixels], *, probabilities: bool = False
+        self, images: Sequence[Bands], *, probabilities: bool = False
     ) -> list[Prediction]:
         """Segment images of any sizes; those of one size are computed at once.
 
         Args:
-            images: Each of shape (H, W, 3), BGR uint8.
+            images: Each as :meth:`read` returns it.
             probabilities: Whether to return the probabilities as well.
 
         Raises:
@@ -146,8 +161,10 @@ class Segmenter(BaseSegmenter):
                 found[index] = self._prediction(sample, probabilities)
         return found
 
-    def _input(self, image: Pixels) -> Any:
+    def _input(self, image: Bands) -> Any:
         size = image.shape[:2]
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
         return self._transforms(
             dict(img=image, img_shape=size, ori_shape=size, img_path=None, seg_fields=[])
         )
@@ -268,7 +285,9 @@ def _config(config: str | os.PathLike[str] | Config) -> Config:
 
 
 def _without_loading(steps: Any) -> list[Any]:
-    return without_steps(steps, LoadImageFromFile, LoadAnnotations)
+    return without_steps(
+        steps, LoadImageFromFile, LoadSingleRSImageFromFile, LoadAnnotations
+    )
 
 
 def _shape(data: dict[str, Any]) -> Any:

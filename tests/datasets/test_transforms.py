@@ -330,3 +330,19 @@ def test_blur_follows_its_probability():
 def test_wrong_blur_arguments_are_named(bad):
     with pytest.raises(ValueError, match=f'{next(iter(bad))} must be'):
         TRANSFORMS.build(dict(type='RandomGaussianBlur', **bad))
+
+
+def test_bands_are_loaded_for_the_network_or_the_file_is_named(tmp_path):
+    tifffile = pytest.importorskip('tifffile')
+    path = str(tmp_path / 'field.tif')
+    image = np.arange(4 * 6 * 5, dtype=np.uint16).reshape(4, 6, 5) * 500
+    for kind, expected in ((np.uint16, np.float32), (np.uint8, np.uint8)):
+        given = image.astype(kind)
+        tifffile.imwrite(path, given, planarconfig='contig', photometric='minisblack')
+        load = TRANSFORMS.build(dict(type='LoadBands', bands=5))
+        found = load(dict(img_path=path, seg_fields=[]))
+        assert found['img'].dtype == expected
+        assert np.array_equal(found['img'], given)
+        assert found['img_shape'] == found['ori_shape'] == (4, 6)
+    with pytest.raises(ImageError, match='has 5 bands, but the model takes 4'):
+        TRANSFORMS.build(dict(type='LoadBands', bands=4))(dict(img_path=path))

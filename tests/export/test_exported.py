@@ -259,8 +259,8 @@ def test_unsupported_models_are_refused(cfg, model, tmp_path):
     with pytest.raises(ConfigError, match='threshold'):
         export(cfg, model, path, 'torchscript', size=(8, 8))
     cfg.model.backbone.in_channels = 4
-    with pytest.raises(ConfigError, match='3 channels'):
-        export(cfg, model, path, 'torchscript', size=(8, 8))
+    with pytest.raises(ConfigError, match='takes 4: leave out --normalize'):
+        export(cfg, model, path, 'torchscript', size=(8, 8), normalize=True)
     cfg.model.backbone.in_channels = 3
     cfg.model.data_preprocessor = None
     with pytest.raises(ConfigError, match='does not normalize'):

@@ -10,10 +10,11 @@ from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 
 from mmseg_repvgg import Segmenter, deploy
-from mmseg_repvgg.errors import CheckpointError, ConfigError, DeployError
+from mmseg_repvgg.errors import CheckpointError, ConfigError, DeployError, ImageError
 from mmseg_repvgg.inference import segmenter as module
 from mmseg_repvgg.models.wrappers import predict
 from mmseg_repvgg.reparam import is_deployed
+from repvgg_runtime.bands import read_bands, shown
 from repvgg_runtime.images import read_image
 
 
@@ -120,3 +121,63 @@ def test_functions_of_mmseg_keep_working(segmenter, trained, street_images, tmp_
     inferencer = MMSegInferencer(*trained, device='cpu')
     (found,) = [inferencer(path, show=False)['predictions']]
     assert (found != expected).mean() < 1e-3
+
+
+def test_tiff_files_of_five_bands_give_the_labels_of_a_test(five_bands):
+    config, checkpoint, files = five_bands
+    segmenter = Segmenter(config, checkpoint, device='cpu')
+    assert segmenter.bands == 5
+    cfg = Config.fromfile(config)
+    runner = Runner.from_cfg(cfg)
+    runner.load_checkpoint(checkpoint)
+    runner.model.eval()
+    found = dict(zip(map(str, files), segmenter(files)))
+    for batch in runner.test_dataloader:
+        (sample,) = predict(runner.model, batch)
+        labels = found.pop(sample.img_path)
+        assert len(np.unique(labels)) > 1
+        assert (labels != sample.pred_sem_seg.data[0].numpy()).mean() < 1e-3
+    assert not found
+
+
+def test_arrays_of_five_bands_are_taken_and_every_band_counts(five_bands):
+    config, checkpoint, files = five_bands
+    segmenter = Segmenter(config, checkpoint, device='cpu', engine='torch')
+    image = read_bands(files[0])
+    expected = segmenter.probabilities(files[0])
+    assert np.array_equal(segmenter.probabilities(image), expected)
+    assert np.array_equal(segmenter.probabilities(image.astype(np.float32)), expected)
+    for band in range(5):
+        changed = image.copy()
+        changed[:, :, band] += 3000
+        assert np.abs(segmenter.probabilities(changed) - expected).max() > 0.01
+    overlay = segmenter.overlay(image, opacity=0)
+    assert np.array_equal(overlay, shown(image))
+
+
+def test_an_image_of_another_number_of_bands_is_refused(five_bands, street_images):
+    segmenter = Segmenter(*five_bands[:2], device='cpu', engine='torch')
+    with pytest.raises(ImageError, match='has 3 bands, but the model takes 5'):
+        segmenter(read_image(street_images[0]))
+    with pytest.raises(ImageError, match=r'\.png is truncated or not a TIFF file'):
+        segmenter(street_images[0])
+
+
+def test_a_model_of_five_bands_is_saved_and_read(five_bands, tmp_path):
+    pytest.importorskip('safetensors')
+    config, checkpoint, files = five_bands
+    segmenter = Segmenter(config, checkpoint, device='cpu', engine='torch')
+    segmenter.save_pretrained(tmp_path / 'five')
+    again = Segmenter.from_pretrained(tmp_path / 'five', device='cpu', engine='torch')
+    assert again.bands == 5
+    assert (again(files[0]) != segmenter(files[0])).mean() < 1e-3
+
+
+def test_a_mean_for_another_number_of_bands_is_refused(five_bands):
+    cfg = Config.fromfile(five_bands[0])
+    cfg.model.data_preprocessor.update(mean=[1.0] * 4, std=[1.0] * 4)
+    with pytest.raises(ConfigError, match='a mean of 4 bands, but the backbone takes 5'):
+        Segmenter(cfg, five_bands[1], device='cpu')
+    cfg.model.data_preprocessor.update(std=[1.0] * 5)
+    with pytest.raises(ConfigError, match='have 4 and 5 values'):
+        Segmenter(cfg, five_bands[1], device='cpu')

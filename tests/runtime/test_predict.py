@@ -97,6 +97,26 @@ def test_an_exported_file_needs_no_torch(exported, pictures, tmp_path):
         assert len(labels_in(tmp_path / to)) == 5
 
 
+def test_tiff_files_of_five_bands_are_segmented(five_bands, tmp_path, capsys):
+    config, checkpoint, files = five_bands
+    (tmp_path / 'torn.tif').write_bytes(files[0].read_bytes()[:9000])
+    out, inputs = (
+        tmp_path / 'out',
+        [str(path) for path in (*files, tmp_path / 'torn.tif')],
+    )
+    options = ['-m', checkpoint, '-c', config, '--device', 'cpu', '--engine', 'torch']
+    assert main([*inputs, '-o', str(out), *options]) == 1
+    assert 'torn.tif is truncated or not a TIFF file' in capsys.readouterr().err
+    found = labels_in(out)
+    segmenter = Segmenter(config, checkpoint, device='cpu', engine='torch')
+    for file, labels in zip(files, segmenter(files)):
+        assert (found[f'{file.stem}.png'] != labels).mean() < 1e-3
+        overlay = cv2.imread(str(out / 'overlay' / f'{file.stem}.jpg'))
+        expected = segmenter.overlay(file)
+        # JPEG changes pixels a little.
+        assert np.abs(overlay.astype(int) - expected).mean() < 16
+
+
 def test_a_broken_image_is_named_and_the_others_done(exported, pictures, capsys):
     whole = (pictures / '0.png').read_bytes()
     (pictures / '1.png').write_bytes(whole[: len(whole) // 2])
@@ -171,6 +191,13 @@ def video(pictures):
         writer.write(np.roll(frame, 4 * index, 1))
     writer.release()
     return 'film.mp4'
+
+
+def test_a_video_has_too_few_bands_for_a_model_of_five(five_bands, video, capsys):
+    config, checkpoint, _ = five_bands
+    options = ['-m', checkpoint, '-c', config, '--device', 'cpu', '--engine', 'torch']
+    assert main([video, '-o', 'out', *options]) == 1
+    assert 'has 3 bands, but the model takes 5' in capsys.readouterr().err
 
 
 def test_a_video_becomes_a_film_and_label_maps(exported, video, capsys):

@@ -96,3 +96,20 @@ def test_the_file_tells_classes_and_ids(exported, trained):
     assert ours.palette == theirs.palette
     assert ours.label_ids == theirs.label_ids
     assert ours.label_ids[:3] == [7, 8, 11]  # road, sidewalk, building
+
+
+@pytest.mark.parametrize('to', ['onnx', 'openvino'])
+def test_a_file_for_five_bands_gives_the_labels_of_the_checkpoint(
+    five_bands, tmp_path, to
+):
+    config, checkpoint, files = five_bands
+    expected = Segmenter(config, checkpoint, device='cpu')(files)
+    cfg = Config.fromfile(config)
+    path = tmp_path / f'five{dict(onnx=".onnx", openvino=".xml")[to]}'
+    model = load_model(cfg.copy(), checkpoint)
+    export(cfg, model, path, to, dynamic=True, output='logits')
+    segmenter = ExportedSegmenter(path)
+    assert segmenter.metadata.shape == (None, 5, None, None)
+    assert disagreement(segmenter(files), expected) < 1e-3
+    with pytest.raises(ConfigError, match='takes 5: leave out --normalize'):
+        export(cfg, model, path, to, dynamic=True, normalize=True)
