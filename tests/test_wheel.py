@@ -104,6 +104,13 @@ def test_demo_then_predict_and_train_by_name(installed, tmp_path):
     run(command, *line.split()[1:], cwd=tmp_path)
     assert len(list((tmp_path / 'predicted/labels').rglob('*.png'))) == 8
 
+    (checkpoint,) = (tmp_path / 'work_dirs/demo').glob('iter_2.pth')
+    model = ['-m', checkpoint, '-c', 'pspnet_repvgg_a0_fast_street']
+    images = 'data/street/leftImg8bit/val'
+    said = run(command, 'predict', images, '-o', 'results', *model, cwd=tmp_path)
+    assert said.startswith('images: 2, ')
+    assert len(list((tmp_path / 'results/labels').rglob('*.png'))) == 2
+
     options = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=2']
     run(command, 'train', STREET, '--cfg-options', *options, cwd=tmp_path)
     assert (tmp_path / 'work_dirs' / STREET / 'iter_1.pth').is_file()
