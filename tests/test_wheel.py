@@ -4,9 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
+import cv2
 import pytest
+from mmengine.config import Config
+from packaging.requirements import Requirement
+
+from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.export.exported import export
+from repvgg_runtime.segmenter import ExportedSegmenter
 
 pytestmark = pytest.mark.slow
 
@@ -50,15 +58,88 @@ def installed(wheel, tmp_path_factory):
     The environment also sees the packages of this one, but not the checkout: Python does
     not process the ``.pth`` files in folders that another ``.pth`` file names.
     """
-    folder = tmp_path_factory.mktemp('environment')
-    run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=folder)
-    python = folder / 'bin/python'
-    pip = [sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet']
-    run(*pip, '--no-index', '--no-deps', wheel, cwd=folder)
+    own = new_environment(wheel, tmp_path_factory.mktemp('environment'))
     shared = [path for path in sys.path if Path(path).name.endswith('-packages')]
-    (own,) = folder.glob('lib/python*/site-packages')
     (own / 'shared.pth').write_text('\n'.join(shared))
-    return folder / 'bin'
+    return own.parents[2] / 'bin'
+
+
+def new_environment(wheel, folder):
+    """Install the wheel alone; return the folder of packages."""
+    run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=folder)
+    pip = [sys.executable, '-m', 'pip', '--python', folder / 'bin/python', 'install']
+    run(*pip, '--quiet', '--no-index', '--no-deps', wheel, cwd=folder)
+    (own,) = folder.glob('lib/python*/site-packages')
+    return own
+
+
+def link_packages(names, own):
+    """Link installed distributions, with all that they require, into a folder."""
+    waiting, done = list(names), set()
+    while waiting:
+        name = waiting.pop()
+        if name in done:
+            continue
+        done.add(name)
+        found = metadata.distribution(name)
+        for top in {file.parts[0] for file in found.files} - {'..', '__pycache__'}:
+            if not (own / top).exists():
+                (own / top).symlink_to(found.locate_file(top))
+        required = map(Requirement, found.requires or ())
+        waiting += [
+            each.name
+            for each in required
+            if each.marker is None or each.marker.evaluate({'extra': ''})
+        ]
+
+
+@pytest.fixture(scope='module')
+def small_environment(wheel, tmp_path_factory):
+    """The wheel with four packages, and neither torch nor mmseg."""
+    pytest.importorskip('onnxruntime')
+    own = new_environment(wheel, tmp_path_factory.mktemp('small'))
+    link_packages(('numpy', 'opencv-python', 'pillow', 'onnxruntime'), own)
+    return own.parents[2] / 'bin'
+
+
+def test_four_packages_are_enough_for_an_exported_file(
+    small_environment, trained, street_images, tmp_path
+):
+    code = (
+        'import importlib.util as u\n'
+        "names = 'torch mmseg mmengine mmcv matplotlib onnx'.split()\n"
+        'print([name for name in names if u.find_spec(name)])'
+    )
+    assert run(small_environment / 'python', '-c', code, cwd=tmp_path) == '[]\n'
+
+    cfg = Config.fromfile(trained[0])
+    file = tmp_path / 'street.onnx'
+    model = load_model(cfg, trained[1])
+    export(cfg, model, file, 'onnx', dynamic=True, normalize=True, output='logits')
+    command = [small_environment / 'mmseg-repvgg', 'predict', '-o', 'out', '-m']
+    said = run(*command, file, *street_images, cwd=tmp_path)
+    assert said.startswith('images: 3, ')
+    segmenter = ExportedSegmenter(file)
+    for image in street_images:
+        labels = cv2.imread(str(tmp_path / 'out/labels' / image.name), -1)
+        assert (labels != segmenter(image)).mean() < 1e-3
+        assert (tmp_path / 'out/overlay' / f'{image.stem}.jpg').is_file()
+
+
+def test_a_checkpoint_needs_torch_and_the_message_says_so(
+    small_environment, trained, street_images, tmp_path
+):
+    done = subprocess.run(
+        [small_environment / 'mmseg-repvgg', 'predict', street_images[0]]
+        + ['-o', 'out', '-m', trained[1], '-c', trained[0]],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith('PYTHON')},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: ')
+    assert 'needs torch and MMSegmentation' in done.stderr
 
 
 def test_checkout_is_not_what_runs(installed, tmp_path):
