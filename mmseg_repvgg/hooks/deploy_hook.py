@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from mmseg.registry import HOOKS
 from torch import nn
 
@@ -64,9 +64,14 @@ class DeployHook(Hook):
             )
         for loop in (runner._val_loop, runner._test_loop):
             # A loop that this run does not use is still a config or None.
-            if isinstance(loop, BaseLoop):
+            if isinstance(loop, (ValLoop, TestLoop)):
                 run_iter = partial(self._run_iter, runner, loop)
-                loop.run_iter = run_iter  # type: ignore[attr-defined]
+                loop.run_iter = run_iter  # type: ignore[method-assign]
+            elif isinstance(loop, BaseLoop):
+                raise ConfigError(
+                    'DeployHook needs a loop that is a ValLoop or a TestLoop, but got '
+                    f'{type(loop).__name__}'
+                )
         _save_after_ema(runner)
 
     def _run_iter(

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
-from mmseg_repvgg.errors import DeployError, ImageError
+from mmseg_repvgg.errors import ConfigError, DeployError, ImageError
 from mmseg_repvgg.hooks import DeployHook
 from mmseg_repvgg.reparam import RepConv, is_deployed
 from mmseg_repvgg.winograd import WinogradConv2d
@@ -55,6 +55,17 @@ def test_val_sees_the_fused_copy_and_training_the_original(street_config):
     assert any(isinstance(m, RepConv) for m in original.modules())
     state = torch.load(f'{runner.work_dir}/iter_4.pth', weights_only=False)['state_dict']
     assert 'backbone.stem.conv.branch_3x3.conv.weight' in state
+
+
+def test_a_loop_whose_iterations_cannot_be_fused_is_refused(street_config):
+    class OwnLoop(BaseLoop):
+        def run(self):
+            pass
+
+    runner, _ = build(street_config)
+    runner._val_loop = OwnLoop(runner, runner.val_dataloader)
+    with pytest.raises(ConfigError, match='a ValLoop or a TestLoop, but got OwnLoop'):
+        runner.train()
 
 
 EMA = dict(type='EMAHook', momentum=0.5)
