@@ -215,7 +215,8 @@ class Report:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f'{path} is not a report of tools/benchmark.py ({error!r}): measure again'
+                f'{path} is not a report of mmseg-repvgg benchmark ({error!r}): '
+                'measure again'
             ) from error
 
     def compared_with(self, baseline: str) -> Report:

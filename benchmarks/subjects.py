@@ -197,7 +197,7 @@ def check_int8(file: str, setup: Setup) -> None:
             'segmentor, made with --output logits and without --normalize'
         )
     if facts.quantized is None:
-        raise ConfigError(f'{file} is not int8: make one with tools/quantize.py')
+        raise ConfigError(f'{file} is not int8: make one with mmseg-repvgg quantize')
     wanted = setup.shape
     if any(side not in (None, want) for side, want in zip(facts.shape, wanted)):
         raise ConfigError(

@@ -194,7 +194,7 @@ def open_backend(
     if path.suffix not in BACKENDS:
         raise ConfigError(f'{path} must end in one of {", ".join(BACKENDS)}')
     if not path.exists():
-        raise ConfigError(f'{path} does not exist. Make it with tools/export.py')
+        raise ConfigError(f'{path} does not exist. Make it with mmseg-repvgg export')
     try:
         refuse_special_file(path)
         return BACKENDS[path.suffix](path, device, threads or default_threads())

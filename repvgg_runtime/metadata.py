@@ -95,7 +95,7 @@ class Metadata:
         if missing:
             raise ConfigError(
                 f'{path} lacks the metadata {", ".join(missing)}. Export the model with '
-                'tools/export.py'
+                'mmseg-repvgg export'
             )
         facts = {name: json.loads(stored[name]) for name in names}
         return cls(**{**facts, 'shape': tuple(facts['shape'])})

@@ -302,7 +302,7 @@ def fails(result, *says, work=None):
         ('model.backbone.out_indices=(0,1,2,4)', ['out_indices', '4)']),
         (
             'train_dataloader.dataset.data_root=/nowhere',
-            ['prepare_cityscapes.py /nowhere'],
+            ['mmseg-repvgg prepare-cityscapes /nowhere'],
         ),
         ('load_from=gone.pth', ['gone.pth', 'does not exist']),
         ('model.decode_head.num_classes=5', ['num_classes is 5', '19 classes']),

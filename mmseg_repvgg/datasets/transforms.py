@@ -174,7 +174,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
             raise ImageError(
                 f'the label map {path} holds {np.unique(wrong).tolist()}, but the data '
                 f'set has {classes} classes from 0 on and ignores {self.ignore_index}. '
-                'Make it again, such as with tools/prepare_cityscapes.py, or remove it'
+                'Make it again, as by mmseg-repvgg prepare-cityscapes, or remove it'
             )
 
 

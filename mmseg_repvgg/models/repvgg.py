@@ -189,7 +189,7 @@ class RepVGG(BaseModule):
         if form == 'fused' and not fused:
             raise CheckpointError(
                 'it is fused, and the model is in the training form. To train, start '
-                'from a training-form checkpoint; to evaluate, use tools/test.py or '
+                'from a training-form checkpoint; to evaluate, use mmseg-repvgg test or '
                 '--cfg-options model.backbone.deploy=True'
             )
         backbone = {
