@@ -174,6 +174,21 @@ def test_shards_do_each_image_once(exported, pictures, monkeypatch):
     assert second == ['1.png', 'sub/3.png']
 
 
+def test_processes_of_torchrun_do_each_image_once(
+    exported, pictures, tmp_path, start, free_port
+):
+    said = start(
+        *(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', 2),
+        *('--master_port', free_port(), '-m', 'repvgg_runtime.predict', 'pictures'),
+        *('-o', 'out', '-m', exported('onnx', output='labels')),
+        cwd=tmp_path,
+        PYTHONPATH=str(REPO),
+    ).succeed()
+    assert len(labels_in(tmp_path / 'out')) == 5
+    counts = [line for line in said.splitlines() if line.startswith('images: ')]
+    assert sorted(line.split(',')[0] for line in counts) == ['images: 2', 'images: 3']
+
+
 def test_a_list_on_stdin_is_segmented(exported, pictures, monkeypatch):
     monkeypatch.setattr(sys, 'stdin', ['pictures/2.png\n', 'pictures/sub/3.png\n'])
     file = str(exported('onnx', output='labels'))
