@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.quantized import missing_for_int8
-from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.comparison import relative_difference
+from mmseg_repvgg.models.tf32 import tf32
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.deploy import ENGINES
 from mmseg_repvgg.winograd.build import library

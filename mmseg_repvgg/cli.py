@@ -1,7 +1,5 @@
 """Common arguments of the command-line tools, and their errors in one line."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

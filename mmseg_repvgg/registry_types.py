@@ -1,7 +1,5 @@
 """Look-ups of a config's ``type``: a name, such as ``mmseg.RepVGG``, or a class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ https://arxiv.org/abs/2101.03697): F(2x2, 3x3) needs 16 multiplications where a 
 convolution of stride 1 needs 36. ``docs/counting.md`` has definitions and a comparison.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ mmengine's LoggerHook writes a JSON object a line to ``TIMESTAMP/vis_data/scalar
 in a work dir.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Compare the training form and the fused form of a segmentor on a data set."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

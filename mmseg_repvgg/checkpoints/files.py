@@ -1,7 +1,5 @@
 """Read checkpoints without running their code, and write them atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -7,8 +7,6 @@ difference. Keys are matched exactly, and an unknown key is an error.
 The backbone itself uses these functions, to load a checkpoint of any layout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count

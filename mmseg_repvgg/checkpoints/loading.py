@@ -1,7 +1,5 @@
 """Checkpoints of a training: find the newest, and read what backbone was trained."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import logging

@@ -9,8 +9,6 @@ and so does ``import mmseg_repvgg.safe_loading``, which our configs name in
 ``custom_imports``. ``import mmseg_repvgg`` does not. :func:`undo` removes it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator

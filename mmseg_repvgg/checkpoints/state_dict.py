@@ -1,7 +1,5 @@
 """State dicts: how to take one out of a checkpoint, and what its tensors must be."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

@@ -10,8 +10,6 @@ within the bytes that the file holds for it.
 can neither extend that list nor refuse a TorchScript archive.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

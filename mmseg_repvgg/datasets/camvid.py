@@ -1,7 +1,5 @@
 """The CamVid data set with 11 classes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Check a data set before it is built, and let it check its files while loading them."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Mapping, MutableMapping

@@ -1,7 +1,5 @@
 """Check every image and mask of a folder before a training, and count the classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A data set of your own: a folder of images and a folder of masks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ids that a data set's own tools use for its labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mmseg.datasets import CityscapesDataset

@@ -1,7 +1,5 @@
 """Find and change the pipelines of configs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Read and write the PNG files of a data set."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 from collections.abc import Iterator, Mapping

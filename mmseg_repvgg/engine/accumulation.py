@@ -1,7 +1,5 @@
 """Global batches of any size by accumulated gradients, and the learning rate for them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Loading a config for the tools, and adapting its hooks."""
 
-from __future__ import annotations
-
 import os
 from argparse import Namespace
 from collections.abc import Mapping

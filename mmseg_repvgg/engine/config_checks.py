@@ -1,7 +1,5 @@
 """Checks of a config before a training starts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ The server takes an image of label ids, not training ids, for each image, named 
 https://github.com/mcordts/cityscapesScripts). mmseg's ``CityscapesMetric`` writes these.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

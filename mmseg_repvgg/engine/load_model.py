@@ -1,7 +1,5 @@
 """Segmentors from a config and a checkpoint, without a Runner."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.config import Config

@@ -1,7 +1,5 @@
 """Training on a folder of your own images and masks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

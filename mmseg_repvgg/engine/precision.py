@@ -1,7 +1,5 @@
 """Mixed precision on machines that compute it fast."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

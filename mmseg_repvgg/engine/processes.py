@@ -1,7 +1,5 @@
 """Processes of a training: their number and rank, and gloo where there is no GPU."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Mapping

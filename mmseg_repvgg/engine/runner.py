@@ -1,7 +1,5 @@
 """Building the Runner of a config on this machine."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Mapping

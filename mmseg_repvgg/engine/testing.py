@@ -1,7 +1,5 @@
 """Preparing a config for testing a checkpoint."""
 
-from __future__ import annotations
-
 from mmengine.config import Config
 from mmseg.registry import HOOKS
 

@@ -1,7 +1,5 @@
 """Preparing a config for training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from mmengine.config import Config

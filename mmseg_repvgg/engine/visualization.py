@@ -1,7 +1,5 @@
 """TensorBoard as a backend that a training does not depend on."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from functools import wraps
@@ -17,7 +15,7 @@ from ..registry_types import builds
 
 def _optional(method: Callable[..., None]) -> Callable[..., None]:
     @wraps(method)
-    def guarded(self: OptionalTensorboardVisBackend, *args: Any, **kwargs: Any) -> None:
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> None:
         if self.failed:
             return
         try:

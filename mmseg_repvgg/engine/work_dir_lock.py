@@ -1,7 +1,5 @@
 """Lock that keeps a second training out of a work dir."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

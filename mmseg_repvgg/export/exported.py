@@ -1,7 +1,5 @@
 """Export of a segmentor to a file that is verified before it is saved."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Preprocessing, sliding a window, removing padding and scaling logits stay mmseg's.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Writers of the three formats, each with the metadata in the file."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """The module that is exported: image in, labels or logits out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Collect the facts that an exported file stores, from a config and its model."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from typing import Any

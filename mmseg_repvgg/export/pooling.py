@@ -7,8 +7,6 @@ such a matrix from each side. With a fixed size the exporter folds the matrices 
 constants; with an open one the graph computes them.
 """
 
-from __future__ import annotations
-
 import torch
 from mmseg.models.decode_heads.psp_head import PPM
 from mmseg.models.utils import resize

@@ -5,8 +5,6 @@ measured on images of the training set. Pyramid pooling and upsampling stay in f
 they take no time, and what they average or blend would be rounded twice.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator

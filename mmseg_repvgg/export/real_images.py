@@ -4,8 +4,6 @@ The images that calibrate a file and those that score it pass through the config
 pipeline and preprocessor, and its sliding window if it has one.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence

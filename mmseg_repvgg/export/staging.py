@@ -1,7 +1,5 @@
 """Placement of exported files: complete and verified, or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

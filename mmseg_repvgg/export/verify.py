@@ -1,7 +1,5 @@
 """Comparison of an exported file with the fused model, made before the file is saved."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from copy import copy

@@ -1,7 +1,5 @@
 """Hook whose checkpoints survive a crash and a full disk."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,24 +1,19 @@
 """Hook that evaluates the fused model."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
-import torch
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from mmseg.registry import HOOKS
 from torch import nn
 
-from ..errors import ConfigError, DeployError
-from ..models.comparison import Comparison
-from ..models.wrappers import predict, strip_wrappers
+from ..errors import ConfigError
+from ..models.comparison import check_fused
 from ..reparam import deploy, is_deployed
 from ..winograd import ENGINES, WinogradConv2d
 from .same_buffers_hook import SameBuffersHook
-from .tf32 import tf32
 
 
 @HOOKS.register_module()
@@ -108,28 +103,13 @@ class DeployHook(Hook):
         by = f', {count} of its convs by Winograd' if self.engine != 'torch' else ''
         runner.logger.info(f'DeployHook: evaluating the fused model{by}')
         if self.verify:
-            self._verify(runner, deployed, data_batch)
+            try:
+                found = check_fused(runner.model, deployed, data_batch, self.tolerance)
+                runner.logger.info(f'DeployHook: on the first batch {found}')
+            except ConfigError as error:
+                # A segmentor without logits can be trained and evaluated all the same.
+                runner.logger.warning(f'DeployHook: the forms are not compared: {error}')
         return deployed
-
-    def _verify(self, runner: Runner, deployed: nn.Module, data_batch: Any) -> None:
-        try:
-            found = compare_logits(runner.model, deployed, data_batch)
-        except ConfigError as error:
-            # A segmentor without logits can be trained and evaluated all the same.
-            runner.logger.warning(f'DeployHook: the forms are not compared: {error}')
-            return
-        difference = (
-            f"the fused logits differ from the training form's by at most "
-            f'{found.logit_difference:.1e} of their scale, the labels differ on '
-            f'{found.label_disagreement:.3%} of the pixels'
-        )
-        runner.logger.info(f'DeployHook: on the first batch {difference}')
-        # Written so that NaN fails as well.
-        if not found.logit_difference <= self.tolerance:
-            raise DeployError(
-                f'{difference}, which is more than tolerance={self.tolerance}. Look for '
-                'norms with variances near 0 or non-finite values, or raise the tolerance'
-            )
 
 
 def _save_after_ema(runner: Runner) -> None:
@@ -143,26 +123,3 @@ def _save_after_ema(runner: Runner) -> None:
         others = [hook for hook in hooks[:end] if hook not in early]
         # The Runner iterates over the old list, so it has to stay unchanged.
         runner._hooks = [*others, *early, *hooks[end:]]
-
-
-@torch.no_grad()
-def compare_logits(
-    original: nn.Module, deployed: nn.Module, data_batch: Any
-) -> Comparison:
-    """Compare what two forms of a segmentor in eval mode compute on a batch.
-
-    Only the first view of a batch for test-time augmentation is compared.
-
-    Raises:
-        ConfigError: If the segmentor predicts no logits.
-    """
-    if isinstance(data_batch['inputs'][0], (list, tuple)):
-        data_batch = {key: value[0] for key, value in data_batch.items()}
-    comparison = Comparison()
-    # TF32 alone makes differences of about 1e-3.
-    with tf32(False):
-        comparison.add(
-            predict(strip_wrappers(original), data_batch),
-            predict(strip_wrappers(deployed), data_batch),
-        )
-    return comparison

@@ -1,7 +1,5 @@
 """Hook that stops a training whose loss or weights are not finite."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ differ after ``--resume``. Seeding the generators anew for each iteration and ea
 makes resuming exact without storing the states, of which every worker has its own.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Hook that loads a checkpoint whole or refuses it."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 from collections.abc import Mapping

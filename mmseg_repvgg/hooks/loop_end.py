@@ -1,7 +1,5 @@
 """Callback for the end of a loop, for which mmengine has no hook point."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import Any

@@ -1,7 +1,5 @@
 """Hook that logs the loss that several processes minimise together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

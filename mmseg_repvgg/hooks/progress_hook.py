@@ -1,7 +1,5 @@
 """Hook that shows the progress of a training, and what else reaches the screen."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

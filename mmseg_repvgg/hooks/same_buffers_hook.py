@@ -1,7 +1,5 @@
 """Hook that makes all processes validate the same model."""
 
-from __future__ import annotations
-
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.runner import Runner

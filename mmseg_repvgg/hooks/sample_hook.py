@@ -1,7 +1,5 @@
 """Hook that paints a few predictions of every validation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Hook that saves a checkpoint on SIGTERM."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

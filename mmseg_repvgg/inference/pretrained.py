@@ -1,7 +1,5 @@
 """Folders of a trained model: safetensors, config and model card; read without code."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

@@ -1,7 +1,5 @@
 """Segment images with the fused model of a checkpoint."""
 
-from __future__ import annotations
-
 import os
 import threading
 from argparse import Namespace
@@ -27,13 +25,10 @@ from ..datasets.label_ids import label_ids
 from ..datasets.pipelines import find_test_pipeline, without_steps
 from ..engine.config import load_config
 from ..engine.load_model import image_bands, load_model
-from ..errors import ConfigError, DeployError
-from ..hooks.deploy_hook import compare_logits
+from ..errors import ConfigError
+from ..models.comparison import check_fused
 from ..reparam import deploy
 from . import pretrained
-
-TOLERANCE = 1e-3
-"""Largest difference of a logit between the checkpoint and the fused model."""
 
 
 class Segmenter(BaseSegmenter):
@@ -96,7 +91,8 @@ class Segmenter(BaseSegmenter):
         if not steps:
             raise ConfigError('the config has no test_dataloader and no test_pipeline')
         self._transforms = Compose(_without_loading(steps))
-        self._verify(model)
+        batch = pseudo_collate([self._input(self._noise(model))])
+        check_fused(model, self.model, batch)
         self._predictor: Any = self.model
         if tta:
             if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
@@ -105,17 +101,6 @@ class Segmenter(BaseSegmenter):
             # Built on the fused model, which is not built again.
             self._predictor = MODELS.build({**cfg.tta_model, 'module': self.model})
         self._lock = threading.Lock()
-
-    def _verify(self, model: Any) -> None:
-        """Compare the fused model with the checkpoint on an image of noise."""
-        batch = pseudo_collate([self._input(self._noise(model))])
-        difference = compare_logits(model, self.model, batch).logit_difference
-        if not difference <= TOLERANCE:  # NaN fails as well.
-            raise DeployError(
-                f'the fused model differs from the checkpoint by {difference:.3g} of the '
-                f'largest logit, more than {TOLERANCE}: look for norms with variances '
-                'near 0 or non-finite values'
-            )
 
     def _noise(self, model: Any) -> Bands:
         """Draw an image of noise with the range of the images of the training."""
@@ -225,7 +210,7 @@ class Segmenter(BaseSegmenter):
         tta: bool = False,
         trust: bool = False,
         revision: str | None = None,
-    ) -> Segmenter:
+    ) -> 'Segmenter':
         """Read what :meth:`save_pretrained` wrote.
 
         No code of the folder runs: its config may only name classes of torch, mmcv,

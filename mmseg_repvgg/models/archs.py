@@ -6,8 +6,6 @@ code (https://github.com/DingXiaoH/RepVGG). Strides, dilations and branches are 
 here, before anything is built.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,14 @@
 """Measure how far the outputs of two forms of a network differ."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DeployError
+from .tf32 import tf32
+from .wrappers import predict, strip_wrappers
 
 
 def relative_difference(output: Tensor, reference: Tensor) -> float:
@@ -75,3 +75,59 @@ class Comparison:
     def label_disagreement(self) -> float:
         """Share of the pixels whose label differs, from 0 to 1."""
         return self._differing / max(self._pixels, 1)
+
+
+def check_fused(
+    original: nn.Module, fused: nn.Module, batch: dict[str, Any], tolerance: float = 1e-3
+) -> str:
+    """Check that a fused segmentor computes what its original computes on a batch.
+
+    Args:
+        original: The segmentor in eval mode.
+        fused: Its fused form.
+        batch: As for :func:`compare_logits`.
+        tolerance: Largest allowed difference of a logit, relative to the largest
+            absolute logit.
+
+    Returns:
+        How far the two differ, in words.
+
+    Raises:
+        ConfigError: If the segmentor predicts no logits.
+        DeployError: If they differ beyond the tolerance.
+    """
+    found = compare_logits(original, fused, batch)
+    difference = (
+        f"the fused logits differ from the training form's by at most "
+        f'{found.logit_difference:.1e} of their scale, the labels differ on '
+        f'{found.label_disagreement:.3%} of the pixels'
+    )
+    # Written so that NaN fails as well.
+    if not found.logit_difference <= tolerance:
+        raise DeployError(
+            f'{difference}, which is more than tolerance={tolerance}. Look for norms '
+            'with variances near 0 or non-finite values'
+        )
+    return difference
+
+
+def compare_logits(
+    original: nn.Module, deployed: nn.Module, batch: dict[str, Any]
+) -> Comparison:
+    """Compare what two forms of a segmentor in eval mode compute on a batch.
+
+    Only the first view of a batch for test-time augmentation is compared.
+
+    Raises:
+        ConfigError: If the segmentor predicts no logits.
+    """
+    if isinstance(batch['inputs'][0], (list, tuple)):
+        batch = {key: value[0] for key, value in batch.items()}
+    comparison = Comparison()
+    # TF32 alone makes differences of about 1e-3.
+    with tf32(False):
+        comparison.add(
+            predict(strip_wrappers(original), batch),
+            predict(strip_wrappers(deployed), batch),
+        )
+    return comparison

@@ -3,8 +3,6 @@
 Every file is read back and compared with its source before it gets its name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Mapping

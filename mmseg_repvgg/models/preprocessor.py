@@ -1,7 +1,5 @@
 """Preprocessing of images of any number of bands."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021,
 https://arxiv.org/abs/2101.03697.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -142,7 +140,7 @@ class RepVGG(BaseModule):
             x = _run_checkpointed(block, x)
         return x
 
-    def train(self, mode: bool = True) -> RepVGG:
+    def train(self, mode: bool = True) -> 'RepVGG':
         """Set the mode, except of frozen stages and, with ``norm_eval``, of all norms."""
         super().train(mode)
         if mode:

@@ -1,7 +1,5 @@
 """Test-time augmentation that keeps the logits of one view at a time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

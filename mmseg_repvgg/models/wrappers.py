@@ -1,7 +1,5 @@
 """Segmentors in the wrappers that mmengine puts around them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

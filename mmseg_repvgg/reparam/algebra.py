@@ -9,8 +9,6 @@ Every function computes in float64 and returns float64. The caller casts the end
 back once, so a fused net is as exact as its dtype allows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ In training the slot holds a multi-branch :class:`RepConv`; deployed, the plain
 (Ding et al., CVPR 2021, section 3.3, https://arxiv.org/abs/2101.03697).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import copy
 from inspect import getattr_static

@@ -1,7 +1,5 @@
 """Deploy a model: the only walk over a module tree that fuses."""
 
-from __future__ import annotations
-
 from copy import copy
 from functools import partial
 from types import MethodType

@@ -5,8 +5,6 @@ C++ compiler. The library has neither Python nor torch in it. It is kept in the 
 cache under a hash of the source, the compiler, its flags and the processor.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

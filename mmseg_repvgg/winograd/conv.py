@@ -9,8 +9,6 @@ The arithmetic is in ``winograd.cpp``. It is the PyTorch operator
 ``mmseg_repvgg::winograd_conv2d``, which ``torch.compile`` and ``torch.export`` know.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -187,7 +185,7 @@ class WinogradConv2d(nn.Module):
     packed: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, conv: nn.Conv2d | WinogradConv2d) -> None:
+    def __init__(self, conv: 'nn.Conv2d | WinogradConv2d') -> None:
         super().__init__()
         if not isinstance(conv, WinogradConv2d) and not fits(conv):
             raise ValueError(

@@ -4,8 +4,6 @@ An engine is a function that maps a convolution to one that computes the same. I
 a convolution that it does not support unchanged.
 """
 
-from __future__ import annotations
-
 import functools
 import statistics
 import time

@@ -5,8 +5,6 @@ user's own, nobody else may write to them, and the content must have the SHA-256
 file's name: a torn library would end the process with SIGBUS.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

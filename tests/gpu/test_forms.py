@@ -14,9 +14,9 @@ from benchmarks.runtimes import FORMS
 from benchmarks.subjects import Setup, Source
 from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.hooks.deploy_hook import compare_logits
-from mmseg_repvgg.hooks.tf32 import tf32
 from mmseg_repvgg.models.archs import ARCHS
+from mmseg_repvgg.models.comparison import compare_logits
+from mmseg_repvgg.models.tf32 import tf32
 from mmseg_repvgg.winograd import WinogradConv2d
 
 # Tolerances relative to the largest output. On a CPU, with TF32 imitated by rounding the

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmseg_repvgg.hooks.tf32 import tf32
+from mmseg_repvgg.models.tf32 import tf32
 
 NEW = hasattr(torch.backends.cudnn, 'conv')
 

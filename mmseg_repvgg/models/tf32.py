@@ -1,7 +1,5 @@
 """TF32, the reduced precision in which a GPU may compute float32 convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
