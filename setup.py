@@ -105,6 +105,7 @@ setup(
             'pre-commit>=3',
             'pre-commit-hooks>=5',
             'build>=1.2.1',
+            'litserve>=0.2.10',
             'setuptools>=70.1',
             *SAFETENSORS,
             *EXPORT,
