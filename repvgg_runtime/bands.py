@@ -92,6 +92,8 @@ def decode_bands(data: bytes, path: str, count: int | None = None) -> Bands:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
             order = _order(series.axes, series.shape, name)
+            # Before reading, which takes memory for as many bands as the file claims.
+            _require_count(series.shape[order[2]] if order[2:] else 1, count, name)
             ends = [
                 offset + length
                 for page in series.pages
@@ -136,6 +138,11 @@ def shown(image: Bands) -> Pixels:
     return np.ascontiguousarray(levels[:, :, ::-1])
 
 
+def _require_count(bands: int, count: int | None, name: str) -> None:
+    if count is not None and bands != count:
+        raise ImageError(f'{name} has {bands} bands, but the model takes {count}')
+
+
 def _order(axes: str, shape: tuple[int, ...], name: str) -> list[int]:
     """Return the indices of height, width and, if there is one, the axis of bands."""
     bands = [index for index, axis in enumerate(axes) if axis not in 'YX']
@@ -162,9 +169,8 @@ def _checked(values: Bands, name: str, count: int | None) -> Bands:
             f'{name} must be of shape (H, W, bands) and not empty, but is of shape '
             f'{values.shape}'
         )
-    bands, kind = values.shape[2], values.dtype
-    if count is not None and bands != count:
-        raise ImageError(f'{name} has {bands} bands, but the model takes {count}')
+    _require_count(values.shape[2], count, name)
+    kind = values.dtype
     if kind.name not in TYPES:
         raise ImageError(f'{name} is of type {kind}: save it as {", ".join(TYPES)}')
     if kind.kind == 'f' and not np.isfinite(values).all():

@@ -140,6 +140,26 @@ def test_tiff_files_of_five_bands_give_the_labels_of_a_test(five_bands):
     assert not found
 
 
+def test_a_model_of_five_bands_is_trained_with_the_same_files(five_bands, tmp_path):
+    config, _, files = five_bands
+    cfg = Config.fromfile(config)
+    cfg.work_dir = str(tmp_path)
+    cfg.val_dataloader = cfg.test_dataloader
+    cfg.train_dataloader.dataset = {
+        **cfg.test_dataloader.dataset,
+        'pipeline': [
+            dict(type='LoadBands', bands=5),
+            dict(type='LoadCheckedAnnotations'),
+            dict(type='RandomCrop', crop_size=(64, 64), cat_max_ratio=0.75),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PackSegInputs'),
+        ],
+    }
+    Runner.from_cfg(cfg).train()
+    segmenter = Segmenter(cfg, tmp_path / 'iter_4.pth', device='cpu')
+    assert segmenter(files[0]).shape == (64, 128)
+
+
 def test_arrays_of_five_bands_are_taken_and_every_band_counts(five_bands):
     config, checkpoint, files = five_bands
     segmenter = Segmenter(config, checkpoint, device='cpu', engine='torch')

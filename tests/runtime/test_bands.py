@@ -85,6 +85,15 @@ def test_another_number_of_bands_is_refused_with_both_numbers(path):
         as_bands(IMAGE, 4)
 
 
+def test_a_file_that_claims_too_many_bands_takes_no_memory(path, monkeypatch):
+    write(path, IMAGE, planarconfig='contig')
+    monkeypatch.setattr(
+        tifffile.TiffPageSeries, 'asarray', lambda self: pytest.fail('it was read')
+    )
+    with pytest.raises(ImageError, match='has 5 bands, but the model takes 4'):
+        read_bands(path, 4)
+
+
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.99])
 @pytest.mark.parametrize(
     'options', [{}, dict(tile=(32, 32)), dict(rowsperstrip=8), dict(compression='zlib')]

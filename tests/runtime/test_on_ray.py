@@ -145,6 +145,24 @@ def test_a_broken_image_is_named_by_a_worker(exported, tmp_path):
     assert 'the image a.png is truncated or not an image' in found['error'][0]
 
 
+def test_a_worker_takes_images_of_five_bands(five_bands, tmp_path):
+    config, checkpoint, files = five_bands
+    path = str(files[0])
+    worker = SegmentBatch(
+        dict(model=checkpoint, config=config, device='cpu', engine='torch'),
+        Places(str(tmp_path), ['labels', 'overlay']),
+        {path: 'a', 'torn.tif': 'b'},
+        {},
+    )
+    data = files[0].read_bytes()
+    batch = {'path': np.array([path, 'torn.tif']), 'bytes': [data, data[:9000]]}
+    fine, torn = worker(batch)['error']
+    assert fine == ''
+    assert 'torn.tif is truncated or not a TIFF file' in torn
+    assert cv2.imread(str(tmp_path / 'labels/a.png'), -1).shape == (64, 128)
+    assert (tmp_path / 'overlay/a.jpg').is_file()
+
+
 def test_a_cluster_that_is_not_there_is_an_error(street_images, tmp_path):
     images = find_inputs([str(street_images[0])])
     with pytest.raises(ConfigError, match='no Ray cluster at auto'):
