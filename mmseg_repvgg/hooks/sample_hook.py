@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from repvgg_runtime.bands import shown
 from repvgg_runtime.painting import side_by_side
 
 from ..errors import ConfigError
@@ -21,9 +22,9 @@ class SampleHook(Hook):
 
     A picture is input | ground truth | prediction of the model that is validated, which
     with DeployHook is the fused one. It goes to all backends of the visualizer under the
-    image's name and the iteration. The main process draws from its share of the set. If
-    a picture fails, for example because only a loader of your own can read the image,
-    the hook warns and paints no more.
+    image's name and the iteration; of other than three bands, it shows the first ones. The
+    main process draws from its share of the set. If a picture fails, for example because
+    only a loader of your own can read the image, the hook warns and paints no more.
 
     Args:
         count: How many images; each is the first of its batch. 0 draws none.
@@ -44,8 +45,10 @@ class SampleHook(Hook):
         sample = outputs[0]
         try:
             maps = [sample.get(name) for name in ('gt_sem_seg', 'pred_sem_seg')]
+            bands = data_batch['inputs'][0].cpu().numpy().transpose(1, 2, 0)
+            of_three = bands.shape[2] == 3
             picture = side_by_side(
-                mmcv.imread(sample.img_path),
+                mmcv.imread(sample.img_path) if of_three else shown(bands),
                 [each.data[0].cpu().numpy() for each in maps if each is not None],
                 runner.val_dataloader.dataset.metainfo['palette'],
                 MAX_WIDTH,

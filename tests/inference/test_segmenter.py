@@ -158,6 +158,8 @@ def test_a_model_of_five_bands_is_trained_with_the_same_files(five_bands, tmp_pa
     Runner.from_cfg(cfg).train()
     segmenter = Segmenter(cfg, tmp_path / 'iter_4.pth', device='cpu')
     assert segmenter(files[0]).shape == (64, 128)
+    # The hook that paints samples of the validation shows these files as well.
+    assert len(list(tmp_path.rglob('sample_*.png'))) > 0
 
 
 def test_arrays_of_five_bands_are_taken_and_every_band_counts(five_bands):
