@@ -22,7 +22,7 @@ class SampleHook(Hook):
 
     A picture is input | ground truth | prediction of the model that is validated, which
     with DeployHook is the fused one. It goes to all backends of the visualizer under the
-    image's name and the iteration; of other than three bands, it shows the first ones. The
+    image's name and the iteration; of other than three bands, the first are shown. The
     main process draws from its share of the set. If a picture fails, for example because
     only a loader of your own can read the image, the hook warns and paints no more.
 
