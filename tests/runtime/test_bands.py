@@ -15,6 +15,12 @@ tifffile = pytest.importorskip('tifffile')
 
 IMAGE = np.random.default_rng(0).integers(0, 65536, (64, 96, 5), np.uint16)
 FIRST = np.moveaxis(IMAGE, -1, 0)
+# Size of a pixel, place of a corner, and the directory of keys.
+GEO_TAGS = [
+    (33550, 'd', 3, (10.0, 10.0, 0.0), True),
+    (33922, 'd', 6, (0.0, 0.0, 0.0, 500000.0, 4600000.0, 0.0), True),
+    (34735, 'H', 8, (1, 1, 0, 1, 1024, 0, 1, 1), True),
+]
 
 
 @pytest.fixture
@@ -38,6 +44,7 @@ def write(path, image, **options):
         (IMAGE, dict(planarconfig='contig', tile=(16, 16), compression='zlib')),
         (IMAGE, dict(planarconfig='contig', byteorder='>')),
         (IMAGE, dict(planarconfig='contig', bigtiff=True)),
+        (IMAGE, dict(planarconfig='contig', tile=(32, 32), extratags=GEO_TAGS)),
         (IMAGE, dict(planarconfig='contig', metadata=None)),
         (FIRST, {}),  # a page for each band
     ],
@@ -67,10 +74,11 @@ def test_one_band_and_thin_images_keep_three_dimensions(path):
     assert np.array_equal(read_bands(path, 5), IMAGE[:1])
 
 
-def test_overviews_are_not_read(path):
+@pytest.mark.parametrize('below', [0, 1])
+def test_overviews_are_not_read(path, below):
     with tifffile.TiffWriter(path) as file:
         options = dict(planarconfig='contig', photometric='minisblack', metadata=None)
-        file.write(IMAGE, **options)
+        file.write(IMAGE, subifds=below, **options)
         file.write(IMAGE[::2, ::2], subfiletype=1, **options)
     assert np.array_equal(read_bands(path), IMAGE)
 
