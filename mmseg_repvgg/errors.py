@@ -1,29 +1,3 @@
 """Errors in the user's input, whose messages say what to do."""
 
-from repvgg_runtime.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DeployError,
-    ExportError,
-    ExtraError,
-    ImageError,
-    LogError,
-    TrainingError,
-    UserError,
-    WriteError,
-)
-
-__all__ = [
-    'CheckpointError',
-    'ConfigError',
-    'DataError',
-    'DeployError',
-    'ExportError',
-    'ExtraError',
-    'ImageError',
-    'LogError',
-    'TrainingError',
-    'UserError',
-    'WriteError',
-]
+from repvgg_runtime.errors import *  # noqa: F403  (its classes are named here again)

@@ -7,11 +7,11 @@ in a work dir.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -23,6 +23,7 @@ from ..errors import ConfigError, LogError, WriteError
 
 FORMATS = ('png', 'svg', 'pdf')
 LOSS, LR, MIOU = 'Training loss', 'Learning rate', 'Validation mIoU (%)'
+_KEYS = {LOSS: 'loss', LR: 'lr', MIOU: 'mIoU'}
 
 _FILE = Path('vis_data', 'scalars.json')
 # Okabe and Ito's palette for colour-blind readers, without its yellow, which is too light
@@ -32,18 +33,15 @@ _DASHES = ('-', (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _MARKS = ('o', 's', '^', 'D', 'v', 'P')
 
 
+Points = dict[str, list[tuple[int, float]]]
+
+
 @dataclass(frozen=True)
 class TrainingLog:
-    """A training, in the order in which it was logged.
-
-    Attributes:
-        name: Its name in a legend.
-        points: The iterations done and the value of each logged :data:`LOSS`, :data:`LR`
-            and :data:`MIOU`.
-    """
+    """Name of a training and its points: iterations done and value, by panel title."""
 
     name: str
-    points: dict[str, list[tuple[int, float]]]
+    points: Points
 
 
 def read_log(path: str | Path) -> TrainingLog:
@@ -64,7 +62,7 @@ def read_log(path: str | Path) -> TrainingLog:
         files, name = sorted(path.glob(f'*/{_FILE}')), path.resolve().name
     else:
         files, name = [path], path.stem
-    points: dict[str, list[tuple[int, float]]] = {LOSS: [], LR: [], MIOU: []}
+    points: Points = {title: [] for title in _KEYS}
     for run in map(_read_file, files):
         # A test, or a training that was killed early, has logged no training.
         if run[LOSS]:
@@ -79,13 +77,13 @@ def read_log(path: str | Path) -> TrainingLog:
     return TrainingLog(name, points)
 
 
-def _read_file(path: Path) -> dict[str, list[tuple[int, float]]]:
+def _read_file(path: Path) -> Points:
     try:
         refuse_special_file(path)
         lines = path.read_text(errors='replace').splitlines(keepends=True)
     except OSError as error:
         raise LogError(f'{path} cannot be read: {error.strerror}') from error
-    points: dict[str, list[tuple[int, float]]] = {LOSS: [], LR: [], MIOU: []}
+    points: Points = {title: [] for title in _KEYS}
     last = 0
     for number, line in enumerate(lines, 1):
         # A killed run may leave its last line unfinished.
@@ -99,9 +97,9 @@ def _read_file(path: Path) -> dict[str, list[tuple[int, float]]]:
                 last = step
             # The step of a validation may be its epoch, which is smaller.
             last = max(last, step) if 'mIoU' in logged else last
-            for name, key in {LOSS: 'loss', LR: 'lr', MIOU: 'mIoU'}.items():
+            for title, key in _KEYS.items():
                 if key in logged:
-                    points[name].append((last, float(logged[key])))
+                    points[title].append((last, float(logged[key])))
         except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise LogError(
                 f'{path} is not a scalars.json of mmengine: line {number} is not an '
@@ -128,27 +126,32 @@ def draw_curves(logs: Sequence[TrainingLog], window: int | None = None) -> Figur
     """
     if window is not None and window < 1:
         raise ConfigError(f'window must be at least 1, but got {window}')
-    titles = [t for t in (LOSS, LR, MIOU) if any(log.points[t] for log in logs)]
+    titles = [t for t in _KEYS if any(log.points[t] for log in logs)]
     figure = Figure(figsize=(7.2, 2.1 * len(titles) + 0.5 + 0.2 * len(logs)))
     figure.set_layout_engine('constrained', h_pad=0.06)
     panels = figure.subplots(len(titles), sharex=True, squeeze=False)[:, 0]
     handles = []
-    for index, log in enumerate(logs):
-        look: dict[str, Any] = dict(
-            color=_COLOURS[index % len(_COLOURS)],
-            linestyle=_DASHES[index % len(_DASHES)],
-            marker=_MARKS[index % len(_MARKS)],
-            markersize=4.5,
-            linewidth=1.6,
-        )
+    looks = zip(cycle(_COLOURS), cycle(_DASHES), cycle(_MARKS))
+    for log, (color, dashes, mark) in zip(logs, looks):
+        look: dict[str, Any] = dict(color=color, linestyle=dashes, linewidth=1.6)
+        marked = dict(look, marker=mark, markersize=4.5)
         for panel, title in zip(panels, titles):
-            if log.points[title]:
-                _draw(panel, title, np.array(log.points[title]), window, look)
+            if not log.points[title]:
+                continue
+            iterations, values = np.array(log.points[title]).T
+            if title == LOSS:
+                width = window or max(5, len(values) // 10)
+                if width > 2:
+                    panel.plot(iterations, values, c=color, alpha=0.35, linewidth=0.8)
+                values = smooth(values, width)
+            # A single point would be invisible without its mark.
+            few = title == MIOU or len(values) == 1
+            panel.plot(iterations, values, **(marked if few else look))
         label = log.name
         if log.points[MIOU]:
             at, best = max(log.points[MIOU], key=lambda point: point[1])
             label += f'  (best mIoU {best:.2f} % at iteration {at:,})'
-        handles.append(Line2D([], [], label=label, **look))
+        handles.append(Line2D([], [], label=label, **marked))
     for panel, title in zip(panels, titles):
         panel.set_ylabel(title)
         panel.grid(True, color='#DDDDDD', linewidth=0.6)
@@ -165,25 +168,10 @@ def draw_curves(logs: Sequence[TrainingLog], window: int | None = None) -> Figur
     panels[-1].set_xlabel('Iteration')
     panels[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     panels[-1].xaxis.set_major_formatter(StrMethodFormatter('{x:,.10g}'))
-    legend: dict[str, Any] = dict(frameon=False, handlelength=3, fontsize=9)
-    figure.legend(handles=handles, loc='outside upper left', **legend)
+    legend: Any = dict(loc='outside upper left', handlelength=3, fontsize=9)
+    figure.legend(handles=handles, frameon=False, **legend)
     figure.align_ylabels()
     return figure
-
-
-def _draw(
-    panel: Axes, title: str, points: np.ndarray, window: int | None, look: dict[str, Any]
-) -> None:
-    iterations, values = points.T
-    # A single point would be invisible without its mark.
-    if title != MIOU and len(values) > 1:
-        look = {**look, 'marker': ''}
-    if title == LOSS:
-        window = window or max(5, len(values) // 10)
-        if window > 2:
-            panel.plot(iterations, values, c=look['color'], alpha=0.35, linewidth=0.8)
-        values = smooth(values, window)
-    panel.plot(iterations, values, **look)
 
 
 def smooth(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
@@ -191,15 +179,12 @@ def smooth(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
 
     Near an end the window shrinks on both sides alike, so that slopes are kept.
     """
-    array = np.asarray(values, dtype=float)
-    finite = np.isfinite(array)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, array, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(finite)])
-    index = np.arange(len(array))
-    reach = np.minimum((window - 1) // 2, np.minimum(index, index[::-1]))
-    first, last = index - reach, index + reach + 1
-    with np.errstate(invalid='ignore'):
-        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+    valid = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    means = np.full(len(valid), np.nan)
+    for i in range(len(valid)):
+        reach = min((window - 1) // 2, i, len(valid) - 1 - i)
+        means[i] = np.ma.filled(valid[i - reach : i + reach + 1].mean(), np.nan)
+    return means
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -209,9 +194,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         WriteError: If the suffix is another, or the file cannot be written.
     """
     if Path(path).suffix[1:].lower() not in FORMATS:
-        raise WriteError(
-            f'{path} cannot be drawn: its suffix must be one of '
-            f'{", ".join(f".{name}" for name in FORMATS)}'
-        )
+        suffixes = ', '.join(f'.{name}' for name in FORMATS)
+        raise WriteError(f'{path} cannot be drawn: its suffix must be one of {suffixes}')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=200)

@@ -31,8 +31,7 @@ _HINTS = {
 def check_dataset(cfg: Mapping[str, Any]) -> None:
     """Check that the files of a data set exist, each image with its label map.
 
-    Their contents are checked while loading, see
-    :func:`check_loading`.
+    Their contents are checked while loading, see :func:`check_loading`.
 
     Args:
         cfg: Config of a data set or of a wrapper. Only a ``BaseSegDataset`` on a local
@@ -43,19 +42,16 @@ def check_dataset(cfg: Mapping[str, Any]) -> None:
         DataError: If a folder is missing or empty, or an image has no label map.
     """
     for part in leaf_datasets(cfg):
-        _require_names(part)
-        if supports_lazy_init(part) and not part.get('backend_args'):
-            _require_files(build_lazily(part), type_name(part))
-
-
-def _require_names(cfg: Mapping[str, Any]) -> None:
-    classes = (cfg.get('metainfo') or {}).get('classes')
-    # mmengine also accepts the name of a file that lists the classes.
-    if isinstance(classes, str) and '://' not in classes and not os.path.exists(classes):
-        raise ConfigError(
-            f'metainfo.classes of {type_name(cfg)} must be a sequence of names, but got '
-            f'the string {classes!r}: a tuple of one name is ({classes!r},)'
-        )
+        name, given = type_name(part), (part.get('metainfo') or {}).get('classes')
+        # mmengine also accepts the name of a file that lists the classes.
+        if isinstance(given, str) and '://' not in given and not os.path.exists(given):
+            raise ConfigError(
+                f'metainfo.classes of {name} must be a sequence of names, but got the '
+                f'string {given!r}: a tuple of one name is ({given!r},)'
+            )
+        dataset = build_if_local(part)
+        if dataset is not None:
+            _require_files(dataset, name)
 
 
 def _require_files(dataset: Any, name: str) -> None:
@@ -98,17 +94,11 @@ def check_loading(cfg: MutableMapping[str, Any]) -> None:
     """
     for part in leaf_datasets(cfg):
         if part.get('pipeline'):
-            part['pipeline'] = _checked(part['pipeline'], _labels_of(part))
-
-
-def _labels_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that tell which labels are valid, as far as known."""
-    if not supports_lazy_init(cfg) or cfg.get('backend_args'):
-        return {}
-    dataset = build_lazily(cfg)
-    classes = dataset.metainfo.get('classes')
-    ignored = getattr(dataset, 'ignore_index', 255)
-    return dict(num_classes=len(classes), ignore_index=ignored) if classes else {}
+            dataset, labels = build_if_local(part), {}
+            if dataset is not None and dataset.metainfo.get('classes'):
+                labels['num_classes'] = len(dataset.metainfo['classes'])
+                labels['ignore_index'] = getattr(dataset, 'ignore_index', 255)
+            part['pipeline'] = _checked(part['pipeline'], labels)
 
 
 def _checked(steps: Any, labels: Mapping[str, Any]) -> Any:
@@ -155,6 +145,12 @@ def supports_lazy_init(cfg: Mapping[str, Any]) -> bool:
         return True  # Building it raises an error that names the type.
     parameters = inspect.signature(kind).parameters.values()
     return any(p.name == 'lazy_init' or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def build_if_local(cfg: Mapping[str, Any]) -> Any | None:
+    """Build a data set by :func:`build_lazily`; None if its files are elsewhere."""
+    local = supports_lazy_init(cfg) and not cfg.get('backend_args')
+    return build_lazily(cfg) if local else None
 
 
 def build_lazily(cfg: Mapping[str, Any]) -> Any:

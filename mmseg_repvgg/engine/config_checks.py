@@ -1,12 +1,12 @@
 """Checks of a config before a training starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..datasets.checks import build_lazily, leaf_datasets, supports_lazy_init
+from ..datasets.checks import build_if_local, leaf_datasets
 from ..errors import ConfigError
 from ..registry_types import is_a, type_name
 from .accumulation import images_at_once
@@ -19,16 +19,19 @@ _POOLING_HEADS = (
 )
 
 
-def check_keys(cfg: Config, loop: str) -> None:
-    """Check that a config has the keys that a ``'train'`` or ``'test'`` loop needs.
+TRAIN_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper')
+TEST_KEYS = ('test_dataloader', 'test_cfg', 'test_evaluator')
+
+
+def check_keys(cfg: Config, keys: Iterable[str], user: str) -> None:
+    """Check that a config has the keys that ``user``, such as a loop, needs.
 
     Raises:
         ConfigError: If a key is missing or None.
     """
-    last = 'optim_wrapper' if loop == 'train' else 'test_evaluator'
-    for key in (f'{loop}_dataloader', f'{loop}_cfg', last):
+    for key in keys:
         if cfg.get(key) is None:
-            raise ConfigError(f'the config has no {key}, which a {loop} loop needs')
+            raise ConfigError(f'the config has no {key}, which {user} needs')
 
 
 def check_classes(cfg: Config) -> list[str]:
@@ -42,9 +45,10 @@ def check_classes(cfg: Config) -> list[str]:
     """
     warnings = []
     for part in leaf_datasets(cfg.train_dataloader.dataset):
-        if not supports_lazy_init(part) or part.get('backend_args'):
+        dataset = build_if_local(part)
+        if dataset is None:
             continue
-        classes = len(build_lazily(part).metainfo.get('classes') or ())
+        classes = len(dataset.metainfo.get('classes') or ())
         for name, head in model_heads(cfg.model):
             # STDCHead has two classes: the edges of objects and the rest.
             if 'num_classes' not in head or not classes or is_a(head, 'STDCHead'):

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..hooks import DeployHook, LoadHook
 from ..registry_types import builds
 from .config import add_missing_hook, remove_hook
-from .config_checks import check_keys
+from .config_checks import TEST_KEYS, check_keys
 from .leaderboard import write_label_ids
 from .load_model import match_form
 
@@ -50,7 +50,7 @@ def prepare_testing(
         CheckpointError: If the checkpoint cannot be read.
         DataError: If data is missing.
     """
-    check_keys(cfg, 'test')
+    check_keys(cfg, TEST_KEYS, 'a test loop')
     make_loading_safe(trust)
     with naming_checkpoint(checkpoint):
         match_form(cfg, read_ahead(checkpoint, trust=trust))

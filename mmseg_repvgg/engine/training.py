@@ -12,7 +12,7 @@ from ..hooks import LoadHook
 from ..registry_types import is_a
 from .accumulation import accumulate, batch_warnings
 from .config import add_missing_hook
-from .config_checks import check_classes, check_keys, check_norms
+from .config_checks import TRAIN_KEYS, check_classes, check_keys, check_norms
 from .precision import use_amp
 from .work_dir_lock import lock_work_dir
 
@@ -46,7 +46,7 @@ def prepare_training(
         DataError: If data is missing.
         TrainingError: If another training runs in the work dir.
     """
-    check_keys(cfg, 'train')
+    check_keys(cfg, TRAIN_KEYS, 'a train loop')
     if amp is not None:
         use_amp(cfg, amp)
     if auto_scale_lr:

@@ -21,11 +21,13 @@ from repvgg_runtime.extras import quiet, require
 from repvgg_runtime.metadata import Metadata
 from repvgg_runtime.signal_stack import keep_signal_stack
 
+from ..datasets.checks import check_dataset
+from ..engine.config_checks import check_keys
 from ..errors import ConfigError, ExportError
 from .exported import check_path, export, megabytes
 from .formats import save_openvino
 from .graph import SegmentorGraph
-from .real_images import CalibrationImages, Validation, check_sets
+from .real_images import CalibrationImages, Validation
 from .staging import staged
 
 _CPU_INFO = Path('/proc/cpuinfo')
@@ -115,7 +117,9 @@ def quantize(
         raise ConfigError(
             f'--max-drop must be at least 0 points of mIoU, but got {max_drop}'
         )
-    check_sets(cfg)
+    check_keys(cfg, ('train_dataloader', 'val_dataloader', 'val_evaluator'), 'quantizing')
+    check_dataset(cfg.train_dataloader.dataset)
+    check_dataset(cfg.val_dataloader.dataset)
     require('openvino', 'quantize')
     nncf = require('nncf', 'quantize')
     threads = torch.get_num_threads()

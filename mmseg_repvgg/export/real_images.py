@@ -20,7 +20,7 @@ from mmseg.registry import DATASETS, MODELS
 from repvgg_runtime.backends import Array
 from repvgg_runtime.extras import quiet
 
-from ..datasets.checks import check_dataset, check_loading, leaf_datasets
+from ..datasets.checks import check_loading, leaf_datasets
 from ..errors import ConfigError
 from ..models.wrappers import predict
 from .exported_segmentor import use_exported_file
@@ -173,20 +173,6 @@ def _miou(metrics: dict[str, float]) -> float:
     raise ConfigError(
         f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or "nothing"}'
     )
-
-
-def check_sets(cfg: Config) -> None:
-    """Check that the training and the validation set exist, before anything is written.
-
-    Raises:
-        ConfigError: If the config lacks one, or a metric of validation.
-        DataError: If data is missing.
-    """
-    for part in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
-        if not cfg.get(part):
-            raise ConfigError(f'the config has no {part}, which quantizing needs')
-    check_dataset(cfg.train_dataloader.dataset)
-    check_dataset(cfg.val_dataloader.dataset)
 
 
 def _with_pipeline(dataset: Any, pipeline: list) -> Any:
