@@ -73,11 +73,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
     """Count a model in evaluation mode by a forward pass on the meta device.
 
     As in the paper, norms, activation functions, pooling and resizing count for their
-    parameters only.
-
-    Args:
-        model: Takes one tensor. It is not changed.
-        input_shape: Shape of the tensor, such as (1, 3, 224, 224).
+    parameters only. The model takes one tensor of the input shape and is not changed.
     """
     shadow = copy.deepcopy(model).to('meta')
     # Not chained, since mmseg's ResNet.eval() returns None.
@@ -86,18 +82,17 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Counts:
     winograd = FlopCounterMode(
         display=False, custom_mapping={_aten.convolution: _winograd_flops}
     )
-    outputs = FlopCounterMode(
-        display=False, custom_mapping=dict.fromkeys(_PRODUCTS, _elements)
-    )
+    elements = dict.fromkeys(_PRODUCTS, lambda *_, out_shape, **__: prod(out_shape))
+    outputs = FlopCounterMode(display=False, custom_mapping=elements)
     with macs, winograd, outputs:
         shadow(torch.empty(tuple(input_shape), device='meta'))
-    elements = outputs.get_flop_counts().get('Global', {})
+    counted = outputs.get_flop_counts().get('Global', {})
     return Counts(
         sum(parameter.numel() for parameter in model.parameters()),
         # One multiply-accumulate is two floating-point operations.
         macs.get_total_flops() // 2,
         winograd.get_total_flops() // 2,
-        sum(elements.get(product, 0) for product in _PRODUCTS),
+        sum(counted.get(product, 0) for product in _PRODUCTS),
     )
 
 
@@ -109,10 +104,6 @@ def _winograd_flops(
     flops = conv_flop_count(x, weight, out_shape, transposed=transposed)
     fast = tuple(weight[2:]) == (3, 3) and tuple(stride) == (1, 1) and not transposed
     return flops * 4 // 9 if fast else flops
-
-
-def _elements(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    return prod(out_shape)
 
 
 def count_network(
@@ -162,12 +153,9 @@ def count_network(
 
 
 def show(rows: Sequence[Row], form: str = 'table') -> str:
-    """Format counts as text.
+    """Format counts, of one network or several, in one of :data:`FORMATS`.
 
-    Args:
-        rows: From :func:`count_network`, of one network or several.
-        form: One of :data:`FORMATS`. The tables are in units of 1e6 and 1e9; the JSON is
-            a list of objects with whole numbers.
+    Tables are in units of 1e6 and 1e9; the JSON is a list of objects with whole numbers.
     """
     if form == 'json':
         return json.dumps([_as_dict(row) for row in rows], indent=2)

@@ -18,13 +18,8 @@ from .mmengine_patch import read_ahead
 def find_resumable(work_dir: str, trust: bool = False) -> str | None:
     """Find the newest intact checkpoint of a work dir.
 
-    Args:
-        work_dir: A folder in which a training wrote ``last_checkpoint`` and
-            ``iter_*.pth`` or ``epoch_*.pth``.
-        trust: Whether the files may run code while they are read.
-
-    Returns:
-        Its path; None if the folder has no checkpoint.
+    The folder holds ``last_checkpoint`` and ``iter_*.pth`` or ``epoch_*.pth``. Returns
+    None if it has no checkpoint.
 
     Raises:
         CheckpointError: If there are checkpoints but none can be resumed from.

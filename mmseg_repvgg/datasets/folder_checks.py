@@ -22,12 +22,9 @@ def check_folders(
 ) -> None:
     """Read every image and mask, count the classes, and show both.
 
-    Shown are the share of each class in the pixels that count and the number of images
-    that hold it, what is wrong with a file, and classes that never occur.
-
-    Args:
-        folders: A split and the config of a :class:`~.folder_dataset.FolderDataset`.
-        show: Called with a text of several lines.
+    Shown, in a text of several lines, are the share of each class in the pixels that
+    count and the number of images that hold it, what is wrong with a file, and classes
+    that never occur. Each folder is a split and the config of a ``FolderDataset``.
 
     Raises:
         DataError: If a file is truncated, an image and its mask have different sizes, a

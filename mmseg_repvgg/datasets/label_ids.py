@@ -8,11 +8,7 @@ from .prepare_cityscapes import TRAIN_IDS
 
 
 def label_ids(classes: Sequence[str]) -> list[int] | None:
-    """Return the data set's own id of each class, or None if they are the labels.
-
-    Args:
-        classes: Names of the classes; those of Cityscapes have other ids.
-    """
+    """Return the data set's own id of each class; None unless these are Cityscapes'."""
     if tuple(classes) != CityscapesDataset.METAINFO['classes']:
         return None
     return [TRAIN_IDS.index(label) for label in range(len(classes))]

@@ -19,14 +19,9 @@ def find_test_pipeline(cfg: Config) -> list[Any]:
 
 
 def resizing(steps: Sequence[Any]) -> dict[str, Any]:
-    """Return how a pipeline resizes images.
+    """Return ``scale`` and ``keep_ratio``, by which a pipeline resizes images.
 
-    Args:
-        steps: Configs of transforms.
-
-    Returns:
-        ``scale``, width and height, or None if images keep their size, and
-        ``keep_ratio``.
+    The scale is width and height, or None if images keep their size.
     """
     for step in steps:
         if builds(step, TRANSFORMS, Resize) and step.get('scale'):
@@ -37,11 +32,9 @@ def resizing(steps: Sequence[Any]) -> dict[str, Any]:
 
 
 def without_steps(steps: Sequence[Any], *kinds: type) -> list[Any]:
-    """Return a pipeline, or the views of a TestTimeAug, without some transforms.
+    """Return a pipeline, or the views of a TestTimeAug, without transforms of some kinds.
 
-    Args:
-        steps: Configs of transforms, or lists of alternatives.
-        kinds: Classes to leave out, with their subclasses.
+    Subclasses of these kinds are left out as well.
     """
     kept: list[Any] = []
     for step in steps:

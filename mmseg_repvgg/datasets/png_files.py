@@ -68,17 +68,10 @@ def _open_png(path: Path) -> Iterator[Image.Image]:
 def update_labels(
     path: Path, image: Path, labels: Path, table: Mapping[int, int], check: bool
 ) -> bool:
-    """Verify an image and its labels, and write their training ids if a file lacks them.
+    """Verify an image and its labels, and write training ids to a path that lacks them.
 
-    Args:
-        path: The file for the training ids.
-        image: The image.
-        labels: Its label map.
-        table: The training id of each label.
-        check: Write nothing.
-
-    Returns:
-        Whether the file was written, or would be.
+    ``table`` gives the training id of each label. Returns whether the file was written
+    or, with ``check``, would be.
 
     Raises:
         ImageError: If a file is broken, the sizes differ, or the table lacks a label.

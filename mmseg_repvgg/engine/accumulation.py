@@ -80,9 +80,7 @@ def split_batch(
 def accumulate(cfg: Config, global_batch: int) -> None:
     """Give each process its share of a global batch, in parts that fit.
 
-    Args:
-        cfg: Its ``train_dataloader.batch_size`` says how many images fit in a process.
-        global_batch: Images per optimizer step over all processes.
+    ``train_dataloader.batch_size`` says how many images fit in a process.
 
     Raises:
         ConfigError: If the batch cannot be dealt in equal parts, or the config trains by

@@ -22,10 +22,10 @@ def load_config(args: Namespace) -> Config:
     """Read a config file and apply the options of the command line.
 
     Args:
-        args: ``config``, a file or the name of a config of this project; ``work_dir``, by
-            default that of the config, else ``work_dirs/NAME_OF_CONFIG``;
-            ``cfg_options``; and for tools that run in several processes ``launcher`` and
-            ``local_rank``.
+        args: ``config``, a file or the name of a config of this project; optionally
+            ``work_dir``, by default that of the config, else
+            ``work_dirs/NAME_OF_CONFIG``; ``cfg_options``; and for tools that run in
+            several processes ``launcher`` and ``local_rank``.
 
     Raises:
         ConfigError: If the file cannot be read as a config, or the options don't fit it.
@@ -45,23 +45,22 @@ def load_config(args: Namespace) -> Config:
     cfg.launcher = getattr(args, 'launcher', 'none')
     os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     try:
-        cfg.merge_from_dict(args.cfg_options or {})
+        cfg.merge_from_dict(getattr(args, 'cfg_options', None) or {})
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f'--cfg-options does not fit {path}: {error.args[0]}'
         ) from error
     default = cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
-    cfg.work_dir = args.work_dir or default
+    cfg.work_dir = getattr(args, 'work_dir', None) or default
     return cfg
 
 
 def network_config(given: str, options: Mapping[str, Any] | None = None) -> Config:
     """Return a config with ``model.backbone``.
 
-    Args:
-        given: A config file, the name of a config of this project, or an architecture
-            with its dilation, such as ``B2``, ``B2-fast`` or ``B2-full``.
-        options: Changes of the config, by dotted key.
+    Given is a config file, the name of a config of this project, or an architecture with
+    its dilation, such as ``B2``, ``B2-fast`` or ``B2-full``. Options are changes of the
+    config, by dotted key.
 
     Raises:
         ConfigError: If there is neither such a file nor such an architecture, or the
@@ -78,7 +77,7 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
             f'{given} is neither a config file (*.py) nor an architecture: '
             f'{", ".join(ARCHS)}, or with dilation, such as B2-fast and B2-full'
         )
-    cfg = load_config(Namespace(config=given, cfg_options=options, work_dir=None))
+    cfg = load_config(Namespace(config=given, cfg_options=options))
     if 'backbone' not in (cfg.get('model') or {}):
         raise ConfigError(f'{given} has no model with a backbone')
     return cfg

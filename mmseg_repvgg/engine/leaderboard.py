@@ -22,12 +22,9 @@ from ..registry_types import type_name
 
 
 def write_label_ids(cfg: Config, out: str, split: str) -> None:
-    """Make a test write files for the server instead of evaluating.
+    """Make a test write files for the server into ``out`` instead of evaluating.
 
-    Args:
-        cfg: The config; its test set gets the images of the split and no label maps.
-        out: The folder for the files.
-        split: ``val`` or ``test``.
+    The test set gets the images of the split and no label maps.
 
     Raises:
         ConfigError: If the classes are not those of Cityscapes, the folder of the images

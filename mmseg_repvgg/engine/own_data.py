@@ -15,11 +15,9 @@ from .config_checks import model_heads
 def use_folder(cfg: Config, folder: str, classes: str) -> None:
     """Make a config train and test on a folder, with the pipelines that it has.
 
-    Args:
-        cfg: The config; changed in place.
-        folder: A folder with images/{train,val} and masks/{train,val}, or with images,
-            masks, train.txt and val.txt.
-        classes: See :func:`~mmseg_repvgg.datasets.folder_dataset.read_classes`.
+    The folder has images/{train,val} and masks/{train,val}, or images, masks, train.txt
+    and val.txt. For the file of classes see
+    :func:`~mmseg_repvgg.datasets.folder_dataset.read_classes`.
 
     Raises:
         ConfigError: If the classes cannot be read.
@@ -56,11 +54,7 @@ def _files(folder: Path, split: str) -> dict[str, Any]:
 
 
 def folder_datasets(cfg: Config) -> list[tuple[str, Any]]:
-    """Return the split and the config of each FolderDataset that a training reads.
-
-    Args:
-        cfg: A training config.
-    """
+    """Return the split and the config of each FolderDataset that a training reads."""
     return [
         (split, dataset)
         for split in ('train', 'val')

@@ -107,10 +107,8 @@ def has_bfloat16_units() -> bool:
 def use_amp(cfg: Config, dtype: str) -> None:
     """Make a config train in mixed precision.
 
-    Args:
-        cfg: A training config; changed in place.
-        dtype: ``float16``, with loss scaling, ``bfloat16``, or ``auto``: float16 on a GPU
-            without bfloat16 units, elsewhere :func:`choose_dtype`.
+    ``float16`` comes with loss scaling. ``auto`` is float16 on a GPU without bfloat16
+    units, and elsewhere what :func:`choose_dtype` returns.
 
     Raises:
         ConfigError: If the config has another optimizer wrapper, or the device lacks that

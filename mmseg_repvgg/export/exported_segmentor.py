@@ -27,11 +27,7 @@ from .metadata import preprocessing
 class ExportedSegmentor(EncoderDecoder):
     """Segmentor whose network is an exported file.
 
-    Args:
-        file: Path of the file.
-        device: Device to run it on.
-        data_preprocessor: Preprocessing outside of the file.
-        test_cfg: As for ``EncoderDecoder``.
+    Its ``data_preprocessor`` is the preprocessing outside of the file.
 
     Attributes:
         backend: The opened file.
@@ -55,11 +51,7 @@ class ExportedSegmentor(EncoderDecoder):
         self.decode_head: Any = SimpleNamespace(threshold=facts.threshold)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Any) -> Tensor:
-        """Run the file.
-
-        Args:
-            inputs: Images, (B, bands, H, W), as the file takes them, in float32.
-            batch_img_metas: Sizes of each image and of its label map.
+        """Run the file on images, (B, bands, H, W), as it takes them, in float32.
 
         Returns:
             Logits, (B, classes, H, W); a file of labels gives 1 for the label and else 0.
@@ -98,11 +90,6 @@ class ExportedSegmentor(EncoderDecoder):
 
 def use_exported_file(cfg: Config, file: str, device: str = 'cpu') -> None:
     """Make a config test an exported file, and check that they fit each other.
-
-    Args:
-        cfg: From :func:`~mmseg_repvgg.engine.config.load_config`; changed in place.
-        file: Path of the file.
-        device: Device to run it on.
 
     Raises:
         ConfigError: If the file cannot be opened, or has other classes or other

@@ -25,14 +25,7 @@ def describe(
     shape: tuple[int | None, int, int | None, int | None],
     normalize: bool,
 ) -> Metadata:
-    """Collect the facts about a file to be written.
-
-    Args:
-        cfg: The config of the model.
-        model: The segmentor, with its ``dataset_meta``.
-        output: See :class:`Metadata`, as for the other arguments.
-        shape: Shape of the images.
-        normalize: Whether the file normalizes.
+    """Collect the facts about a file to be written; see :class:`Metadata`.
 
     Raises:
         ConfigError: If an argument is not allowed, or not with this model.
@@ -86,12 +79,7 @@ def describe(
 
 
 def preprocessing(cfg: Config, normalize: bool) -> dict[str, Any]:
-    """Return the facts about preprocessing by their names in :class:`Metadata`.
-
-    Args:
-        cfg: The config, whose ``data_preprocessor`` is read.
-        normalize: Whether the file normalizes.
-    """
+    """Return the facts about preprocessing by their names in :class:`Metadata`."""
     given = cfg.model.get('data_preprocessor') or {}
     image = 'RGB' if given.get('rgb_to_bgr') else 'BGR'
     flips = given.get('bgr_to_rgb') or given.get('rgb_to_bgr')

@@ -15,15 +15,10 @@ from torch.nn.modules.utils import _pair
 
 
 def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
-    """Return the matrix that averages ``length`` values into bins.
+    """Return the matrix, (bins, length), that averages ``length`` values into bins.
 
-    Args:
-        length: Number of values; a symbol while the module is traced or exported.
-        bins: Number of bins; bins overlap if there are more of them than values.
-        like: Tensor of the dtype and device of the result.
-
-    Returns:
-        Shape (bins, length); each row sums to 1.
+    The length is a symbol while the module is traced or exported. Bins overlap if there
+    are more of them than values. Each row sums to 1.
     """
     index = torch.arange(bins, device=like.device).unsqueeze(1)
     pixel = torch.arange(length, device=like.device).unsqueeze(0)
@@ -34,11 +29,7 @@ def bin_matrix(length: int, bins: int, like: Tensor) -> Tensor:
 
 
 class MatrixAvgPool2d(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as a product with two matrices.
-
-    Args:
-        bins: Number of bins down and across.
-    """
+    """``nn.AdaptiveAvgPool2d`` as a product with two matrices."""
 
     def __init__(self, bins: tuple[int, int]) -> None:
         super().__init__()

@@ -27,13 +27,7 @@ from .exported_segmentor import use_exported_file
 
 
 class RealImages:
-    """Images of a data set, with a segmentor around an exported file.
-
-    Args:
-        cfg: The config; not changed.
-        file: The file that takes the images.
-        dataset: Config of the data set.
-    """
+    """Images of a data set, with a segmentor around an exported file."""
 
     def __init__(self, cfg: Config, file: str, dataset: dict[str, Any]) -> None:
         cfg = copy.deepcopy(cfg)
@@ -47,12 +41,7 @@ class RealImages:
     def predict(
         self, index: int, run: Callable[[Array], Array]
     ) -> tuple[dict[str, Any], Sequence[Any]]:
-        """Return the batch of one image and its predictions.
-
-        Args:
-            index: Index of the image in the data set.
-            run: Function that computes labels or logits as the file does.
-        """
+        """Return the batch of one image and its predictions by ``run``."""
         batch = pseudo_collate([self.dataset[index]])
         self._model.run = run
         return batch, predict(self._model, batch)
@@ -81,7 +70,7 @@ class CalibrationImages:
     image, one window is taken.
 
     Args:
-        cfg: The config.
+        cfg: The config, which is not changed.
         file: The exported file to calibrate.
         count: Number of images; all images if there are fewer.
         seed: Seed that chooses the images and the windows.
@@ -127,11 +116,9 @@ class CalibrationImages:
 
 
 class Validation(RealImages):
-    """Validation set of a config, and its metric.
+    """Validation set of a config, and its metric; see :class:`RealImages`.
 
-    Args:
-        cfg: The config.
-        file: An exported file; all files to score take and give the same.
+    All files to score take and give the same.
     """
 
     def __init__(self, cfg: Config, file: str) -> None:
@@ -147,9 +134,7 @@ class Validation(RealImages):
     ) -> tuple[float, list[float]]:
         """Return the mIoU in percent, of all images together and of each by itself.
 
-        Args:
-            run: The file, or a function that computes what a file does.
-            indices: Indices of the images to score on; all by default.
+        ``run`` is the file, or a function that computes what a file does.
 
         Raises:
             ConfigError: If the metrics of the config give no mIoU.

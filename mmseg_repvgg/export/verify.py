@@ -38,13 +38,9 @@ class Agreement:
 def verify(
     backend: Backend, model: torch.nn.Module, batches: Iterable[npt.NDArray[np.uint8]]
 ) -> Agreement:
-    """Compare a file with the model on images.
+    """Compare a file with the fused segmentor, which mmseg's own code computes.
 
-    Args:
-        backend: The file.
-        model: The fused segmentor; mmseg's own code computes the reference.
-        batches: Images as they are read, each batch (B, bands, H, W), such as
-            :func:`smooth_noise`.
+    Each batch has images as they are read, (B, bands, H, W), as in :func:`smooth_noise`.
 
     Raises:
         ExportError: If logits differ by more than :data:`TOLERANCE`, labels on more than
@@ -94,11 +90,7 @@ def verify(
 
 @torch.inference_mode()
 def reference(model: Any, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Compute the logits of images by mmseg's own code.
-
-    Args:
-        model: The segmentor.
-        images: Images as they are read, (B, bands, H, W).
+    """Compute the logits of images, (B, bands, H, W), by mmseg's own code.
 
     Returns:
         The images as the preprocessor normalizes them, without padding, and the logits

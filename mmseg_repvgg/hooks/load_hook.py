@@ -57,13 +57,8 @@ class LoadHook(Hook):
 def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool) -> None:
     """Rename a checkpoint's tensors to a segmentor's and check that they fit.
 
-    Args:
-        checkpoint: As it was read; its ``state_dict`` is replaced.
-        model: The segmentor, also in a wrapper.
-        strict: Whether it has to fill the whole model, as in :class:`LoadHook`.
-
-    Raises:
-        CheckpointError: As :class:`LoadHook` does.
+    The ``state_dict`` of the checkpoint is replaced. ``strict`` and errors are those of
+    :class:`LoadHook`; the model may be in a wrapper.
     """
     model = strip_wrappers(model)
     state = extract_state_dict(checkpoint)

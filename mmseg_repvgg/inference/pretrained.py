@@ -28,6 +28,34 @@ _BUILT = ('model', 'data_preprocessor', 'test_pipeline', 'tta_pipeline', 'tta_mo
 _KNOWN = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmseg_repvgg')
 # Arguments that read a file or an address when a model is built.
 _READS_FILES = ('checkpoint', 'checkpoint_path', 'file', 'init_cfg', 'pretrained')
+_CARD = """\
+---
+license: {licence}
+library_name: mmseg_repvgg
+pipeline_tag: image-segmentation
+tags: [semantic-segmentation, repvgg, mmsegmentation]
+---
+
+# {title}
+
+The fused model, written by mmseg_repvgg {version}.
+
+```python
+from mmseg_repvgg import Segmenter
+
+segmenter = Segmenter.from_pretrained('THIS_FOLDER')
+labels = segmenter('street.jpg')  # (H, W), uint8
+```
+
+- Data: {data}
+- Classes: {classes}
+- Training command: {command}
+- SHA-256 of `{weights}`: `{digest}`
+
+## Metrics
+
+{metrics}
+"""
 
 
 def save(
@@ -40,19 +68,18 @@ def save(
     """Write a folder; its config comes last, since it makes the folder complete.
 
     Args:
-        folder: The folder.
+        folder: The folder, which is returned.
         cfg: The config of the model.
         model: The fused segmentor, computed by torch.
         meta: ``classes`` and ``palette``.
         card: ``metrics``, ``data``, ``command`` and ``licence`` for the model card.
-
-    Returns:
-        The folder.
     """
     require('safetensors', 'safetensors')
     # The data set, whose pipeline may be another, is not built when the folder is read.
     given = {**cfg.to_dict(), 'test_pipeline': find_test_pipeline(cfg)}
-    resolved = json.loads(json.dumps(given, default=_name))
+    # A class that a config holds itself is stored by its registered name.
+    by_name = json.dumps(given, default=lambda kind: getattr(kind, '__name__', str(kind)))
+    resolved = json.loads(by_name)
     weights = folder / WEIGHTS
     write_checkpoint(model.state_dict(), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -65,20 +92,9 @@ def save(
 def load(
     source: str | Any, *, trust: bool = False, revision: str | None = None
 ) -> tuple[Config, Any]:
-    """Read a folder, or fetch it from the Hugging Face hub first.
+    """Return the config and the fused segmentor of a folder, or of one on the hub.
 
-    Args:
-        source: The folder, or the id on the hub.
-        trust: Build classes of any package.
-        revision: Branch, tag or commit on the hub.
-
-    Returns:
-        The config and the fused segmentor, with its ``dataset_meta``.
-
-    Raises:
-        CheckpointError: If the folder is incomplete or damaged.
-        ConfigError: If its config names a class of another package.
-        ExtraError: If a package is missing.
+    Arguments and errors are those of :meth:`~.segmenter.Segmenter.from_pretrained`.
     """
     require('safetensors', 'safetensors')
     folder = Path(source)
@@ -112,13 +128,7 @@ def load(
 
 
 def push(repo_id: str, private: bool, save_to: Callable[[str], Any]) -> str:
-    """Upload a folder to the Hugging Face hub, and return the address of the commit.
-
-    Args:
-        repo_id: Id of the repository; it is made if it is missing.
-        private: Whether a new one is private.
-        save_to: Writes the folder.
-    """
+    """Upload the folder that ``save_to`` writes, and return the address of the commit."""
     hub = require('huggingface_hub', 'hub')
     with tempfile.TemporaryDirectory() as folder:
         save_to(folder)
@@ -131,11 +141,10 @@ def push(repo_id: str, private: bool, save_to: Callable[[str], Any]) -> str:
 
 def _download(repo_id: str, revision: str | None) -> Path:
     hub = require('huggingface_hub', 'hub')
+    files = [WEIGHTS, CONFIG, CARD]
     try:
         return Path(
-            hub.snapshot_download(
-                repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD]
-            )
+            hub.snapshot_download(repo_id, revision=revision, allow_patterns=files)
         )
     except Exception as error:  # The library raises errors of several packages.
         raise CheckpointError(
@@ -191,11 +200,6 @@ def _tuples(value: Any) -> Any:
     return [_tuples(each) for each in value]
 
 
-def _name(kind: Any) -> str:
-    """Return the registered name of a class that a config holds itself."""
-    return getattr(kind, '__name__', str(kind))
-
-
 def _card(
     cfg: Config, meta: Mapping[str, Any], card: Mapping[str, Any], digest: str
 ) -> str:
@@ -203,41 +207,17 @@ def _card(
 
     backbone = cfg.model.get('backbone') or {}
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    metrics = card['metrics'] or {}
-    rows = [f'| {name} | {value} |' for name, value in metrics.items()]
-    table = ['| metric | value |', '|---|---|', *rows] if rows else ['Not given.']
-    return '\n'.join(
-        [
-            '---',
-            f'license: {card["licence"] or "other  # fill in that of the weights"}',
-            'library_name: mmseg_repvgg',
-            'pipeline_tag: image-segmentation',
-            'tags: [semantic-segmentation, repvgg, mmsegmentation]',
-            '---',
-            '',
-            f'# {backbone.get("type", "segmentor")} {backbone.get("arch", "")}'.rstrip(),
-            '',
-            f'The fused model, written by mmseg_repvgg {__version__}.',
-            '',
-            '```python',
-            'from mmseg_repvgg import Segmenter',
-            '',
-            "segmenter = Segmenter.from_pretrained('THIS_FOLDER')",
-            "labels = segmenter('street.jpg')  # (H, W), uint8",
-            '```',
-            '',
-            f'- Data: {card["data"] or dataset.get("type", "not given")}',
-            f'- Classes: {", ".join(meta["classes"])}',
-            f'- Training command: {_code(card["command"])}',
-            f'- SHA-256 of `{WEIGHTS}`: `{digest}`',
-            '',
-            '## Metrics',
-            '',
-            *table,
-            '',
-        ]
+    rows = [f'| {name} | {value} |' for name, value in (card['metrics'] or {}).items()]
+    return _CARD.format(
+        licence=card['licence'] or 'other  # fill in that of the weights',
+        title=f'{backbone.get("type", "segmentor")} {backbone.get("arch", "")}'.rstrip(),
+        version=__version__,
+        data=card['data'] or dataset.get('type', 'not given'),
+        classes=', '.join(meta['classes']),
+        command=f'`{card["command"]}`' if card['command'] else 'not given',
+        weights=WEIGHTS,
+        digest=digest,
+        metrics='\n'.join(
+            ['| metric | value |', '|---|---|', *rows] if rows else ['Not given.']
+        ),
     )
-
-
-def _code(command: str | None) -> str:
-    return f'`{command}`' if command else 'not given'

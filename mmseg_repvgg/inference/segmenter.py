@@ -67,7 +67,10 @@ class Segmenter(BaseSegmenter):
     ) -> None:
         # mmseg warns of settings that are intended, and loading is logged for trainings.
         with quiet(MMLogger.get_current_instance()):
-            cfg = _config(config)
+            if isinstance(config, Config):
+                cfg = config.copy()
+            else:
+                cfg = load_config(Namespace(config=os.fspath(config)))
             model = load_model(cfg, os.fspath(checkpoint), trust=trust)
             self._prepare(cfg, model, engine, device, tta)
 
@@ -259,14 +262,6 @@ def default_device() -> str:
     if not torch.cuda.is_available():
         return 'cpu'
     return f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-
-
-def _config(config: str | os.PathLike[str] | Config) -> Config:
-    if isinstance(config, Config):
-        return config.copy()
-    return load_config(
-        Namespace(config=os.fspath(config), work_dir=None, cfg_options=None)
-    )
 
 
 def _without_loading(steps: Any) -> list[Any]:

@@ -202,9 +202,7 @@ KernelShapes = list[list[tuple[int, ...]]]
 def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
     """Infer the architecture of a backbone from the shapes of its tensors.
 
-    Args:
-        backbone: A state dict with our keys, without prefix, in either form. The last
-            stages may be missing.
+    They have our keys, without prefix, in either form. The last stages may be missing.
 
     Returns:
         One of :data:`ARCHS` if the tensors fit it, otherwise one with a single layer in

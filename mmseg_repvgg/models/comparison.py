@@ -16,10 +16,6 @@ def relative_difference(output: Tensor, reference: Tensor) -> float:
 
     Compare the result with ``not difference <= tolerance``: it is NaN if a value is NaN,
     or infinite in both.
-
-    Args:
-        output: Of any shape.
-        reference: Of the same shape.
     """
     return _ratio(_maxima(output, reference))
 
@@ -46,11 +42,7 @@ class Comparison:
         self._pixels = self._differing = 0
 
     def add(self, expected: Sequence[Any], actual: Sequence[Any]) -> None:
-        """Compare the predictions of a batch.
-
-        Args:
-            expected: A data sample for each image, of the reference form.
-            actual: Those of the other form.
+        """Compare the data samples of a batch, with those of the reference form.
 
         Raises:
             ConfigError: If the segmentor predicts no logits.
@@ -82,15 +74,8 @@ def check_fused(
 ) -> str:
     """Check that a fused segmentor computes what its original computes on a batch.
 
-    Args:
-        original: The segmentor in eval mode.
-        fused: Its fused form.
-        batch: As for :func:`compare_logits`.
-        tolerance: Largest allowed difference of a logit, relative to the largest
-            absolute logit.
-
-    Returns:
-        How far the two differ, in words.
+    The tolerance is the largest allowed difference of a logit, relative to the largest
+    absolute logit. Returns how far the two differ, in words.
 
     Raises:
         ConfigError: If the segmentor predicts no logits.

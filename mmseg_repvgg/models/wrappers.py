@@ -18,14 +18,10 @@ def strip_wrappers(model: nn.Module) -> BaseModel:
 
 @torch.no_grad()
 def predict(model: Any, batch: dict[str, Any]) -> Sequence[Any]:
-    """Predict a batch of a dataloader without changing its data samples.
+    """Predict a batch of a dataloader, by a segmentor in evaluation mode.
 
-    Args:
-        model: A segmentor in evaluation mode.
-        batch: ``inputs`` and ``data_samples``, as the dataloader yields them.
-
-    Returns:
-        A data sample per image, with ``seg_logits`` and ``pred_sem_seg``.
+    The batch keeps its data samples. Those that are returned, one per image, have
+    ``seg_logits`` and ``pred_sem_seg``.
     """
     samples = [sample.clone() for sample in batch['data_samples']]
     return model.test_step({**batch, 'data_samples': samples})
