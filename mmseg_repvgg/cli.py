@@ -34,13 +34,9 @@ def add_common_arguments(
     trust: bool = True,
     verbose: bool = False,
 ) -> None:
-    """Add ``--cfg-options``, and the other arguments that several tools share.
+    """Add ``--cfg-options``, and those of the other shared arguments that a tool takes.
 
-    Args:
-        parser: The parser of a tool.
-        launcher: Add ``--launcher`` and ``--local-rank``, for several processes.
-        trust: Add ``--trust-checkpoint``, for reading checkpoints.
-        verbose: Add ``--verbose``, for the log of a Runner.
+    ``launcher`` stands for ``--launcher`` and ``--local-rank``.
     """
     parser.add_argument(
         '--cfg-options',

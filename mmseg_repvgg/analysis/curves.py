@@ -47,10 +47,9 @@ class TrainingLog:
 def read_log(path: str | Path) -> TrainingLog:
     """Read the log of a training that has ended, goes on, or was killed.
 
-    Args:
-        path: A work dir, the folder ``TIMESTAMP`` of a run, or a ``scalars.json``. The
-            runs of a work dir are joined: from its first iteration on, a resumed run
-            replaces the earlier ones.
+    The path is a work dir, the folder ``TIMESTAMP`` of a run, or a ``scalars.json``. The
+    runs of a work dir are joined: from its first iteration on, a resumed run replaces the
+    earlier ones.
 
     Raises:
         LogError: If there is no log, or no training in it.
@@ -111,15 +110,9 @@ def _read_file(path: Path) -> Points:
 def draw_curves(logs: Sequence[TrainingLog], window: int | None = None) -> Figure:
     """Draw trainings over each other, with a panel for each quantity that was logged.
 
-    The logged losses are a light line, their centred mean a strong one.
-
-    Args:
-        logs: One or more, told apart by their names.
-        window: Number of logged lines in the mean of the loss; by default a tenth of
-            them, at least 5; 1 for no mean.
-
-    Returns:
-        A figure for :func:`save_figure`, independent of pyplot's state.
+    The logged losses are a light line, their centred mean a strong one. ``window`` is the
+    number of logged lines in that mean: by default a tenth of them, at least 5; 1 for no
+    mean.
 
     Raises:
         ConfigError: If ``window`` is less than 1.

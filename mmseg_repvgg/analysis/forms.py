@@ -34,16 +34,11 @@ def compare_forms(
     on_sample: Callable[[int, Any], None] | None = None,
     engine: str = 'torch',
 ) -> FormComparison:
-    """Run both forms over a data set.
+    """Run both forms of a segmentor over a dataloader; leave it in eval mode.
 
     Each batch goes through both forms, in alternating order, so that a drift of the
     machine's speed affects both alike. The first batch is run once before, untimed.
-
-    Args:
-        model: A segmentor in its training form; left in eval mode.
-        dataloader: A dataloader as a Runner builds it, whose dataset has ``metainfo``.
-        on_sample: Called with the index and the fused form's data sample of each image.
-        engine: Engine of the fused form, see :func:`~mmseg_repvgg.deploy`.
+    ``on_sample`` is called with each image's index and data sample of the fused form.
 
     Raises:
         ConfigError: If the model is fused already, or predicts no logits.

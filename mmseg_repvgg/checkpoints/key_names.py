@@ -148,11 +148,7 @@ class Native:
 
 
 def recognise(keys: Iterable[str]) -> Recognised | None:
-    """Recognise a RepVGG backbone, or a model that contains one, from its keys.
-
-    Returns:
-        The backbone with the most keys, or None if there is no backbone.
-    """
+    """Return the backbone with the most keys, or None if there is none."""
     return next(iter(_find_backbones(keys)), None)
 
 
@@ -207,13 +203,8 @@ def from_native(
 ) -> dict[str, Tensor]:
     """Translate a backbone's state dict from our keys to those of another project.
 
-    Args:
-        backbone: The tensors by our keys, without prefix, in either form.
-        layout: One of :data:`LAYOUTS`.
-        classifier: ``weight`` and ``bias`` of an ImageNet classifier to add.
-
-    Returns:
-        A state dict with the keys and the order of that project's own files.
+    The backbone is in either form, without prefix. The result has the order of that
+    project's own files, and may have ``weight`` and ``bias`` of an ImageNet classifier.
 
     Raises:
         ConfigError: If the layout is unknown, or has no name for a classifier.
