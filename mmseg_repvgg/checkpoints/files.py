@@ -30,12 +30,8 @@ def is_trusted(trust: bool = False) -> bool:
 def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
     """Read a checkpoint onto the CPU without running any code in it.
 
-    Args:
-        path: A file of ``torch.save``, or ``*.safetensors``.
-        trust: Whether to unpickle anything, which can run code; see :func:`is_trusted`.
-
-    Returns:
-        The object that was saved; for a safetensors file, a dict of tensors.
+    The file is one of ``torch.save``, or ``*.safetensors``, a dict of tensors. With
+    ``trust`` it may hold anything, and can run code; see :func:`is_trusted`.
 
     Raises:
         CheckpointError: If the file is missing or corrupt, or holds more than tensors and

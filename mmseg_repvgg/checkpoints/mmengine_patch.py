@@ -27,11 +27,9 @@ _ahead: dict[tuple[Any, ...], Any] = {}
 def make_loading_safe(trust: bool = False) -> None:
     """Make mmengine read all checkpoints of this process safely.
 
-    URLs such as ``https://`` are refused, since mmengine unpickles their files.
-
-    Args:
-        trust: Whether files may run code while they are read, and URLs are allowed.
-            ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` in the environment does the same.
+    URLs such as ``https://`` are refused, since mmengine unpickles their files. With
+    ``trust``, or ``MMSEG_REPVGG_TRUST_CHECKPOINT=1`` in the environment, files may run
+    code while they are read, and URLs are allowed.
     """
 
     def choose(_: type, path: str) -> Callable[..., Any]:

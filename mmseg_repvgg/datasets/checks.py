@@ -31,11 +31,8 @@ _HINTS = {
 def check_dataset(cfg: Mapping[str, Any]) -> None:
     """Check that the files of a data set exist, each image with its label map.
 
-    Their contents are checked while loading, see :func:`check_loading`.
-
-    Args:
-        cfg: Config of a data set or of a wrapper. Only a ``BaseSegDataset`` on a local
-            disk is checked.
+    Their contents are checked while loading, see :func:`check_loading`. Only a
+    ``BaseSegDataset`` on a local disk is checked, also in a wrapper.
 
     Raises:
         ConfigError: If the class names are a single string.
@@ -87,10 +84,7 @@ def check_loading(cfg: MutableMapping[str, Any]) -> None:
     ``LoadCheckedAnnotations``, with the same arguments and decoder. Label maps are
     checked against the classes of the data set. Configs keep mmseg's names, since its
     inference functions look for these in a ``test_pipeline``. Subclasses of the two and
-    all other transforms stay.
-
-    Args:
-        cfg: Config of a data set or of a wrapper; changed in place.
+    all other transforms stay. The config, also of a wrapper, is changed in place.
     """
     for part in leaf_datasets(cfg):
         if part.get('pipeline'):

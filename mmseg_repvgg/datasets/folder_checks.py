@@ -10,11 +10,8 @@ from prettytable import PrettyTable
 from ..errors import DataError, UserError
 from .checks import build_lazily
 from .png_files import files_in
-from .preparation import in_parallel
+from .preparation import in_parallel, shorten
 from .transforms import LoadCheckedAnnotations, LoadCheckedImage
-
-# A wrong folder would show thousands.
-_MAX_PROBLEMS = 10
 
 
 def check_folders(
@@ -50,10 +47,7 @@ def check_folders(
             table.add_column(title, column, align='r')
         if absent := [name for name, count in zip(classes, images) if not count]:
             warnings.append(f'warning: never in {split}: {", ".join(absent)}')
-    lines = [table.get_string(), *problems[:_MAX_PROBLEMS]]
-    if len(problems) > _MAX_PROBLEMS:
-        lines.append(f'and {len(problems) - _MAX_PROBLEMS} more')
-    show('\n'.join([*lines, *warnings]))
+    show('\n'.join([table.get_string(), *shorten(problems, 'and'), *warnings]))
     if problems:
         raise DataError(
             f'{len(problems)} images or masks cannot be used; the first: {problems[0]}'

@@ -21,8 +21,6 @@ from ..errors import ConfigError, ImageError
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
-# Printed of each split; a missing download would print thousands.
-_MAX_PROBLEMS = 10
 
 
 @dataclass
@@ -67,9 +65,7 @@ class Report:
         for split, count in self.expected.items():
             problems, sound = self.problems.get(split, []), self.sound[split]
             table.add_row([split, count, sound, self.changed[split], len(problems)])
-            lines += problems[:_MAX_PROBLEMS]
-            if len(problems) > _MAX_PROBLEMS:
-                lines.append(f'{split}: {len(problems) - _MAX_PROBLEMS} more such files')
+            lines += shorten(problems, f'{split}:')
             if split in self.needed and not sound:
                 lines.append(f'{split}: no image with a sound label map')
         if self.sound != Counter(self.expected):
@@ -81,6 +77,12 @@ class Report:
             lines.append(self.advice)
         lines.append('ready' if self.ready else 'not ready')
         return '\n'.join([table.get_string(), *lines])
+
+
+def shorten(problems: list[str], prefix: str, most: int = 10) -> list[str]:
+    """Return the first problems and a count, after a prefix, of the rest."""
+    rest = len(problems) - most
+    return problems[:most] + ([f'{prefix} {rest} more such files'] if rest > 0 else [])
 
 
 def prepare(
@@ -139,10 +141,8 @@ def in_parallel(
     """Call a function for each item in threads, with a progress bar on standard error.
 
     Reading, checksums and PNG coding release Python's lock. When the work is interrupted
-    or the function raises, the running calls end and no further call begins.
-
-    Returns:
-        The results in the order of the items.
+    or the function raises, the running calls end and no further call begins. The results
+    have the order of the items.
 
     Raises:
         ConfigError: If ``jobs`` is not positive; by default it is one per core.

@@ -186,6 +186,5 @@ def _warn_of_emulation() -> None:
 
 
 def _ratio(slowdown: float) -> str:
-    if slowdown > 1:
-        return f'{slowdown:.1f}x slower in bfloat16 than in float32'
-    return f'{1 / slowdown:.1f}x faster in bfloat16 than in float32'
+    ratio, how = (slowdown, 'slower') if slowdown > 1 else (1 / slowdown, 'faster')
+    return f'{ratio:.1f}x {how} in bfloat16 than in float32'

@@ -33,12 +33,9 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
 
     Every image and label map that it loads is checked. The config that it dumps and saves
     with its checkpoints keeps mmseg's loading, and so serves mmseg's own tools. Without a
-    GPU, several processes communicate through gloo.
-
-    Args:
-        cfg: The config, with ``launcher`` and ``work_dir``; changed in place.
-        verbose: Show config, environment and hooks on the screen as well, and log lines
-            instead of a progress bar.
+    GPU, several processes communicate through gloo. The config is changed in place.
+    ``verbose`` shows config, environment and hooks on the screen as well, and log lines
+    instead of a progress bar.
 
     Raises:
         ConfigError: If the processes would start from different checkpoints.

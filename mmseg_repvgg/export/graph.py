@@ -16,9 +16,8 @@ from .pooling import make_pooling_exact, upsample
 class SegmentorGraph(nn.Module):
     """The fused form of a segmentor as one function of the whole image.
 
-    Args:
-        model: Segmentor of a backbone and one decode head, in any form; not changed.
-        metadata: Facts that choose the input and the output of the function.
+    The segmentor has a backbone and one decode head, in any form, and is not changed.
+    The metadata chooses the input and the output of the function.
 
     Raises:
         ConfigError: If the model cannot be exported.
@@ -42,10 +41,7 @@ class SegmentorGraph(nn.Module):
         self.metadata = metadata
 
     def forward(self, image: Tensor) -> Tensor:
-        """Segment images.
-
-        Args:
-            image: Shape (B, bands, H, W), of the type and range that the metadata says.
+        """Segment images, (B, bands, H, W), of the type and range that the metadata says.
 
         Returns:
             Labels, uint8 (int32 if there are more than 256 classes), (B, H, W); or

@@ -65,14 +65,10 @@ def save(
     meta: dict[str, Any],
     card: dict[str, Any],
 ) -> Path:
-    """Write a folder; its config comes last, since it makes the folder complete.
+    """Write a folder and return it; its config, which makes it complete, comes last.
 
-    Args:
-        folder: The folder, which is returned.
-        cfg: The config of the model.
-        model: The fused segmentor, computed by torch.
-        meta: ``classes`` and ``palette``.
-        card: ``metrics``, ``data``, ``command`` and ``licence`` for the model card.
+    The model is the fused segmentor, computed by torch. ``meta`` has ``classes`` and
+    ``palette``; ``card`` has ``metrics``, ``data``, ``command`` and ``licence``.
     """
     require('safetensors', 'safetensors')
     # The data set, whose pipeline may be another, is not built when the folder is read.

@@ -30,6 +30,9 @@ from ..models.comparison import check_fused
 from ..reparam import deploy
 from . import pretrained
 
+# The transforms that read files, which a Segmenter does itself.
+_LOADING = (LoadImageFromFile, LoadSingleRSImageFromFile, LoadAnnotations)
+
 
 class Segmenter(BaseSegmenter):
     """Segmenter that computes a checkpoint in its fused form.
@@ -93,14 +96,14 @@ class Segmenter(BaseSegmenter):
         steps = find_test_pipeline(cfg)
         if not steps:
             raise ConfigError('the config has no test_dataloader and no test_pipeline')
-        self._transforms = Compose(_without_loading(steps))
+        self._transforms = Compose(without_steps(steps, *_LOADING))
         batch = pseudo_collate([self._input(self._noise(model))])
         check_fused(model, self.model, batch)
         self._predictor: Any = self.model
         if tta:
             if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
                 raise ConfigError('tta needs tta_pipeline and tta_model in the config')
-            self._transforms = Compose(_without_loading(cfg.tta_pipeline))
+            self._transforms = Compose(without_steps(cfg.tta_pipeline, *_LOADING))
             # Built on the fused model, which is not built again.
             self._predictor = MODELS.build({**cfg.tta_model, 'module': self.model})
         self._lock = threading.Lock()
@@ -262,12 +265,6 @@ def default_device() -> str:
     if not torch.cuda.is_available():
         return 'cpu'
     return f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-
-
-def _without_loading(steps: Any) -> list[Any]:
-    return without_steps(
-        steps, LoadImageFromFile, LoadSingleRSImageFromFile, LoadAnnotations
-    )
 
 
 def _shape(data: dict[str, Any]) -> Any:

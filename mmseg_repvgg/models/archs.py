@@ -102,10 +102,7 @@ ARCHS['D2se'] = Arch(DEPTHS_D, 2.5, 5, se=True)
 
 
 def get_arch(arch: str | Mapping[str, Any] | Arch) -> Arch:
-    """Look up or build an architecture.
-
-    Args:
-        arch: A name of :data:`ARCHS`, or the fields of :class:`Arch`.
+    """Return the architecture of a name in :data:`ARCHS` or of the fields of ``Arch``.
 
     Raises:
         ConfigError: If the name, a field or a field's value is not allowed.

@@ -241,10 +241,8 @@ def _difference(
 
 
 def _require_equal(written: dict[str, Tensor], read_back: dict[str, Tensor]) -> None:
-    missing = written.keys() ^ read_back.keys()
+    changed = written.keys() ^ read_back.keys()
     both = written.keys() & read_back.keys()
-    changed = [key for key in both if not torch.equal(written[key], read_back[key])]
-    if missing or changed:
-        raise CheckpointError(
-            f'{few([*missing, *changed])} was changed in writing. Nothing was kept'
-        )
+    changed |= {key for key in both if not torch.equal(written[key], read_back[key])}
+    if changed:
+        raise CheckpointError(f'{few(changed)} was changed in writing. Nothing was kept')

@@ -40,13 +40,13 @@ class RunningMeanTTAModel(SegTTAModel):
             for mean, sample in zip(means, self.module.test_step(view)):
                 mean += _probabilities(sample)
         for mean, sample in zip(means, merged):
-            sample.pred_sem_seg = PixelData(data=self._label(mean.div_(len(views))))
+            mean.div_(len(views))
+            if len(mean) > 1:
+                labels = mean.argmax(0, keepdim=True)
+            else:
+                labels = (mean > self.module.decode_head.threshold).to(mean)
+            sample.pred_sem_seg = PixelData(data=labels)
         return merged
-
-    def _label(self, mean: Tensor) -> Tensor:
-        if len(mean) > 1:
-            return mean.argmax(0, keepdim=True)
-        return (mean > self.module.decode_head.threshold).to(mean)
 
 
 def _probabilities(sample: Any) -> Tensor:
