@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmseg.registry import MODELS, TRANSFORMS
@@ -18,16 +20,21 @@ from repvgg_runtime.extras import require
 from ..checkpoints.files import write_checkpoint
 from ..datasets.pipelines import find_test_pipeline
 from ..engine.load_model import load_model
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UserError
 
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
 
 _BUILT = ('model', 'data_preprocessor', 'test_pipeline', 'tta_pipeline', 'tta_model')
-"""What is built of a stored config."""
+"""Keys of a config that are stored and built."""
+
+_TRAINING = ('init_cfg', 'loss_decode', 'pretrained', 'sampler')
+"""Arguments that only a training needs; some of them read files."""
 
 _KNOWN = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmseg_repvgg')
-# Arguments that read a file or an address when a model is built.
-_READS_FILES = ('checkpoint', 'checkpoint_path', 'file', 'init_cfg', 'pretrained')
+# They fetch weights, or build what an argument names in another library.
+_REFUSED = ('ExportedSegmentor', 'TIMMBackbone', 'VPD')
+# Whatever names a file or an address has other characters.
+_WORD = re.compile(r'[\w -]*')
 _CARD = """\
 ---
 license: {licence}
@@ -71,11 +78,12 @@ def save(
     ``palette``; ``card`` has ``metrics``, ``data``, ``command`` and ``licence``.
     """
     require('safetensors', 'safetensors')
-    # The data set, whose pipeline may be another, is not built when the folder is read.
+    # The pipeline of the data set may be another one.
     given = {**cfg.to_dict(), 'test_pipeline': find_test_pipeline(cfg)}
+    built = {key: given[key] for key in _BUILT if given.get(key)}
     # A class that a config holds itself is stored by its registered name.
-    by_name = json.dumps(given, default=lambda kind: getattr(kind, '__name__', str(kind)))
-    resolved = json.loads(by_name)
+    by_name = json.dumps(built, default=lambda kind: getattr(kind, '__name__', str(kind)))
+    resolved = _without_training(json.loads(by_name))
     weights = folder / WEIGHTS
     write_checkpoint(model.state_dict(), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -100,8 +108,8 @@ def load(
         stored = json.loads((folder / CONFIG).read_text())
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         meta = dict(classes=stored['classes'], palette=stored['palette'])
-        given = stored['config']
-        config = {key: given[key] for key in _BUILT if given.get(key)}
+        _require_meta(**meta)
+        config = {key: stored['config'][key] for key in _BUILT if key in stored['config']}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f'{folder} is not a folder of save_pretrained, which has {CONFIG} and '
@@ -112,15 +120,32 @@ def load(
             f'{folder / WEIGHTS} is damaged or of another model: its SHA-256 is not that '
             f'in {CONFIG}. Copy the folder again'
         )
+    config = _without_training(config)
     if not trust:
-        for part in _dicts(config):
-            _require_safe(part, folder)
-    cfg = Config(dict(_tuples(config), default_scope='mmseg'))
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model: Any = load_model(cfg, str(folder / WEIGHTS))
+        _require_safe(config, folder)
+    try:
+        cfg = Config(dict(_tuples(config), default_scope='mmseg'))
+        if cfg.get('data_preprocessor'):
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model: Any = load_model(cfg, str(folder / WEIGHTS))
+    except UserError:
+        raise
+    except Exception as error:
+        # A config may be wrong in any way.
+        raise CheckpointError(
+            f'the model that {folder / CONFIG} describes cannot be built: {error!r}'
+        ) from error
     model.dataset_meta = meta
     return cfg, model
+
+
+def _require_meta(classes: Any, palette: Any) -> None:
+    """Raise a ValueError unless there are names and a colour for each."""
+    if not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f'classes must be names, but are {classes!r}')
+    colors = np.array(palette)
+    if colors.shape != (len(classes), 3) or colors.min() < 0 or colors.max() > 255:
+        raise ValueError('the palette must have an RGB colour for each class')
 
 
 def push(repo_id: str, private: bool, save_to: Callable[[str], Any]) -> str:
@@ -149,36 +174,44 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+def _without_training(value: Any) -> Any:
+    """Return a part of a config without what only a training needs."""
     if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    for each in value if isinstance(value, list) else []:
-        yield from _dicts(each)
+        return {k: _without_training(v) for k, v in value.items() if k not in _TRAINING}
+    return [_without_training(v) for v in value] if isinstance(value, list) else value
 
 
-def _require_safe(part: dict[str, Any], folder: Path) -> None:
-    """Check that building a part of a config runs no other code; drop ``init_cfg``."""
-    for key in _READS_FILES:
-        if part.pop(key, None) and key not in ('init_cfg', 'pretrained'):
+def _require_safe(value: Any, folder: Path) -> None:
+    """Check that building a config builds known classes only and reads no other file.
+
+    Raises:
+        ConfigError: If it names another class, a file or an address.
+    """
+    if isinstance(value, dict):
+        if 'type' in value and not _is_known(value['type']):
             raise ConfigError(
-                f'the config of {folder} gives {key}, which would read another file. If '
-                'you trust it, pass trust=True'
+                f'the config of {folder} names {value["type"]!r}, which is no class of '
+                f'{", ".join(_KNOWN)}. If you trust it, pass trust=True and import the '
+                'package that registers it'
             )
-    kind = part.get('type')
-    if kind is not None and not _is_known(kind):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for each in value:
+            _require_safe(each, folder)
+    elif isinstance(value, str) and not _WORD.fullmatch(value):
         raise ConfigError(
-            f'the config of {folder} names {kind!r}, which is no class of '
-            f'{", ".join(_KNOWN)}. If you trust it, pass trust=True and import the '
-            'package that registers it'
+            f'the config of {folder} holds {value!r}, which could name a file. If you '
+            'trust it, pass trust=True'
         )
 
 
 def _is_known(kind: Any) -> bool:
+    if not isinstance(kind, str) or kind in _REFUSED:
+        return False
     for registry in (MODELS, TRANSFORMS):
         level: Registry | None = registry
         while level is not None:
-            found = level.module_dict.get(kind) if isinstance(kind, str) else None
+            found = level.module_dict.get(kind)
             if found is not None:
                 return found.__module__.partition('.')[0] in _KNOWN
             level = level.parent

@@ -1,10 +1,13 @@
 """Folders of a trained model: written whole, read without code, sent to a hub."""
 
 import json
+import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 
 from mmseg_repvgg import Segmenter
 from mmseg_repvgg.errors import CheckpointError, ConfigError
@@ -62,7 +65,9 @@ def test_the_card_tells_what_was_given(saved):
 
 
 def test_the_stored_config_names_no_path_of_the_weights(saved, trained):
-    assert trained[1] not in (saved / 'config.json').read_text()
+    stored = (saved / 'config.json').read_text()
+    assert str(Path(trained[1]).parent) not in stored
+    assert 'data_root' not in stored
 
 
 @pytest.mark.parametrize(
@@ -82,12 +87,82 @@ def test_classes_of_others_in_the_pipeline_are_refused(copy):
         Segmenter.from_pretrained(copy(change), device='cpu')
 
 
-def test_other_files_are_not_read(copy):
-    def change(stored):
-        stored['config']['model']['backbone']['checkpoint'] = '/etc/passwd'
+class Evil:
+    """Unpickling it makes a file."""
 
-    with pytest.raises(ConfigError, match='checkpoint, which would read another file'):
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize(
+    ('part', 'key'),
+    [('backbone', 'checkpoint'), ('decode_head', 'class_weight'), ('test_cfg', 'mode')],
+)
+def test_no_other_file_is_read(copy, tmp_path, part, key):
+    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps(Evil(tmp_path / 'mark')))
+    for name in (str(tmp_path / 'evil.pkl'), 'http://127.0.0.1:9/evil.pkl', 'evil.pkl'):
+
+        def change(stored, name=name):
+            stored['config']['model'][part][key] = name
+
+        with pytest.raises(ConfigError, match='could name a file'):
+            Segmenter.from_pretrained(copy(change), device='cpu')
+    assert not (tmp_path / 'mark').exists()
+
+
+def test_losses_are_not_built(copy, tmp_path, street_images):
+    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps(Evil(tmp_path / 'mark')))
+
+    def change(stored):
+        stored['config']['model']['decode_head']['loss_decode'] = dict(
+            type='CrossEntropyLoss', class_weight=str(tmp_path / 'evil.pkl')
+        )
+        stored['config']['model']['decode_head']['sampler'] = dict(
+            type='OHEMPixelSampler'
+        )
+
+    assert Segmenter.from_pretrained(copy(change), device='cpu')(street_images[0]).any()
+    assert not (tmp_path / 'mark').exists()
+
+
+@pytest.mark.parametrize('kind', ['TIMMBackbone', 'VPD', 'ExportedSegmentor'])
+def test_classes_that_fetch_or_read_others_are_refused(copy, kind):
+    folder = copy(lambda stored: stored['config']['model']['backbone'].update(type=kind))
+    with pytest.raises(ConfigError, match=kind):
+        Segmenter.from_pretrained(folder, device='cpu')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda stored: stored['config'].pop('model'),
+        lambda stored: stored.update(config=[1]),
+        lambda stored: stored['config']['model'].update(unknown=1),
+        lambda stored: stored.update(classes=5),
+        lambda stored: stored.update(classes=[1, 2]),
+        lambda stored: stored['palette'].pop(),
+        lambda stored: stored['palette'][0].append(1),
+        lambda stored: stored['palette'][0].__setitem__(0, 999),
+    ],
+)
+def test_a_wrong_config_is_an_error_that_names_the_folder(copy, change, tmp_path):
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         Segmenter.from_pretrained(copy(change), device='cpu')
+
+
+def test_the_pipeline_of_the_data_set_is_kept(trained, street_images, tmp_path):
+    cfg = Config.fromfile(trained[0])
+    resize = dict(type='Resize', scale=(70, 50), keep_ratio=True)
+    cfg.test_dataloader.dataset.pipeline.insert(1, resize)
+    before = Segmenter(cfg, trained[1], device='cpu')
+    before.save_pretrained(tmp_path)
+    after = Segmenter.from_pretrained(tmp_path, device='cpu')
+    labels = before(street_images[0])
+    assert (after(street_images[0]) != labels).mean() < 1e-3
+    assert (Segmenter(*trained, device='cpu')(street_images[0]) != labels).mean() > 0.01
 
 
 def test_init_cfg_is_not_followed(copy, street_images):
