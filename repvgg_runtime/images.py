@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -25,11 +23,6 @@ SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.
 """Suffixes of the image files that are looked for in folders."""
 
 _WIDE = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N')
-# Pillow raises these for broken files and hostile chunks.
-_UNREADABLE = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
 
 
 def as_pixels(image: AnyImage) -> Pixels:
@@ -48,6 +41,11 @@ def as_pixels(image: AnyImage) -> Pixels:
         return _to_pixels(image, 'the image')
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            'an image must be a path, a Pillow image or an array, but got '
+            f'{type(image).__name__}; cv2.imread returns None for a file it cannot read'
+        )
     shape, dtype = image.shape, image.dtype
     if dtype != np.uint8 or image.ndim not in (2, 3) or shape[2:] not in ((), (3,)):
         raise ImageError(
@@ -108,7 +106,8 @@ def decode_image(data: bytes, path: str) -> Pixels:
             f'the image {path} is too large for Pillow ({error}). Cut it into tiles, or '
             'raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file'
         ) from error
-    except _UNREADABLE as error:
+    except Exception as error:
+        # Decoders raise errors of many types for broken files and hostile chunks.
         raise ImageError(
             f'the image {path} is truncated or not an image ({error})'
         ) from error
@@ -118,10 +117,11 @@ def _to_pixels(image: Image.Image, name: str) -> Pixels:
     image = ImageOps.exif_transpose(image)
     if image.mode in _WIDE:
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
+        low, high = values.min(), values.max()
+        # Of 32 bits, the file does not tell how many are used.
+        if low < 0 or high > 65535 or (image.mode == 'I' and high < 256):
             raise ImageError(
-                f'{name} has values from {values.min()} to {values.max()}: save it with '
-                '8 or 16 bits'
+                f'{name} has values from {low} to {high}: save it with 8 or 16 bits'
             )
         image = Image.fromarray((values // 256).astype(np.uint8))
     elif image.mode == 'F':

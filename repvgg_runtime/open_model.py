@@ -15,6 +15,8 @@ from .errors import ConfigError, ExtraError
 from .extras import quiet
 from .segmenter import BaseSegmenter, ExportedSegmenter
 
+_CHECKPOINTS = ('.pth', '.pt', '.ckpt', '.safetensors')
+
 
 def open_model(
     model: str,
@@ -38,10 +40,20 @@ def open_model(
             an exported file takes none.
 
     Raises:
-        ConfigError: If the model cannot be opened so.
+        ConfigError: If the model needs another argument, or cannot be opened.
         ExtraError: If a package that it needs is not installed.
     """
-    if config is None and Path(model).suffix in BACKENDS:
+    suffix = Path(model).suffix.lower()
+    exported = suffix in BACKENDS and not (suffix == '.pt' and config)
+    if exported or os.path.isdir(model):
+        if config is not None:
+            raise ConfigError(f'{model} holds its config: leave out --config')
+    elif config is None and (suffix in _CHECKPOINTS or os.path.isfile(model)):
+        missing = '' if os.path.exists(model) else ', and does not exist'
+        raise ConfigError(
+            f'{model} is a checkpoint{missing}: give its config by --config'
+        )
+    if exported:
         given = [name for name, value in options.items() if value]
         if given:
             raise ConfigError(
@@ -49,10 +61,6 @@ def open_model(
                 'that is for checkpoints'
             )
         return ExportedSegmenter(model, device or 'cpu', threads)
-    if config is None and os.path.isfile(model):
-        raise ConfigError(
-            f'{model} is a checkpoint, or no model: give its config by --config'
-        )
     try:
         # mmseg and mmcv tell which optional parts they lack.
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
@@ -67,6 +75,10 @@ def open_model(
     warnings.filterwarnings('ignore', 'When align_corners=True')
     if threads:
         torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(f'torch has no device {device} here: {error}') from error
     options['device'] = device
     if config is not None:
         return package.Segmenter(config, model, **options)

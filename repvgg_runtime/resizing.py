@@ -25,7 +25,8 @@ def scaled_size(
     if not keep_ratio:
         return scale[1], scale[0]
     factor = min(max(scale) / max(size), min(scale) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    height, width = (max(1, int(side * factor + 0.5)) for side in size)
+    return height, width
 
 
 def resize_image(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:

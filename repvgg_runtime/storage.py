@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from .atomic_write import write_atomically
+from .errors import ConfigError
 from .extras import require
 from .special_files import refuse_special_file
 
@@ -22,42 +23,43 @@ def read(path: str) -> bytes:
         OSError: If it cannot be read.
         ExtraError: If it is in a store, but fsspec is not installed.
     """
-    if is_url(path):
+    if _is_in_store(path):
         store, inside = _store(path)
         return store.cat_file(inside)
+    path = _local(path)
     refuse_special_file(path)
     with open(path, 'rb') as file:
         return file.read()
 
 
 def exists(path: str) -> bool:
-    """Return whether there is such a file."""
-    if is_url(path):
+    """Return whether a file exists."""
+    if _is_in_store(path):
         store, inside = _store(path)
         return store.exists(inside)
-    return os.path.exists(path)
+    return os.path.exists(_local(path))
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file whole or not at all; stores show a file when it is complete.
+    """Write a file whole or not at all, as object stores such as S3 do by themselves.
 
     Raises:
         WriteError: If it cannot be written.
     """
-    if is_url(path):
+    if _is_in_store(path):
         store, inside = _store(path)
         store.pipe_file(inside, data)
     else:
-        write_atomically(path, data)
+        write_atomically(_local(path), data)
 
 
 def files_below(folder: str) -> list[str]:
     """Return the paths of all files in a folder and its subfolders, relative to it."""
-    if is_url(folder):
+    if _is_in_store(folder):
         store, inside = _store(folder)
         inside = inside.rstrip('/')
         return sorted(path[len(inside) + 1 :] for path in store.find(inside))
-    found = []
+    found, folder = [], _local(folder)
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for file in sorted(files):
@@ -65,5 +67,17 @@ def files_below(folder: str) -> list[str]:
     return found
 
 
+def _is_in_store(path: str) -> bool:
+    return is_url(path) and not path.startswith('file://')
+
+
+def _local(path: str) -> str:
+    return path.removeprefix('file://')
+
+
 def _store(path: str) -> Any:
-    return require('fsspec', 'ray').core.url_to_fs(path)
+    fsspec = require('fsspec', 'ray')
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f'{path} cannot be opened: {error}') from error

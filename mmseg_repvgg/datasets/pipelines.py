@@ -1,13 +1,15 @@
 """Find and change the pipelines of configs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.transforms import Resize
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmseg.registry import TRANSFORMS
 
-from ..registry_types import builds
+from ..registry_types import builds, type_name
 from .checks import leaf_datasets
 
 
@@ -28,6 +30,13 @@ def resizing(steps: Sequence[Any]) -> dict[str, Any]:
             scale = step['scale']
             pair = [scale, scale] if isinstance(scale, int) else list(scale)
             return dict(scale=pair, keep_ratio=bool(step.get('keep_ratio')))
+        if type_name(step).startswith('Resize'):
+            print_log(
+                f'The test pipeline resizes by {type_name(step)} without a scale, which '
+                'the exported file cannot tell: give it images that are resized so',
+                'current',
+                logging.WARNING,
+            )
     return dict(scale=None, keep_ratio=True)
 
 

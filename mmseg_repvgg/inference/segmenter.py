@@ -86,9 +86,12 @@ class Segmenter(BaseSegmenter):
         tta: bool = False,
     ) -> None:
         self.cfg = cfg
-        meta, count = model.dataset_meta, model.num_classes
-        classes = meta.get('classes') or [f'class {index}' for index in range(count)]
-        palette = meta.get('palette') or default_palette(count)
+        # A single output channel tells class 1 from the background, label 0.
+        meta, count = model.dataset_meta, max(model.num_classes, 2)
+        classes = list(meta.get('classes') or [])
+        classes += [f'class {index}' for index in range(len(classes), count)]
+        palette = list(meta.get('palette') or [])
+        palette += default_palette(count)[len(palette) :]
         super().__init__(classes, palette, label_ids(classes), image_bands(cfg))
         device = device or default_device()
         model = model.to(device)

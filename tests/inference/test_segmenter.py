@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer, inference_model, init_model
+from mmseg.registry import MODELS
 
 from mmseg_repvgg import Segmenter, deploy
 from mmseg_repvgg.errors import CheckpointError, ConfigError, DeployError, ImageError
@@ -58,6 +59,22 @@ def test_probabilities_have_their_maximum_at_the_label(segmenter, street_images)
     assert probabilities.shape == (19, 64, 128)
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
     assert np.array_equal(probabilities.argmax(0), segmenter(street_images[0]))
+
+
+def test_a_single_output_channel_has_two_labels(trained, street_images, tmp_path):
+    cfg = Config.fromfile(trained[0])
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.update(num_classes=1, out_channels=1, threshold=0.5)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[loader].dataset.metainfo = dict(classes=('road',), palette=[[1, 2, 3]])
+    torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / 'one.pth')
+    segmenter = Segmenter(cfg, tmp_path / 'one.pth', device='cpu')
+    assert segmenter.classes == ['road', 'class 1']
+    assert len(segmenter.palette) == 2
+    assert set(np.unique(segmenter(street_images[0]))) <= {0, 1}
+    probabilities = segmenter.probabilities(street_images[0])
+    assert probabilities.shape == (2, 64, 128)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
 
 
 def test_threads_may_share_a_segmenter(segmenter, street_images):

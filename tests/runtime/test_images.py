@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from repvgg_runtime.errors import DataError, ImageError
 from repvgg_runtime.images import as_pixels, read_image
@@ -45,6 +45,29 @@ def test_integers_beyond_16_bits_are_refused(saved):
     path = saved(Image.fromarray(np.array([[0, 70000]], np.int32)), '.tif')
     with pytest.raises(ImageError, match='from 0 to 70000: save it with 8 or 16 bits'):
         read_image(path)
+
+
+def test_integers_of_32_bits_that_would_be_black_are_refused(saved):
+    path = saved(Image.fromarray(np.array([[0, 200]], np.int32)), '.tif')
+    with pytest.raises(ImageError, match='from 0 to 200: save it with 8 or 16 bits'):
+        read_image(path)
+
+
+@pytest.mark.parametrize('error', [RuntimeError, NotImplementedError, AttributeError])
+def test_whatever_a_decoder_raises_names_the_file(saved, monkeypatch, error):
+    def broken(image):
+        raise error('damaged')
+
+    path = saved(Image.fromarray(RGB))
+    monkeypatch.setattr(ImageOps, 'exif_transpose', broken)
+    with pytest.raises(ImageError, match=r'image\.png is truncated .*damaged'):
+        read_image(path)
+
+
+@pytest.mark.parametrize('image', [None, 5, b'bytes'])
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ImageError, match='a path, a Pillow image or an array, but got'):
+        as_pixels(image)
 
 
 def test_floats_are_refused(saved):

@@ -290,9 +290,20 @@ def test_what_does_not_fit_is_an_error_in_one_line(
     assert not Path('out').exists()
 
 
-def test_a_checkpoint_without_a_config_is_an_error(trained, pictures, capsys):
-    assert main(['pictures', '-o', 'out', '-m', trained[1]]) == 2
-    assert 'give its config by --config' in capsys.readouterr().err
+def test_models_that_do_not_fit_are_errors(exported, trained, pictures, capsys):
+    config, checkpoint = trained
+    file = str(exported('onnx', output='labels'))
+    Path('FILE.ONNX').write_bytes(b'')
+    for arguments, message in {
+        ('-m', checkpoint): 'is a checkpoint: give its config by --config',
+        ('-m', 'none.pth'): 'is a checkpoint, and does not exist: give its config',
+        ('-m', file, '-c', config): 'holds its config: leave out --config',
+        ('-m', '.', '-c', config): 'holds its config: leave out --config',
+        ('-m', 'FILE.ONNX'): 'FILE.ONNX must end in one of .onnx, .xml, .pt',
+        ('-m', checkpoint, '-c', config, '--device', 'foo'): 'torch has no device foo',
+    }.items():
+        assert main(['pictures', '-o', 'out', *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('shard', ['0/2', '3/2', '1', 'a/b'])

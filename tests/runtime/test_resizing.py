@@ -48,3 +48,7 @@ def test_labels_do_not_mix():
     found = resize_labels(labels, (5, 7))
     assert found.shape == (5, 7)
     assert set(np.unique(found)) == {0, 9}
+
+
+def test_no_side_vanishes():
+    assert scaled_size((1, 5000), (512, 512), True) == (1, 512)

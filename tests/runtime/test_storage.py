@@ -5,13 +5,21 @@ import uuid
 import pytest
 
 from repvgg_runtime import storage
+from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.images import read_image
 from repvgg_runtime.inputs import find_inputs
 
 
-@pytest.fixture(params=['file', 'memory'])
+@pytest.fixture(params=['path', 'file', 'memory'])
 def folder(request, tmp_path):
-    return str(tmp_path) if request.param == 'file' else f'memory://{uuid.uuid4().hex}'
+    folders = dict(path=tmp_path, file=f'file://{tmp_path}')
+    return str(folders.get(request.param, f'memory://{uuid.uuid4().hex}'))
+
+
+@pytest.mark.parametrize('address', ['none://a/b.png', 'sftp://a/b.png'])
+def test_a_store_that_is_not_installed_is_an_error(address):
+    with pytest.raises(ConfigError, match=f'{address} cannot be opened'):
+        storage.read(address)
 
 
 def test_files_come_back(folder):
