@@ -87,11 +87,11 @@ def undo() -> None:
 @contextlib.contextmanager
 def loading_safely() -> Iterator[None]:
     """Apply the patch temporarily, unless it is applied already."""
-    patched = CheckpointLoader.__dict__[_PATCHED] is not _ORIGINAL
-    if not patched:
-        make_loading_safe()
+    if CheckpointLoader.__dict__[_PATCHED] is not _ORIGINAL:
+        yield
+        return
+    make_loading_safe()
     try:
         yield
     finally:
-        if not patched:
-            undo()
+        undo()

@@ -9,7 +9,10 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+
+from mmseg.datasets import CityscapesDataset
 
 from repvgg_runtime.atomic_write import write_atomically
 from repvgg_runtime.special_files import refuse_special_file
@@ -97,6 +100,13 @@ def prepare_cityscapes(
         return update_labels(path, image, label, dict(enumerate(TRAIN_IDS)), check)
 
     return prepare(report, files, convert, jobs)
+
+
+def label_ids(classes: Sequence[str]) -> list[int] | None:
+    """Return the label id of each class; None unless the classes are Cityscapes'."""
+    if tuple(classes) != CityscapesDataset.METAINFO['classes']:
+        return None
+    return [TRAIN_IDS.index(label) for label in range(len(classes))]
 
 
 def _unpack(archive: Path, folder: str, check: bool, jobs: int | None) -> int:

@@ -26,16 +26,13 @@ class AccumulatingTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> Any:
         """Run the training."""
-        wrapper, parts = self.runner.optim_wrapper, self._parts
+        wrapper = self.runner.optim_wrapper
+        parts = wrapper._accumulative_counts
         # The wrapper counts parts, but the Runner told it the number of iterations.
         wrapper.initialize_count_status(
             self.runner.model, self._iter * parts, self._max_iters * parts
         )
         return super().run()
-
-    @property
-    def _parts(self) -> int:
-        return self.runner.optim_wrapper._accumulative_counts
 
     def run_iter(  # type: ignore[override]
         self, data_batch: Mapping[str, Sequence[Any]]
@@ -43,9 +40,10 @@ class AccumulatingTrainLoop(IterBasedTrainLoop):
         """Take one optimizer step, and log the mean over its parts."""
         runner, step = self.runner, dict(batch_idx=self._iter, data_batch=data_batch)
         runner.call_hook('before_train_iter', **step)
+        wrapper = runner.optim_wrapper
         logs = [
-            runner.model.train_step(part, optim_wrapper=runner.optim_wrapper)
-            for part in split_batch(data_batch, self._parts)
+            runner.model.train_step(part, optim_wrapper=wrapper)
+            for part in split_batch(data_batch, wrapper._accumulative_counts)
         ]
         outputs = {
             name: torch.stack([torch.as_tensor(log[name]) for log in logs]).mean(0)

@@ -14,9 +14,8 @@ from mmengine.config import Config
 from repvgg_runtime.extras import require
 
 from ..datasets.checks import build_lazily, leaf_datasets
-from ..datasets.label_ids import label_ids
 from ..datasets.pipelines import without_steps
-from ..datasets.prepare_cityscapes import EXPECTED
+from ..datasets.prepare_cityscapes import EXPECTED, label_ids
 from ..errors import ConfigError
 from ..registry_types import type_name
 

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from repvgg_runtime.metadata import Metadata
 
 from .. import __version__
-from ..datasets.label_ids import label_ids
 from ..datasets.pipelines import find_test_pipeline, resizing
+from ..datasets.prepare_cityscapes import label_ids
 from ..engine.load_model import image_bands
 from ..errors import ConfigError
 

@@ -21,8 +21,8 @@ from repvgg_runtime.extras import quiet
 from repvgg_runtime.painting import default_palette
 from repvgg_runtime.segmenter import BaseSegmenter, Prediction
 
-from ..datasets.label_ids import label_ids
 from ..datasets.pipelines import find_test_pipeline, without_steps
+from ..datasets.prepare_cityscapes import label_ids
 from ..engine.config import load_config
 from ..engine.load_model import image_bands, load_model
 from ..errors import ConfigError

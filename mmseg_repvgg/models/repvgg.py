@@ -6,7 +6,7 @@ https://arxiv.org/abs/2101.03697.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -281,11 +281,12 @@ def _build_block(arch: Arch, layer: Layer, norm: Any, deploy: bool) -> RepVGGBlo
 
 def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """Run a block whose feature maps are recomputed in the backward pass."""
-
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _running_stats_kept(block)
-
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _running_stats_kept(block)),
+    )
 
 
 @contextmanager
