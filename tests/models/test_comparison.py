@@ -6,9 +6,10 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch import nn
 
-from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.models.comparison import Comparison, relative_difference
+from mmseg_repvgg.errors import ConfigError, DeployError
+from mmseg_repvgg.models.comparison import Comparison, check_fused, relative_difference
 
 
 def test_difference_is_relative_to_the_largest_reference_value():
@@ -53,3 +54,21 @@ def test_model_without_logits_is_refused():
     samples = [SegDataSample(pred_sem_seg=PixelData(data=torch.zeros(1, 1, 1)))]
     with pytest.raises(ConfigError, match='predicts no seg_logits'):
         Comparison().add(samples, samples)
+
+
+class Predicts(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def test_step(self, batch):
+        return [sample(self.value) for _ in batch['inputs']]
+
+
+def test_fused_form_beyond_the_tolerance_is_refused():
+    batch = dict(inputs=[torch.zeros(3, 1, 1)], data_samples=[])
+    said = check_fused(Predicts(2.0), Predicts(2.01), batch, tolerance=0.01)
+    assert 'by at most 5.0e-03 of their scale' in said
+    for value in (2.1, math.nan):
+        with pytest.raises(DeployError, match='more than tolerance=0.01'):
+            check_fused(Predicts(2.0), Predicts(value), batch, tolerance=0.01)
