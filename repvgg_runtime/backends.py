@@ -6,6 +6,7 @@ All compute in float32, although OpenVINO prefers bfloat16 on a CPU that has it.
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class OnnxBackend(Backend):
         if provider not in available:
             raise ConfigError(
                 f'ONNX Runtime has no {provider}, only {", ".join(available)}. Give '
-                'another --device, or install a build of it that has'
+                f'another --device, or install a build of ONNX Runtime with {provider}'
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -123,6 +124,7 @@ class OpenVINOBackend(Backend):
         if device.lower() == 'cpu':
             settings['INFERENCE_NUM_THREADS'] = self.threads
         self._model = core.compile_model(model, device.upper(), settings)
+        self._lock = threading.Lock()
         if not model.has_rt_info([METADATA_KEY]):
             return {}
         return model.get_rt_info([METADATA_KEY]).value
@@ -142,7 +144,9 @@ class OpenVINOBackend(Backend):
         return types
 
     def _run(self, images: Array) -> Array:
-        return self._model(images)[0]
+        # Calls of a compiled model share one infer request with its input and output.
+        with self._lock:
+            return self._model(images)[0]
 
 
 class TorchScriptBackend(Backend):
