@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .images import SUFFIXES
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
 
 CAMERA = 'camera:'
+
+_FRAME = re.compile('[0-9]{6,}')
 
 
 @dataclass(frozen=True)
@@ -31,36 +34,44 @@ class Input:
     name: str
 
     @property
+    def is_camera(self) -> bool:
+        """Whether it is a camera."""
+        return self.path.startswith(CAMERA)
+
+    @property
     def is_video(self) -> bool:
         """Whether it yields frames: a video or a camera."""
-        return self.path.startswith(CAMERA) or self.path.lower().endswith(VIDEO_SUFFIXES)
+        return self.is_camera or self.path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def find_inputs(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[Input]:
+def find_inputs(
+    arguments: Sequence[str], lines: Iterable[str] = (), *, without: Sequence[str] = ()
+) -> list[Input]:
     """Return what the arguments name, in a fixed order, each file once.
 
     A folder stands for the images and videos in it and below it; its outputs keep its
-    subfolders. ``-`` stands for ``lines``. Outputs of files that differ in their suffix
-    only keep it.
+    subfolders. ``-`` stands for ``lines``, whose outputs keep their folders below the
+    folder that holds all of them. Outputs of files that differ in their suffix only keep
+    it.
 
     Args:
         arguments: Files, folders, globs, addresses of a store (``s3://bucket/folder``),
             ``camera:N``, or ``-``.
         lines: Further files, such as from stdin, one a line.
+        without: Folders whose files are left out unless they are named themselves.
 
     Raises:
-        ConfigError: If two files would have the same outputs.
+        ConfigError: If two files would have the same outputs, or a line is not a file.
         DataError: If an argument names nothing.
     """
-    found: dict[str, PurePosixPath] = {}
+    by_place: dict[str, tuple[str, PurePosixPath]] = {}
+    folders = tuple(f'{_place(folder)}/' for folder in without)
     for argument in arguments:
-        if argument == '-':
-            for line in lines:
-                if path := line.rstrip('\r\n'):
-                    found.setdefault(path, PurePosixPath(Path(path).name))
-            continue
-        for path, name in _expand(argument):
-            found.setdefault(path, name)
+        for path, name in _in_lines(lines) if argument == '-' else _expand(argument):
+            place = _place(path)
+            if argument in ('-', path) or not place.startswith(folders):
+                by_place.setdefault(place, (path, name))
+    found = dict(by_place.values())
     if not found:
         raise DataError(f'{" ".join(arguments)} names no image')
     stems = Counter(str(name.with_suffix('')) for name in found.values())
@@ -70,13 +81,48 @@ def find_inputs(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[Inp
         stem = str(name.with_suffix(''))
         stem = stem if stems[stem] == 1 else str(name)
         if stem in owners:
-            raise ConfigError(
-                f'{owners[stem]} and {path} would have the same outputs, {stem}: give '
-                'the folder above both, or rename one'
-            )
+            raise _same_outputs(owners[stem], path, stem)
         owners[stem] = path
         inputs.append(Input(path, stem))
+    videos = {each.name: each.path for each in inputs if each.is_video}
+    for each in inputs:
+        folder, _, frame = each.name.rpartition('/')
+        if folder in videos and _FRAME.fullmatch(frame):
+            raise _same_outputs(videos[folder], each.path, each.name)
     return inputs
+
+
+def _same_outputs(one: str, other: str, name: str) -> ConfigError:
+    return ConfigError(
+        f'{one} and {other} would have the same outputs, {name}: give the folder above '
+        'both, or rename one'
+    )
+
+
+def _place(path: str) -> str:
+    """Return one spelling of a path, which may be written in several ways."""
+    fixed = path.startswith(CAMERA) or storage.is_url(path)
+    return path.rstrip('/') if fixed else os.path.abspath(path)
+
+
+def _in_lines(lines: Iterable[str]) -> Iterator[tuple[str, PurePosixPath]]:
+    """Yield files with their paths below the folder that holds all of them."""
+    files: list[tuple[str, tuple[str, ...]]] = []
+    for line in lines:
+        path = line.rstrip('\r\n')
+        if path.startswith(CAMERA):
+            yield from _expand(path)
+        elif path:
+            place = _place(path)
+            parts = (PurePosixPath if storage.is_url(path) else Path)(place).parts
+            if len(parts) < 2:
+                raise ConfigError(
+                    f'a line of the list must name a file, but got {path!r}'
+                )
+            files.append((path, parts))
+    common = len(os.path.commonprefix([parts[:-1] for _, parts in files]))
+    for path, parts in files:
+        yield path, PurePosixPath(*parts[common:])
 
 
 def _expand(argument: str) -> Iterator[tuple[str, PurePosixPath]]:

@@ -73,3 +73,55 @@ def test_shards_hold_each_input_once(folder):
     assert sorted(each.path for part in parts for each in part) == [
         each.path for each in inputs
     ]
+
+
+def test_each_spelling_of_a_path_is_the_same_file(folder):
+    assert names('in/a.JPG', './in/sub/../a.JPG', str(folder / 'a.JPG')) == [
+        ('in/a.JPG', 'a')
+    ]
+
+
+def test_lines_keep_their_folders_below_the_common_one(folder):
+    (folder / 'sub' / 'b.png').touch()
+    lines = ['in/b.png\n', str(folder / 'sub' / 'b.png'), 'in/sub/c.tif']
+    assert names('-', lines=lines) == [
+        ('in/b.png', 'b'),
+        (str(folder / 'sub' / 'b.png'), 'sub/b'),
+        ('in/sub/c.tif', 'sub/c'),
+    ]
+    assert names('-', lines=['s3://x/d1/a.png', 's3://x/d2/a.png']) == [
+        ('s3://x/d1/a.png', 'd1/a'),
+        ('s3://x/d2/a.png', 'd2/a'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('/', "a line of the list must name a file, but got '/'"),
+        ('camera:x', "camera:NUMBER, but got 'camera:x'"),
+    ],
+)
+def test_a_line_that_names_no_file_is_refused(line, message):
+    with pytest.raises(ConfigError, match=message):
+        find_inputs(['-'], [line])
+
+
+def test_folders_may_be_left_out(folder):
+    expected = [('in/a.JPG', 'a'), ('in/b.png', 'b')]
+    for without in ('in/sub', str(folder / 'sub')):
+        found = find_inputs(['in'], without=[without])
+        assert [(each.path, each.name) for each in found] == expected
+    (named,) = find_inputs(['in/sub/c.tif'], without=['in/sub'])
+    assert named.path == 'in/sub/c.tif'
+    (near,) = find_inputs(['in/sub/*.tif'], without=['in/su'])
+    assert near.path == 'in/sub/c.tif'
+
+
+def test_an_image_with_the_name_of_a_frame_is_refused(folder):
+    (folder / 'sub' / 'film').mkdir()
+    (folder / 'sub' / 'film' / 'other.png').touch()
+    assert len(find_inputs(['in'])) == 5
+    (folder / 'sub' / 'film' / '000000.png').touch()
+    with pytest.raises(ConfigError, match=r'film\.mp4 and in/sub/film/000000\.png would'):
+        find_inputs(['in'])
