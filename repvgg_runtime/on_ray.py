@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,21 +52,26 @@ class SegmentBatch:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Segment and write a batch."""
-        errors, names, images = [], [], []
+        errors: dict[str, str] = {}
+        paths, images = [], []
         for path, data in zip(batch['path'], batch['bytes']):
             name, error = self._names[str(path)], ''
             if self._overwrite or not self._outputs.places.exist(name):
                 try:
                     images.append(self._segmenter.decode(data, str(path)))
-                    names.append(name)
+                    paths.append(str(path))
                 except ImageError as wrong:
                     error = str(wrong)
-            errors.append(error)
+            errors[str(path)] = error
         wanted = self._outputs.needs_probabilities
         found = self._segmenter.predict(images, probabilities=wanted)
-        for name, image, each in zip(names, images, found):
-            self._outputs.write(name, image, each)
-        return {'path': batch['path'], 'error': np.array(errors, object)}
+        for path, image, each in zip(paths, images, found):
+            try:
+                self._outputs.write(self._names[path], image, each)
+            except ImageError as wrong:
+                errors[path] = str(wrong)
+        each_error = [errors[str(path)] for path in batch['path']]
+        return {'path': batch['path'], 'error': np.array(each_error, object)}
 
 
 def predict_on_ray(
@@ -86,15 +92,16 @@ def predict_on_ray(
         address: Address of the cluster, ``'auto'``, or ``'local'`` to start one.
         images: The files, on a file system or in a store that every node sees.
         places: As for :class:`SegmentBatch`.
-        model: What predicts; a worker computes with one thread unless it says otherwise.
-        style: How it is painted.
+        model: As for :class:`SegmentBatch`; a worker computes with one thread unless it
+            says otherwise.
+        style: ``ids`` and ``opacity``.
         batch_size: Number of images that are computed at once.
         workers: Number of workers; by default one for each GPU, or else for each CPU.
         overwrite: Segment images again whose results exist.
         on_done: Called with 1 for each image.
 
     Returns:
-        What is wrong with each file that cannot be read, by its path.
+        Error message of each file that cannot be read or written, by its path.
 
     Raises:
         ConfigError: If there is no cluster at the address.
@@ -106,6 +113,7 @@ def predict_on_ray(
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     ray = require('ray', 'ray')
     data = require('ray.data', 'ray')
+    _check_address(address)
     try:
         ray.init(
             address=address,
@@ -150,6 +158,17 @@ def predict_on_ray(
             broken[paths[row['path']].path] = row['error']
         on_done(1)
     return broken
+
+
+def _check_address(address: str) -> None:
+    """Raise a ConfigError if nothing listens at HOST:PORT, where Ray waits forever."""
+    host, colon, port = address.removeprefix('ray://').rpartition(':')
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f'there is no Ray cluster at {address}: {error}') from error
 
 
 def _whole(path: str) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from . import storage
 from .atomic_write import atomic_path
 from .bands import Bands, shown
-from .errors import ConfigError, WriteError
+from .errors import ConfigError, ImageError, WriteError
 from .images import Pixels
 from .painting import blend, side_by_side
 from .segmenter import BaseSegmenter, Prediction
@@ -57,7 +57,7 @@ class Places:
         return all(storage.exists(self.path(name, kind)) for kind in self.kinds)
 
     def films_exist(self, name: str) -> bool:
-        """Return whether the outputs of a video are there, as its films tell."""
+        """Return whether the outputs of a video are there, judged by its MP4 files."""
         films = [kind for kind in self.kinds if kind in PICTURES]
         return bool(films) and all(self.film(name, kind).exists() for kind in films)
 
@@ -111,15 +111,16 @@ class Outputs:
         """Write the files of an image, or those of some kinds.
 
         Raises:
+            ImageError: If the format of a kind cannot hold an image of this size.
             WriteError: If a file cannot be written.
         """
         for kind in self.places.kinds if kinds is None else kinds:
             path = self.places.path(name, kind)
-            storage.write(path, self._content(kind, image, found))
+            storage.write(path, self._content(name, kind, image, found))
 
-    def _content(self, kind: str, image: Bands, found: Prediction) -> bytes:
+    def _content(self, name: str, kind: str, image: Bands, found: Prediction) -> bytes:
         if kind != 'probabilities':
-            return _encode(self.picture(kind, image, found), KINDS[kind])
+            return _encode(self.picture(kind, image, found), KINDS[kind], name)
         data = io.BytesIO()
         assert found.probabilities is not None
         np.save(data, found.probabilities.astype(np.float16))
@@ -145,7 +146,7 @@ class Film:
     """
 
     def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
+        self.path, self.rate, self._count = path, rate, 0
         self._writer: Any = None
 
     def __enter__(self) -> Film:
@@ -163,16 +164,45 @@ class Film:
             if not self._writer.isOpened():
                 raise WriteError(f'{self.path} cannot be written as an MP4 video')
         self._writer.write(frame)
+        self._count += 1
 
     def __exit__(self, *error: Any) -> None:
-        """Put the file in its place, unless there was an error."""
+        """Put the file in its place, unless there was an error.
+
+        Raises:
+            WriteError: If the file lacks frames, for example because the disk is full.
+        """
         if self._writer is not None:
             self._writer.release()
+        try:
+            if error[0] is None:
+                self._check()
+        except WriteError as wrong:
+            self._atomic.__exit__(type(wrong), wrong, wrong.__traceback__)
+            raise
         self._atomic.__exit__(*error)
 
+    def _check(self) -> None:
+        # The writer reports no errors, so the file is opened again.
+        capture = cv2.VideoCapture(str(self._file))
+        found = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        capture.release()
+        if found < self._count:
+            raise WriteError(
+                f'{self.path} cannot be written: it has {found} of {self._count} frames. '
+                'Free some space or choose another folder'
+            )
 
-def _encode(picture: npt.NDArray[Any], suffix: str) -> bytes:
-    done, data = cv2.imencode(suffix, picture)
+
+def _encode(picture: npt.NDArray[Any], suffix: str, name: str) -> bytes:
+    try:
+        done, data = cv2.imencode(suffix, picture)
+    except cv2.error:
+        done = False
     if not done:
-        raise WriteError(f'OpenCV cannot write a {suffix} of the shape {picture.shape}')
+        height, width = picture.shape[:2]
+        raise ImageError(
+            f'{name} of {width}x{height} pixels cannot be written as {suffix}. Split the '
+            'image, or leave this kind out of --save'
+        )
     return data.tobytes()

@@ -40,9 +40,15 @@ class Progress:
             text += f', {left} left'
         return text
 
-    def rate(self) -> float:
-        """Return the images per second so far."""
-        return self.done / max(time.monotonic() - self._start, 1e-9)
+    def rate(self, count: int | None = None) -> float:
+        """Return the images per second so far.
+
+        Args:
+            count: Number of images, such as those without the broken ones; by default all
+                that were counted.
+        """
+        count = self.done if count is None else count
+        return count / max(time.monotonic() - self._start, 1e-9)
 
     def close(self) -> None:
         """Clear the line of a terminal."""

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.inputs import find_inputs
 from repvgg_runtime.on_ray import SegmentBatch, predict_on_ray
-from repvgg_runtime.outputs import Places
+from repvgg_runtime.outputs import Outputs, Places
 from repvgg_runtime.predict import main
 from repvgg_runtime.segmenter import ExportedSegmenter
 
@@ -167,6 +167,29 @@ def test_a_cluster_that_is_not_there_is_an_error(street_images, tmp_path):
     images = find_inputs([str(street_images[0])])
     with pytest.raises(ConfigError, match='no Ray cluster at auto'):
         predict_on_ray('auto', images, Places(str(tmp_path), ['labels']), {}, {})
+
+
+def test_an_address_where_nothing_listens_is_an_error(street_images, tmp_path, free_port):
+    images = find_inputs([str(street_images[0])])
+    for address in (f'localhost:{free_port()}', 'ray://localhost:99999'):
+        with pytest.raises(ConfigError, match=f'no Ray cluster at {address}'):
+            predict_on_ray(address, images, Places(str(tmp_path), ['labels']), {}, {})
+
+
+def test_an_image_that_cannot_be_written_is_named_by_a_worker(
+    exported, street_images, tmp_path, monkeypatch
+):
+    path = str(street_images[0])
+    worker = SegmentBatch(
+        dict(model=str(exported('onnx', output='labels'))),
+        Places(str(tmp_path), ['overlay']),
+        {path: 'a', 'b': 'b'},
+        {},
+    )
+    wide = np.zeros((1, 65_501, 3), np.uint8)
+    monkeypatch.setattr(Outputs, 'picture', lambda *args: wide)
+    found = worker({'path': [path], 'bytes': [street_images[0].read_bytes()]})
+    assert 'a of 65501x1 pixels cannot be written' in found['error'][0]
 
 
 def test_a_video_is_refused(tmp_path, capsys, monkeypatch):

@@ -1,10 +1,14 @@
 """Files of predictions, each whole or not there."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from repvgg_runtime.errors import ConfigError, WriteError
+from repvgg_runtime.errors import ConfigError, ImageError, WriteError
 from repvgg_runtime.outputs import KINDS, Film, Outputs, Places
 from repvgg_runtime.segmenter import BaseSegmenter, Prediction
 
@@ -85,3 +89,48 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'labels').write_text('a file')
     with pytest.raises(WriteError, match='labels/a.png cannot be written'):
         Outputs(Places(str(tmp_path), ['labels']), fixed()).write('a', IMAGE, FOUND)
+
+
+def test_an_image_too_wide_for_jpeg_is_named(tmp_path):
+    image = np.zeros((1, 65_501, 3), np.uint8)
+    found = Prediction(np.zeros((1, 65_501), np.uint8))
+    outputs = Outputs(Places(str(tmp_path), ['overlay']), fixed())
+    with pytest.raises(ImageError, match='sub/wide of 65501x1 pixels cannot be written'):
+        outputs.write('sub/wide', image, found)
+
+
+def test_a_film_that_lacks_frames_is_an_error(tmp_path):
+    def lose_one():
+        with Film(tmp_path / 'film.mp4', 10) as film:
+            film.write(np.zeros((32, 48, 3), np.uint8))
+            # OpenCV drops frames of another size without an error.
+            film.write(np.zeros((64, 48, 3), np.uint8))
+
+    with pytest.raises(WriteError, match=r'film\.mp4 cannot be written: it has 1 of 2'):
+        lose_one()
+    assert not list(tmp_path.iterdir())
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from repvgg_runtime.outputs import Film
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+with Film(Path(sys.argv[1]), 10) as film:
+    for seed in range(20):
+        film.write(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), np.uint8))
+"""
+
+
+def test_a_film_on_a_full_disk_is_an_error(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', FULL, tmp_path / 'film.mp4'],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert 'WriteError' in done.stderr
+    assert 'film.mp4 cannot be written: it has 0 of 20 frames' in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -32,3 +32,12 @@ def test_a_log_gets_a_line_every_ten_seconds(monkeypatch, capsys):
         '10 frames, 1.0 per second',
         '20 frames, 1.0 per second',
     ]
+
+
+def test_broken_images_do_not_count_into_the_rate(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress.time, 'monotonic', clock)
+    shown = Progress(20)
+    clock.now = 10
+    shown.add(20)
+    assert shown.rate(15) == 1.5
