@@ -22,6 +22,7 @@ from .open_model import open_model
 from .outputs import IDS, KINDS, PICTURES, Film, Outputs, Places
 from .progress import Progress
 from .segmenter import BaseSegmenter
+from .storage import is_url
 
 READERS = 2
 """Threads that read images while the network computes."""
@@ -38,14 +39,14 @@ def predict_images(
     """Segment image files and write what is asked for.
 
     Args:
-        segmenter: What predicts.
+        segmenter: Segmenter.
         images: The files.
         outputs: Where and what to write.
         batch_size: Number of images that are computed at once.
         on_done: Called with the number of images after each batch.
 
     Returns:
-        What is wrong with each file that cannot be read, by its path.
+        Error message of each file that cannot be read or written, by its path.
 
     Raises:
         WriteError: If a file cannot be written.
@@ -58,7 +59,10 @@ def predict_images(
             [pixels for _, pixels in batch], probabilities=outputs.needs_probabilities
         )
         for (source, pixels), each in zip(batch, found):
-            outputs.write(source.name, pixels, each)
+            try:
+                outputs.write(source.name, pixels, each)
+            except ImageError as error:
+                broken[source.path] = str(error)
         on_done(len(batch))
         batch.clear()
 
@@ -102,9 +106,10 @@ def predict_video(
     """Segment the frames of a video or a camera.
 
     Pictures become an MP4 video, label maps and probabilities a file for each frame.
+    Ctrl-C ends a camera, whose video is kept; from a video it is raised.
 
     Args:
-        segmenter: What predicts.
+        segmenter: Segmenter.
         source: The video or camera.
         outputs: Where and what to write.
         frames: Largest number of frames.
@@ -124,52 +129,68 @@ def predict_video(
     with ExitStack() as stack:
         stack.callback(capture.release)
         films: dict[str, Film] = {}
-        for frame in _frames(capture, frames):
-            if not count:
-                films = {
-                    kind: stack.enter_context(
-                        Film(outputs.places.film(source.name, kind), rate)
-                    )
-                    for kind in outputs.places.kinds
-                    if kind in PICTURES
-                }
-            (found,) = segmenter.predict(
-                [segmenter.read(frame)], probabilities=outputs.needs_probabilities
-            )
-            for kind, film in films.items():
-                film.write(outputs.picture(kind, frame, found))
-            outputs.write(f'{source.name}/{count:06d}', frame, found, files)
-            count += 1
-            on_done(1)
+        try:
+            for frame in _frames(capture, frames):
+                if not count:
+                    films = {
+                        kind: stack.enter_context(
+                            Film(
+                                outputs.places.film(film_name(source, frames), kind), rate
+                            )
+                        )
+                        for kind in outputs.places.kinds
+                        if kind in PICTURES
+                    }
+                (found,) = segmenter.predict(
+                    [segmenter.read(frame)], probabilities=outputs.needs_probabilities
+                )
+                for kind, film in films.items():
+                    film.write(outputs.picture(kind, frame, found))
+                outputs.write(f'{source.name}/{count:06d}', frame, found, files)
+                count += 1
+                on_done(1)
+        except KeyboardInterrupt:
+            if not (source.is_camera and count):
+                raise
         if not count:
             raise DataError(f'{source.path} cannot be opened as a video, or has no frame')
     return count
 
 
+def film_name(source: Input, frames: int | None) -> str:
+    """Return the name of a film; that of a part of a video does not stand for the whole.
+
+    Args:
+        source: The video or camera.
+        frames: Largest number of frames.
+    """
+    if frames is None or source.is_camera:
+        return source.name
+    return f'{source.name}_first_{frames}'
+
+
 def _capture(source: Input) -> Any:
-    if source.path.startswith(CAMERA):
+    if source.is_camera:
         return cv2.VideoCapture(int(source.path[len(CAMERA) :]))
     return cv2.VideoCapture(source.path)
 
 
 def _frames(capture: Any, count: int | None) -> Iterator[Pixels]:
-    """Yield frames until there are no more; Ctrl-C ends them too."""
-    try:
-        while count is None or count > 0:
-            there, frame = capture.read()
-            if not there:
-                return
-            yield frame
-            count = None if count is None else count - 1
-    except KeyboardInterrupt:
-        return
+    """Yield frames until there are no more, at most ``count``."""
+    while count is None or count > 0:
+        there, frame = capture.read()
+        if not there:
+            return
+        yield frame
+        count = None if count is None else count - 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status.
 
     It is 0, 1 if some images cannot be read, 2 for an error in the arguments or the
-    environment, and 130 for Ctrl-C.
+    environment, and 130 for Ctrl-C. Under torchrun it is 0 although images cannot be
+    read, since torchrun ends all processes when one fails.
     """
     try:
         return _run(_parser().parse_args(arguments))
@@ -258,21 +279,58 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def _torchrun_part() -> tuple[int, int] | None:
+    """Return the part of this process, counted from 1, and the number of processes."""
+    rank, count = os.environ.get('RANK'), os.environ.get('WORLD_SIZE')
+    if rank is None or count in (None, '1'):
+        return None
+    if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
+        raise ConfigError(
+            f'RANK {rank!r} and WORLD_SIZE {count!r} are not those of torchrun. Unset '
+            'them, or give --shard'
+        )
+    return int(rank) + 1, int(count)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ('batch_size', 'threads', 'frames', 'workers'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            option = name.replace('_', '-')
+            raise ConfigError(f'--{option} must be at least 1, but got {value}')
+    if not args.out:
+        raise ConfigError("--out must name a folder, but got ''")
+    if '-' in args.inputs and sys.stdin is None:
+        raise ConfigError('- takes a list from stdin, but stdin is closed')
+
+
 def _run(args: argparse.Namespace) -> int:
-    if args.batch_size < 1:
-        raise ConfigError(f'--batch-size must be at least 1, but got {args.batch_size}')
-    inputs = find_inputs(args.inputs, sys.stdin)
-    part = args.shard or (
-        int(os.environ.get('RANK', 0)) + 1,
-        int(os.environ.get('WORLD_SIZE', 1)),
-    )
-    inputs = shard(inputs, *part)
+    _check(args)
+    from_torchrun = None if args.shard else _torchrun_part()
+    if from_torchrun and '-' in args.inputs:
+        raise ConfigError(
+            '- takes a list from stdin, which torchrun gives to one process only. Give '
+            'files, folders or globs, or run each process with --shard'
+        )
+    # Results of an earlier run may lie in an input folder.
+    results = [f'{args.out.rstrip("/")}/{kind}' for kind in KINDS]
+    inputs = find_inputs(args.inputs, sys.stdin, without=results)
+    inputs = shard(inputs, *(args.shard or from_torchrun or (1, 1)))
     places = Places(args.out, args.save)
     images = [each for each in inputs if not each.is_video]
     videos = [each for each in inputs if each.is_video]
     if not args.overwrite:
         images = [each for each in images if not places.exist(each.name)]
-        videos = [each for each in videos if not places.films_exist(each.name)]
+        videos = [
+            each
+            for each in videos
+            if not places.films_exist(film_name(each, args.frames))
+        ]
+    if videos and is_url(args.out) and set(PICTURES) & set(args.save):
+        raise ConfigError(
+            f'--out {args.out} is an address, where {videos[0].path} cannot become a '
+            'film. Give a folder, or --save labels'
+        )
     done_before = len(inputs) - len(images) - len(videos)
     model = dict(
         model=args.model,
@@ -284,10 +342,11 @@ def _run(args: argparse.Namespace) -> int:
         trust=args.trust_checkpoint,
     )
     style = dict(ids=args.ids, opacity=args.opacity)
-    progress = Progress(len(images))
+    lines = []
     if args.ray:
         if videos:
             raise ConfigError(f'--ray takes images only, but got {videos[0].path}')
+        progress = Progress(len(images))
         broken = predict_on_ray(
             args.ray,
             images,
@@ -299,10 +358,10 @@ def _run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             on_done=progress.add,
         )
-        lines = [_line('images', len(images) - len(broken), progress)]
     else:
         segmenter = open_model(**model)
         outputs = Outputs(places, segmenter, **style)
+        progress = Progress(len(images))
         broken = predict_images(
             segmenter,
             images,
@@ -310,32 +369,33 @@ def _run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             on_done=progress.add,
         )
-        lines = [_line('images', len(images) - len(broken), progress)]
-        for source in videos:
-            progress = Progress(args.frames, 'frames')
-            try:
-                count = predict_video(
-                    segmenter,
-                    source,
-                    outputs,
-                    frames=args.frames,
-                    on_done=progress.add,
-                )
-                lines.append(_line(f'frames of {source.path}', count, progress))
-            except (DataError, ImageError) as error:
-                broken[source.path] = str(error)
+    if images:
+        lines.append(_line('images', len(images) - len(broken), progress))
+    for source in videos:
+        progress = Progress(args.frames, 'frames')
+        try:
+            count = predict_video(
+                segmenter,
+                source,
+                outputs,
+                frames=args.frames,
+                on_done=progress.add,
+            )
+            lines.append(_line(f'frames of {source.path}', count, progress))
+        except (DataError, ImageError) as error:
+            broken[source.path] = str(error)
     if done_before:
         lines.append(f'done before: {done_before}; --overwrite does them again')
     sys.stdout.write('\n'.join([*lines, f'results in {args.out}', '']))
     if broken:
         sys.stderr.write(f'could not be read: {len(broken)}\n')
         sys.stderr.writelines(f'  {message}\n' for message in broken.values())
-    return 1 if broken else 0
+    return 1 if broken and not from_torchrun else 0
 
 
 def _line(what: str, count: int, progress: Progress) -> str:
     progress.close()
-    return f'{what}: {count}, {progress.rate():.1f} per second'
+    return f'{what}: {count}, {progress.rate(count):.1f} per second'
 
 
 if __name__ == '__main__':

@@ -189,11 +189,47 @@ def test_processes_of_torchrun_do_each_image_once(
     assert sorted(line.split(',')[0] for line in counts) == ['images: 2', 'images: 3']
 
 
+def test_a_process_of_torchrun_names_broken_images_without_failing(
+    exported, pictures, monkeypatch, capsys
+):
+    # torchrun ends all processes when one fails.
+    (pictures / '0.png').write_text('no image')
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    command = ['pictures', '-o', 'out', '-m', str(exported('onnx', output='labels'))]
+    assert main(command) == 0
+    assert 'pictures/0.png is truncated' in capsys.readouterr().err
+    assert main([*command, '--shard', '1/2']) == 1
+
+
+def test_a_rank_is_read_with_a_world_size_only(exported, pictures, monkeypatch, capsys):
+    command = ['pictures', '-o', 'out', '-m', str(exported('onnx', output='labels'))]
+    monkeypatch.setenv('RANK', 'x')
+    assert main(command) == 0
+    assert len(labels_in(Path('out'))) == 5
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert main(command) == 2
+    assert "RANK 'x' and WORLD_SIZE '2'" in capsys.readouterr().err
+
+
+def test_a_list_on_stdin_is_refused_under_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert main(['-', '-o', 'out', '-m', 'x.onnx']) == 2
+    assert 'which torchrun gives to one process only' in capsys.readouterr().err
+
+
+def test_a_closed_stdin_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'stdin', None)
+    assert main(['-', '-o', 'out', '-m', 'x.onnx']) == 2
+    assert 'stdin is closed' in capsys.readouterr().err
+
+
 def test_a_list_on_stdin_is_segmented(exported, pictures, monkeypatch):
     monkeypatch.setattr(sys, 'stdin', ['pictures/2.png\n', 'pictures/sub/3.png\n'])
     file = str(exported('onnx', output='labels'))
     assert main(['-', '-o', 'out', '-m', file, '--save', 'labels']) == 0
-    assert list(labels_in(Path('out'))) == ['2.png', '3.png']
+    assert list(labels_in(Path('out'))) == ['2.png', 'sub/3.png']
     assert not Path('out/overlay').exists()
 
 
@@ -220,17 +256,27 @@ def test_a_video_becomes_a_film_and_label_maps(exported, video, capsys):
     assert main([*arguments, '--frames', '4']) == 0
     assert 'frames of film.mp4: 4, ' in capsys.readouterr().out
     assert list(labels_in(Path('out'))) == [f'film/00000{i}.png' for i in range(4)]
-    capture = cv2.VideoCapture('out/overlay/film.mp4')
+    capture = cv2.VideoCapture('out/overlay/film_first_4.mp4')
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 4
     assert capture.get(cv2.CAP_PROP_FPS) == 5
+    assert main([*arguments, '--frames', '4']) == 0
+    assert 'done before: 1' in capsys.readouterr().out
+    # A part of a video does not stand for the whole.
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith('frames of film.mp4: 6, ')
+    assert 'done before' not in said
+    capture = cv2.VideoCapture('out/overlay/film.mp4')
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
     assert main(arguments) == 0
     assert 'done before: 1' in capsys.readouterr().out
 
 
-def test_ctrl_c_ends_a_camera_and_keeps_its_film(exported, video, monkeypatch):
-    class Camera:
-        """Reads two frames; then the user presses Ctrl-C."""
+@pytest.fixture
+def camera(video, monkeypatch):
+    """Make ``camera:3`` read two frames; then the user presses Ctrl-C."""
 
+    class Camera:
         def __init__(self, number):
             assert number == 3
             capture = VideoCapture(video)
@@ -243,11 +289,121 @@ def test_ctrl_c_ends_a_camera_and_keeps_its_film(exported, video, monkeypatch):
             return self.frames.pop()
 
     VideoCapture = cv2.VideoCapture  # noqa: N806
-    monkeypatch.setattr(module.cv2, 'VideoCapture', Camera)
+    monkeypatch.setattr(
+        module.cv2,
+        'VideoCapture',
+        lambda source: (VideoCapture if isinstance(source, str) else Camera)(source),
+    )
+    return 'camera:3'
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Press Ctrl-C while the network computes the second image."""
+    predict, count = ExportedSegmenter.predict, iter(range(9))
+
+    def predict_or_stop(self, images, **options):
+        if next(count):
+            raise KeyboardInterrupt
+        return predict(self, images, **options)
+
+    monkeypatch.setattr(ExportedSegmenter, 'predict', predict_or_stop)
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_its_film(exported, camera):
     file = str(exported('onnx', output='labels'))
-    assert main(['camera:3', '-o', 'out', '-m', file]) == 0
+    assert main([camera, '-o', 'out', '-m', file]) == 0
     assert len(labels_in(Path('out'))) == 2
     assert Path('out/overlay/camera_3.mp4').stat().st_size > 0
+
+
+@pytest.mark.usefixtures('interrupted')
+def test_ctrl_c_ends_a_camera_while_the_network_computes(exported, camera):
+    file = str(exported('onnx', output='labels'))
+    assert main([camera, '-o', 'out', '-m', file]) == 0
+    assert len(labels_in(Path('out'))) == 1
+    capture = cv2.VideoCapture('out/overlay/camera_3.mp4')
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 1
+
+
+@pytest.mark.usefixtures('interrupted')
+def test_ctrl_c_in_a_video_leaves_no_film(exported, video, capsys):
+    file = str(exported('onnx', output='labels'))
+    assert main([video, '-o', 'out', '-m', file]) == 130
+    assert 'interrupted' in capsys.readouterr().err
+    assert not list(Path('out/overlay').iterdir())
+
+
+def test_ctrl_c_while_a_video_is_read_leaves_no_film(exported, video, monkeypatch):
+    frames = module._frames
+
+    def stop_after_one(capture, count):
+        yield next(frames(capture, count))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, '_frames', stop_after_one)
+    file = str(exported('onnx', output='labels'))
+    assert main([video, '-o', 'out', '-m', file]) == 130
+    assert not list(Path('out/overlay').iterdir())
+
+
+def test_a_video_says_nothing_of_images(exported, video, capsys):
+    file = str(exported('onnx', output='labels'))
+    assert main([video, '-o', 'out', '-m', file, '--save', 'labels']) == 0
+    assert 'images' not in capsys.readouterr().out
+
+
+def test_a_film_is_not_written_to_an_address(video, capsys):
+    assert main([video, '-o', 'memory://out', '-m', 'x.onnx']) == 2
+    assert 'where film.mp4 cannot become a film' in capsys.readouterr().err
+
+
+def test_an_image_too_wide_for_jpeg_is_named_and_the_others_done(
+    exported, pictures, capsys, monkeypatch
+):
+    encode = module.Outputs.picture
+
+    def wide(self, kind, image, found):
+        picture = encode(self, kind, image, found)
+        if kind == 'overlay' and not made:
+            made.append(picture)
+            return np.zeros((1, 65_501, 3), np.uint8)
+        return picture
+
+    made = []
+    monkeypatch.setattr(module.Outputs, 'picture', wide)
+    file = str(exported('onnx', output='labels'))
+    assert main(['pictures', '-o', 'out', '-m', file, '--batch-size', '2']) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith('images: 4, ')
+    assert '0 of 65501x1 pixels cannot be written as .jpg' in said.err
+    assert len(list(Path('out/overlay').rglob('*.jpg'))) == 4
+
+
+def test_results_are_no_inputs_of_the_next_run(exported, pictures, capsys):
+    file = str(exported('onnx', output='labels'))
+    for _ in range(2):
+        assert main(['.', '-o', 'out', '-m', file]) == 0
+    assert 'done before: 5' in capsys.readouterr().out
+    assert len(labels_in(Path('out'))) == 5
+
+
+def test_the_rate_excludes_the_loading_of_the_model(exported, pictures, monkeypatch):
+    opened = []
+
+    def progress(*args):
+        assert opened
+        return Progress(*args)
+
+    def open_model(**options):
+        opened.append(options)
+        return ExportedSegmenter(options['model'])
+
+    Progress = module.Progress  # noqa: N806
+    monkeypatch.setattr(module, 'Progress', progress)
+    monkeypatch.setattr(module, 'open_model', open_model)
+    file = str(exported('onnx', output='labels'))
+    assert main(['pictures', '-o', 'out', '-m', file]) == 0
 
 
 def test_a_file_that_is_no_video_is_named(exported, pictures, capsys):
@@ -275,6 +431,10 @@ def test_ids_of_the_data_set(exported, pictures):
         (['--tta'], 'is an exported file, which takes no tta'),
         (['--engine', 'winograd'], 'is an exported file, which takes no engine'),
         (['--batch-size', '0'], '--batch-size must be at least 1, but got 0'),
+        (['--threads', '0'], '--threads must be at least 1, but got 0'),
+        (['--frames', '0'], '--frames must be at least 1, but got 0'),
+        (['--workers', '-1'], '--workers must be at least 1, but got -1'),
+        (['-o', ''], "--out must name a folder, but got ''"),
         (['--device', 'cuda'], 'ONNX Runtime has no CUDAExecutionProvider'),
     ],
 )
