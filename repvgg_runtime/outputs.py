@@ -67,7 +67,7 @@ class Outputs:
 
     Args:
         places: Where and what to write.
-        segmenter: What predicts; its palette and label ids are used.
+        segmenter: Segmenter, whose palette and label ids are used.
         ids: Numbers in the label maps: ``'train'``, or ``'dataset'`` for the data set's
             own.
         opacity: Opacity of the overlays, from 0 to 1.
