@@ -118,7 +118,7 @@ def _to_pixels(image: Image.Image, name: str) -> Pixels:
     if image.mode in _WIDE:
         values = np.asarray(image)
         low, high = values.min(), values.max()
-        # Of 32 bits, the file does not tell how many are used.
+        # A file of 32 bits does not tell how many of them are used.
         if low < 0 or high > 65535 or (image.mode == 'I' and high < 256):
             raise ImageError(
                 f'{name} has values from {low} to {high}: save it with 8 or 16 bits'

@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.uint8 | np.uint16]
 """A label map of shape (H, W); of 16 bits if there are more than 256 classes."""
 
 Probabilities = npt.NDArray[np.float32]
-"""Of shape (classes, H, W), from 0 to 1; their sum is 1 at each pixel."""
+"""Array of shape (classes, H, W), from 0 to 1, whose sum is 1 at each pixel."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Prediction:
 
 
 class BaseSegmenter(ABC):
-    """What segments images.
+    """Base class of segmenters.
 
     Attributes:
         classes: Name of each label.

@@ -1,4 +1,4 @@
-"""What a command line names, each file once and in a fixed order."""
+"""Files that a command line names are found once each and in a fixed order."""
 
 import pytest
 

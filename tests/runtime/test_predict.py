@@ -18,7 +18,7 @@ from repvgg_runtime.segmenter import ExportedSegmenter
 
 REPO = Path(__file__).parents[2]
 
-# What the command has to do without where an exported file is enough.
+# The command runs without these packages if the model is an exported file.
 WITHOUT_TORCH = """
 import sys
 for name in ('torch', 'mmseg', 'mmengine', 'mmcv', 'mmseg_repvgg'):
