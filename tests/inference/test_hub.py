@@ -16,6 +16,8 @@ import pytest
 
 from mmseg_repvgg import Segmenter
 
+pytest.importorskip('huggingface_hub')
+
 REPO = Path(__file__).parents[2]
 COMMIT = '1' * 40
 

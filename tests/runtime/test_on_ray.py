@@ -11,9 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow
 import pytest
-from pyarrow import parquet
 
 from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.inputs import find_inputs
@@ -21,6 +19,10 @@ from repvgg_runtime.on_ray import SegmentBatch, predict_on_ray
 from repvgg_runtime.outputs import Outputs, Places
 from repvgg_runtime.predict import main
 from repvgg_runtime.segmenter import ExportedSegmenter
+
+pytest.importorskip('ray')
+pyarrow = pytest.importorskip('pyarrow')
+parquet = pytest.importorskip('pyarrow.parquet')
 
 REPO = Path(__file__).parents[2]
 COUNT = 2000
