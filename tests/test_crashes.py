@@ -100,7 +100,7 @@ def test_resuming_after_kills_is_bit_for_bit_exact(config, tmp_path, start, asse
         else:
             assert run.returncode == -signal.SIGKILL, output[-3000:]
         in_the_middle = place.startswith(('empty', 'half', 'whole'))
-        assert len(list(broken.glob('.iter_*.????????.pth'))) == in_the_middle
+        assert len(list(broken.glob('.iter_*.????????.partial'))) == in_the_middle
         saved = then
     assert resumed(train(start, config, broken, '--resume').succeed()) == saved
     undisturbed.succeed()
