@@ -19,7 +19,7 @@ from .loop_end import on_loop_end
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id: int) -> None:
-    """Let a dataloader's worker outlive a SIGTERM to the whole job.
+    """Make a dataloader's worker outlive a SIGTERM to the whole job.
 
     Slurm sends the signal to every process of a job, but the trainer needs its workers
     to finish the iteration. A SIGTERM by the trainer itself still ends them. Unlike

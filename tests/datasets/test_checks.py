@@ -189,7 +189,7 @@ def test_data_set_without_lazy_init(street_root):
 
 
 def test_run_is_checked_but_dumped_config_is_not_changed(street_config, tmp_path):
-    """What a training and a test dump of their config serve MMSegInferencer."""
+    """MMSegInferencer runs the configs that a training and a test dump."""
     plain = copy.deepcopy(street_config)
     checkpoint = tmp_path / 'fresh.pth'
     torch.save(
