@@ -61,7 +61,7 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*', 'repvgg_runtime']),
-    package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp']},
+    package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp', 'report/page.*']},
     cmdclass={'build_py': BuildWithTools},
     entry_points={'console_scripts': ['mmseg-repvgg = repvgg_runtime.command:main']},
     install_requires=[
@@ -75,6 +75,7 @@ setup(
         'matplotlib>=3.9',
         'prettytable>=3.12',
         'rich>=13.5.2',
+        'jinja2>=3.1',
     ],
     extras_require={
         # Checkpoints without pickle.

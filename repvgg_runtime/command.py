@@ -18,6 +18,7 @@ SUBCOMMANDS: Final = {
     'train': ('train.py', 'train a segmentor'),
     'test': ('test.py', 'evaluate a checkpoint in the fused form'),
     'compare': ('compare_forms.py', 'compare both forms of a checkpoint on a test set'),
+    'report': ('report.py', 'write an error report of a checkpoint as an HTML file'),
     'predict': ('repvgg_runtime.predict', 'segment images, folders and videos'),
     'export': ('export.py', 'write a verified ONNX, OpenVINO or TorchScript file'),
     'quantize': ('quantize.py', 'write an int8 file for OpenVINO'),

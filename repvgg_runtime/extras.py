@@ -12,12 +12,12 @@ from typing import Any
 from .errors import ExtraError
 
 
-def require(name: str, extra: str = 'export') -> Any:
+def require(name: str, extra: str | None = 'export') -> Any:
     """Import an optional package.
 
     Args:
         name: Name of the package, such as ``onnx``.
-        extra: Extra of this project that installs the package.
+        extra: Extra of this project that installs the package; None if none does.
 
     Raises:
         ExtraError: If the package cannot be imported.
@@ -25,8 +25,9 @@ def require(name: str, extra: str = 'export') -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        package = name if extra is None else f"'mmseg_repvgg[{extra}]'"
         raise ExtraError(
-            f"{name} cannot be imported ({error}): pip install 'mmseg_repvgg[{extra}]'"
+            f'{name} cannot be imported ({error}): pip install {package}'
         ) from error
 
 

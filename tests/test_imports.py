@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / 'mmseg_repvgg'
 RUNTIME = PACKAGE.parent / 'repvgg_runtime'
 # A room imports from itself, from the rooms before it and from the modules at the bottom.
 ROOMS = ['winograd', 'reparam', 'checkpoints', 'models', 'datasets', 'hooks', 'engine']
-ROOMS += ['inference', 'analysis', 'export']
+ROOMS += ['inference', 'analysis', 'report', 'export']
 PLAIN_PYTORCH = ['winograd', 'reparam']
 ENTRY_POINTS = {'__init__', 'cli', 'safe_loading'}
 BOTTOM = {path.stem for path in PACKAGE.glob('*.py')} - ENTRY_POINTS
