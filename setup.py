@@ -19,6 +19,7 @@ TENSORBOARD = ['tensorboard>=2.14']
 RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
 HUB = [*SAFETENSORS, 'huggingface_hub>=0.30']
 TIFF = ['tifffile>=2024.5.22']
+NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 
@@ -94,9 +95,11 @@ setup(
         'tiff': TIFF,
         # Models on the Hugging Face hub.
         'hub': HUB,
+        # docs/street_scenes.ipynb, in a browser.
+        'notebook': [*NOTEBOOK, 'jupyterlab>=4'],
         # The site of docs/.
         'docs': DOCS,
-        # All of these, the tests and the linters.
+        # All of these, but no browser for notebooks; the tests and the linters.
         'dev': [
             'pytest>=8',
             'pytest-cov>=6',
@@ -116,6 +119,7 @@ setup(
             *HUB,
             *RAY,
             *TIFF,
+            *NOTEBOOK,
             *DOCS,
         ],
     },

@@ -181,6 +181,9 @@ def test_demo_then_predict_and_train_by_name(installed, tmp_path):
     assert 'fused is' in said
     (line,) = [line for line in said.splitlines() if ' predict ' in line]
     assert len(list((tmp_path / 'work_dirs/demo/pictures').glob('*.png'))) == 2
+    assert '  curves                      work_dirs/demo/curves.png (loss' in said
+    curves = cv2.imread(str(tmp_path / 'work_dirs/demo/curves.png'))
+    assert curves.shape[:2] == (1400, 1440)  # three panels
     # The printed command, as a user would paste it.
     run(command, *line.split()[1:], cwd=tmp_path)
     assert len(list((tmp_path / 'predicted/labels').rglob('*.png'))) == 8

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         '--work-dir',
         default='work_dirs/demo',
-        help='for logs, checkpoints and pictures; default %(default)s',
+        help='for logs, curves, checkpoints and pictures; default %(default)s',
     )
     parser.add_argument(
         '--scenes',
@@ -37,22 +37,26 @@ def main() -> None:
         length = args.iterations
         training = ['--cfg-options', f'train_cfg.max_iters={length}']
         training += [f'param_scheduler.1.end={length + 1}']  # as in the config
+        # A log without a line would leave nothing to draw.
+        training += [f'default_hooks.logger.interval={min(length, 10)}']
     run('make_street_scenes.py', DATA, *drawing)
     run('train.py', CONFIG, '--work-dir', args.work_dir, *training)
+    curves = os.path.join(args.work_dir, 'curves.png')
+    run('plot_log.py', args.work_dir, '--out', curves)
     checkpoint = os.path.relpath(Path(args.work_dir, 'last_checkpoint').read_text())
     run('compare_forms.py', CONFIG, checkpoint, '--work-dir', args.work_dir)
 
     program, checkpoint = program_name(), shlex.quote(checkpoint)
-    print(f"""
+    print(f"""\
+  curves                      {curves} (loss, learning rate and mIoU of the training)
+
 Next, you could
   segment images, here those of the test split:
     {program} predict {DATA}/leftImg8bit/test -o predicted -m {checkpoint} -c {CONFIG}
   paint predictions beside the ground truth:
     {program} test {CONFIG} {checkpoint} --show-dir painted
   see what the Winograd engine gains on this CPU:
-    {program} compare {CONFIG} {checkpoint} --engine winograd
-  draw the curves of the training:
-    {program} plot {shlex.quote(args.work_dir)} -o curves.png""")
+    {program} compare {CONFIG} {checkpoint} --engine winograd""")
 
 
 def run(tool: str, *arguments: str) -> None:

@@ -29,11 +29,12 @@ class ProgressHook(Hook):
     """Hook that shows how far a training is and how long it will take.
 
     On a terminal it draws a progress bar with the time per iteration, the time left and
-    the loss; LoggerHook's lines then go to the log file only. Elsewhere it logs a line
-    after the first iteration, and more at growing distances.
+    the loss, and in a notebook a line of text with the same; LoggerHook's lines then go
+    to the log file only. Elsewhere it logs a line after the first iteration, and more at
+    growing distances.
 
     Args:
-        seconds: The shortest time between two lines where there is no terminal.
+        seconds: The shortest time between two logged lines.
     """
 
     # LoggerHook's line of the same iteration comes first.
@@ -42,6 +43,7 @@ class ProgressHook(Hook):
     def __init__(self, seconds: float = 30) -> None:
         self.seconds = seconds
         self._bar: Progress | None = None
+        self._line: Any = None
         self._shown = ExitStack()
 
     def before_run(self, runner: Runner) -> None:
@@ -49,9 +51,16 @@ class ProgressHook(Hook):
         on_loop_end(runner._train_loop, self._shown.close)
 
     def before_train(self, runner: Runner) -> None:
-        """Note the time, and draw the bar on a terminal."""
+        """Note the time; draw the bar on a terminal, the line in a notebook."""
         self._start, self._first, self._due = time.monotonic(), runner.iter, 0.0
-        if is_main_process() and Console().is_terminal:
+        console = Console()
+        if not is_main_process():
+            return
+        if console.is_jupyter:
+            from IPython.display import display
+
+            self._line = display({'text/plain': ''}, raw=True, display_id=True)
+        elif console.is_terminal:
             self._bar = Progress(
                 TextColumn('training'),
                 BarColumn(),
@@ -63,28 +72,32 @@ class ProgressHook(Hook):
             self._task = self._bar.add_task(
                 '', total=runner.max_iters, completed=self._first, speed='', loss=''
             )
-            self._show(runner, self._bar)
+        self._show(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Advance the bar, or log a line if one is due."""
+        """Advance the bar or the line, or log a line if one is due."""
         elapsed, done = time.monotonic() - self._start, runner.iter + 1
         each = elapsed / (done - self._first)
-        due = elapsed >= self._due
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
-            if due:
-                # Reading the loss waits for a GPU, so once a second is enough.
-                self._due = elapsed + 1
-                loss = f'loss {float(outputs["loss"]):.3f}' if outputs else ''
-                self._bar.update(self._task, speed=f'{each:.2f} s/it', loss=loss)
-        elif due:
+        last = self._line is not None and done == runner.max_iters
+        if elapsed < self._due and not last:
+            return
+        left = timedelta(seconds=round(each * (runner.max_iters - done)))
+        line = f'Iteration {done} of {runner.max_iters}, {each:.2f} s each, {left} left'
+        if self._bar is None and self._line is None:
             self._due = elapsed + max(self.seconds, elapsed)
-            left = timedelta(seconds=round(each * (runner.max_iters - done)))
-            runner.logger.info(
-                f'Iteration {done} of {runner.max_iters}, {each:.2f} s each, {left} left'
-            )
+            runner.logger.info(line)
+            return
+        # Reading the loss waits for a GPU, so once a second is enough.
+        self._due = elapsed + 1
+        loss = f'loss {outputs["loss"].item():.3f}' if outputs else ''
+        if self._bar is not None:
+            self._bar.update(self._task, speed=f'{each:.2f} s/it', loss=loss)
+        else:
+            self._line.update({'text/plain': f'{line}  {loss}'}, raw=True)
 
     def before_val(self, runner: Runner) -> None:
         """Remove the bar while a validation logs its lines."""
@@ -92,12 +105,17 @@ class ProgressHook(Hook):
 
     def after_val(self, runner: Runner) -> None:
         """Draw the bar again."""
-        if self._bar is not None and not self._bar.finished:
-            self._show(runner, self._bar)
+        if runner.iter < runner.max_iters:
+            self._show(runner)
 
-    def _show(self, runner: Runner, bar: Progress) -> None:
-        self._shown.enter_context(bar)
+    def _show(self, runner: Runner) -> None:
+        """Draw the bar, if there is one, and mute what it or the line replaces."""
+        if self._bar is None and self._line is None:
+            return
         self._shown.enter_context(warnings_only(runner.logger))
+        if self._bar is None:
+            return
+        self._shown.enter_context(self._bar)
         for handler in screen_handlers(runner.logger):
             # rich redraws the bar below lines that are written to sys.stdout only.
             self._shown.callback(handler.setStream, handler.stream)
