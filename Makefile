@@ -6,7 +6,7 @@ WORK_DIR ?= work_dirs/demo
 CONSTRAINTS ?= requirements/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage demo docs test test-unit test-avx2 test-quick test-gpu test-upstream test-peers lint format clean
+.PHONY: help coverage demo web docs test test-unit test-avx2 test-quick test-gpu test-upstream test-peers lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -27,6 +27,17 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 demo: $(VENV)/.ready  ## Draw street scenes, train on them, evaluate the fused model
 	@$(BIN)/python tools/demo.py --work-dir $(WORK_DIR)
+
+$(VENV)/.ready-web: $(VENV)/.ready
+	@$(INSTALL) --editable '.[web]'
+	@touch $@
+
+$(WORK_DIR)/last_checkpoint:
+	@echo "$(WORK_DIR) has no model: run 'make demo' first, which trains one" >&2; exit 1
+
+web: $(WORK_DIR)/last_checkpoint $(VENV)/.ready-web  ## Show the demo's model on a web page
+	@$(BIN)/mmseg-repvgg web "$$(cat $(WORK_DIR)/last_checkpoint)" \
+		--config pspnet_repvgg_a0_fast_street --examples data/street/leftImg8bit/test
 
 lint: $(VENV)/.ready-dev  ## Check style, spelling and types
 	$(BIN)/ruff check .

@@ -17,9 +17,10 @@ QUANTIZE = ['nncf>=2.19']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.14']
 RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
-HUB = [*SAFETENSORS, 'huggingface_hub>=0.30']
+HUB = [*SAFETENSORS, 'huggingface_hub>=0.33.5']
 TIFF = ['tifffile>=2024.5.22']
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10']
+WEB = ['gradio>=6.10']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 
@@ -93,6 +94,8 @@ setup(
         'ray': RAY,
         # Images of other than three bands.
         'tiff': TIFF,
+        # A page in the browser.
+        'web': WEB,
         # Models on the Hugging Face hub.
         'hub': HUB,
         # docs/street_scenes.ipynb, in a browser.
@@ -110,6 +113,7 @@ setup(
             'pre-commit-hooks>=5',
             'build>=1.2.1',
             'litserve>=0.2.10',
+            'playwright>=1.50',
             'setuptools>=70.1',
             *SAFETENSORS,
             *EXPORT,
@@ -120,6 +124,7 @@ setup(
             *RAY,
             *TIFF,
             *NOTEBOOK,
+            *WEB,
             *DOCS,
         ],
     },

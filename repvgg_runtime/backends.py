@@ -6,6 +6,7 @@ All compute in float32, although OpenVINO prefers bfloat16 on a CPU that has it.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -87,6 +88,8 @@ class OnnxBackend(Backend):
     """ONNX file in ONNX Runtime; ``device`` is ``'cpu'`` or ``'cuda'``."""
 
     def _open(self, device: str) -> dict[str, str]:
+        # ONNX Runtime would report its use over the network.
+        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
         runtime = require('onnxruntime')
         provider = f'{device.upper()}ExecutionProvider'
         available = runtime.get_available_providers()

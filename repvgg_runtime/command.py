@@ -20,6 +20,7 @@ SUBCOMMANDS: Final = {
     'compare': ('compare_forms.py', 'compare both forms of a checkpoint on a test set'),
     'report': ('report.py', 'write an error report of a checkpoint as an HTML file'),
     'predict': ('repvgg_runtime.predict', 'segment images, folders and videos'),
+    'web': ('repvgg_runtime.web', 'show a model on a web page'),
     'export': ('export.py', 'write a verified ONNX, OpenVINO or TorchScript file'),
     'quantize': ('quantize.py', 'write an int8 file for OpenVINO'),
     'evaluate': ('evaluate_backend.py', 'evaluate an exported file on a test set'),

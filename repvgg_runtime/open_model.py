@@ -24,6 +24,7 @@ def open_model(
     *,
     device: str | None = None,
     threads: int | None = None,
+    keep_trained: bool = False,
     **options: Any,
 ) -> BaseSegmenter:
     """Open a model to segment images with.
@@ -36,6 +37,7 @@ def open_model(
         device: Device to run it on; by default the CPU for an exported file, else a GPU
             if there is one.
         threads: Number of threads on a CPU.
+        keep_trained: Keep the training form of a checkpoint for ``forms``.
         **options: Further arguments of ``mmseg_repvgg.Segmenter``, such as ``engine``;
             an exported file takes none.
 
@@ -81,5 +83,5 @@ def open_model(
         raise ConfigError(f'torch has no device {device} here: {error}') from error
     options['device'] = device
     if config is not None:
-        return package.Segmenter(config, model, **options)
+        return package.Segmenter(config, model, keep_trained=keep_trained, **options)
     return package.Segmenter.from_pretrained(model, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -170,6 +170,14 @@ class BaseSegmenter(ABC):
             probabilities: Whether to return the probabilities as well.
         """
 
+    def forms(self) -> dict[str, Callable[[Bands], Labels]]:
+        """Return the forms of the model by their names, each of which labels an image.
+
+        The first is the one that the others should agree with. A segmenter has a single
+        form unless it overrides this.
+        """
+        return {'as loaded': lambda image: self.predict([image])[0].labels}
+
 
 class ExportedSegmenter(BaseSegmenter):
     """Segmenter that runs an exported file; needs neither torch nor mmseg.
@@ -200,6 +208,10 @@ class ExportedSegmenter(BaseSegmenter):
             facts.label_ids,
             facts.shape[1],
         )
+
+    def forms(self) -> dict[str, Callable[[Bands], Labels]]:
+        """Return the only form, by the name of the file."""
+        return {self.backend.path.name: lambda image: self.predict([image])[0].labels}
 
     def predict(
         self, images: Sequence[Bands], *, probabilities: bool = False

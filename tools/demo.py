@@ -56,7 +56,9 @@ Next, you could
   paint predictions beside the ground truth:
     {program} test {CONFIG} {checkpoint} --show-dir painted
   see what the Winograd engine gains on this CPU:
-    {program} compare {CONFIG} {checkpoint} --engine winograd""")
+    {program} compare {CONFIG} {checkpoint} --engine winograd
+  look at it in the browser (needs pip install 'mmseg_repvgg[web]'):
+    {program} web {checkpoint} -c {CONFIG} --examples {DATA}/leftImg8bit/test""")
 
 
 def run(tool: str, *arguments: str) -> None:

@@ -3,7 +3,7 @@
 import os
 import threading
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mmseg.registry import MODELS
 from repvgg_runtime.bands import Bands
 from repvgg_runtime.extras import quiet
 from repvgg_runtime.painting import default_palette
-from repvgg_runtime.segmenter import BaseSegmenter, Prediction
+from repvgg_runtime.segmenter import BaseSegmenter, Labels, Prediction
 
 from ..datasets.pipelines import find_test_pipeline, without_steps
 from ..datasets.prepare_cityscapes import label_ids
@@ -27,7 +27,8 @@ from ..engine.config import load_config
 from ..engine.load_model import image_bands, load_model
 from ..errors import ConfigError
 from ..models.comparison import check_fused
-from ..reparam import deploy
+from ..reparam import deploy, is_deployed
+from ..winograd import WinogradConv2d
 from . import pretrained
 
 # The transforms that read files, which a Segmenter does itself.
@@ -48,6 +49,7 @@ class Segmenter(BaseSegmenter):
         device: Device of torch; by default a GPU if there is one, else the CPU.
         tta: Average over the views of the config's ``tta_pipeline``.
         trust: Unpickle whatever the checkpoint holds.
+        keep_trained: Keep the training form as well, for :meth:`forms`.
 
     Attributes:
         model: The fused segmentor.
@@ -67,6 +69,7 @@ class Segmenter(BaseSegmenter):
         device: str | None = None,
         tta: bool = False,
         trust: bool = False,
+        keep_trained: bool = False,
     ) -> None:
         # mmseg warns of settings that are intended, and loading is logged for trainings.
         with quiet(MMLogger.get_current_instance()):
@@ -75,7 +78,7 @@ class Segmenter(BaseSegmenter):
             else:
                 cfg = load_config(Namespace(config=os.fspath(config)))
             model = load_model(cfg, os.fspath(checkpoint), trust=trust)
-            self._prepare(cfg, model, engine, device, tta)
+            self._prepare(cfg, model, engine, device, tta, keep_trained)
 
     def _prepare(
         self,
@@ -84,8 +87,11 @@ class Segmenter(BaseSegmenter):
         engine: str | None = 'auto',
         device: str | None = None,
         tta: bool = False,
+        keep_trained: bool = False,
     ) -> None:
         self.cfg = cfg
+        kept = keep_trained and not is_deployed(model)
+        self._trained: Any = model if kept else None
         # A single output channel tells class 1 from the background, label 0.
         meta, count = model.dataset_meta, max(model.num_classes, 2)
         classes = list(meta.get('classes') or [])
@@ -102,14 +108,19 @@ class Segmenter(BaseSegmenter):
         self._transforms = Compose(without_steps(steps, *_LOADING))
         batch = pseudo_collate([self._input(self._noise(model))])
         check_fused(model, self.model, batch)
-        self._predictor: Any = self.model
+        self._tta = tta
         if tta:
             if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
                 raise ConfigError('tta needs tta_pipeline and tta_model in the config')
             self._transforms = Compose(without_steps(cfg.tta_pipeline, *_LOADING))
-            # Built on the fused model, which is not built again.
-            self._predictor = MODELS.build({**cfg.tta_model, 'module': self.model})
+        self._predictor = self._predictor_of(self.model)
         self._lock = threading.Lock()
+
+    def _predictor_of(self, model: Any) -> Any:
+        # Built on the model, which is not built again.
+        return (
+            MODELS.build({**self.cfg.tta_model, 'module': model}) if self._tta else model
+        )
 
     def _noise(self, model: Any) -> Bands:
         """Draw an image of noise with the range of the images of the training."""
@@ -127,7 +138,6 @@ class Segmenter(BaseSegmenter):
             )
         return random.normal(mean, std, shape).astype(np.float32)
 
-    @torch.inference_mode()
     def predict(
         self, images: Sequence[Bands], *, probabilities: bool = False
     ) -> list[Prediction]:
@@ -140,8 +150,34 @@ class Segmenter(BaseSegmenter):
         Raises:
             ConfigError: If probabilities are asked of test-time augmentation.
         """
-        if probabilities and self._predictor is not self.model:
+        if probabilities and self._tta:
             raise ConfigError('test-time augmentation gives no probabilities')
+        return self._predict(self._predictor, images, probabilities)
+
+    def forms(self) -> dict[str, Callable[[Bands], Labels]]:
+        """Return the forms of the model by their names, each of which labels an image.
+
+        They are the training form, if it was kept; the fused form in torch; and the fused
+        form with the Winograd engine, if it computes any convolution here.
+        """
+        models: dict[str, Any] = {}
+        if self._trained is not None:
+            models['training form'] = self._trained
+        models['fused form'] = deploy(self.model)
+        if next(self.model.parameters()).device.type == 'cpu':
+            fast = deploy(self.model, 'winograd')
+            if any(isinstance(module, WinogradConv2d) for module in fast.modules()):
+                models['fused form, Winograd engine'] = fast
+        return {name: self._labeller(model) for name, model in models.items()}
+
+    def _labeller(self, model: Any) -> Callable[[Bands], Labels]:
+        predictor = self._predictor_of(model)
+        return lambda image: self._predict(predictor, [image])[0].labels
+
+    @torch.inference_mode()
+    def _predict(
+        self, predictor: Any, images: Sequence[Bands], probabilities: bool = False
+    ) -> list[Prediction]:
         inputs = [self._input(image) for image in images]
         found: list[Any] = [None] * len(images)
         shapes = [_shape(each) for each in inputs]
@@ -150,7 +186,7 @@ class Segmenter(BaseSegmenter):
             batch = pseudo_collate([inputs[i] for i in same])
             # Engines pack their weights at the first call; torch uses all cores anyway.
             with self._lock:
-                samples = self._predictor.test_step(batch)
+                samples = predictor.test_step(batch)
             for index, sample in zip(same, samples):
                 found[index] = self._prediction(sample, probabilities)
         return found

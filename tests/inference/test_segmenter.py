@@ -220,3 +220,30 @@ def test_a_mean_for_another_number_of_bands_is_refused(five_bands):
     cfg.model.data_preprocessor.update(std=[1.0] * 5)
     with pytest.raises(ConfigError, match='have 4 and 5 values'):
         Segmenter(cfg, five_bands[1], device='cpu')
+
+
+def test_forms_are_those_of_the_checkpoint_and_agree(trained, street_images, tmp_path):
+    segmenter = Segmenter(*trained, device='cpu', keep_trained=True)
+    image, forms = read_image(street_images[0]), segmenter.forms()
+    assert list(forms)[:2] == ['training form', 'fused form']
+    for form in forms.values():
+        assert (form(image) != segmenter(image)).mean() < 1e-3
+    # A segmenter that did not keep it, and a folder, which does not hold it.
+    del forms['training form']
+    assert list(Segmenter(*trained, device='cpu').forms()) == list(forms)
+    folder = segmenter.save_pretrained(tmp_path / 'model')
+    assert list(Segmenter.from_pretrained(folder, device='cpu').forms()) == list(forms)
+
+
+def test_training_form_runs_the_branches(trained, street_images):
+    segmenter = Segmenter(*trained, device='cpu', engine='torch', keep_trained=True)
+    image, forms = read_image(street_images[0]), segmenter.forms()
+    before = {name: form(image) for name, form in forms.items()}
+    with torch.no_grad():
+        # The forms share the heads, but the branches belong to the training form.
+        for name, weight in segmenter._trained.named_parameters():
+            if 'branch_3x3.conv' in name:
+                weight.neg_()
+    changed = {name: (form(image) != before[name]).any() for name, form in forms.items()}
+    assert changed.pop('training form')
+    assert not any(changed.values())

@@ -1,7 +1,15 @@
-"""Exported files of the small trained network."""
+"""Exported files of the small trained network, and visits of the web page."""
 
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -28,3 +36,104 @@ def exported(trained, tmp_path_factory):
         return made[key]
 
     return make
+
+
+BROWSER_OPTIONS = [
+    *['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
+    *['--disable-component-update', '--disable-sync', '--no-first-run'],
+    '--disable-quic',
+]
+
+
+# Of a module, since asyncio.run fails in the thread of a running Playwright.
+@pytest.fixture(scope='module')
+def browser():
+    """A headless Chromium of the system."""
+    sync_api = pytest.importorskip('playwright.sync_api')
+    program = shutil.which('chromium') or shutil.which('google-chrome')
+    if program is None:
+        pytest.skip('neither chromium nor google-chrome is installed')
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=BROWSER_OPTIONS
+        )
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A visit of the web page by a visitor with nothing in the browser's cache.
+
+    Attributes:
+        page: Playwright's page.
+        requested: Addresses that the page has requested.
+    """
+
+    def __init__(self, browser: Any, address: str) -> None:
+        # Tabs of one context share six connections, of which each tab keeps two.
+        self.page = browser.new_context().new_page()
+        # What hangs fails, but not what a busy machine computes slowly.
+        self.page.set_default_timeout(300_000)
+        self.requested: set[str] = set()
+        self.page.on('request', lambda request: self.requested.add(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector('.drop input', state='attached')
+
+    def send(self, path: Path) -> None:
+        """Choose a file in the dialog."""
+        self.page.set_input_files('.drop input', path)
+
+    def note(self, text: str) -> str:
+        """Wait for a note that has a text, and return the whole note."""
+        note = self.page.locator('#note .note', has_text=text)
+        note.wait_for()
+        return note.inner_text()
+
+    def segment(self, path: Path) -> None:
+        self.send(path)
+        self.note(f'{path.name}: ')
+        self.page.wait_for_selector('img.picture')
+
+    def shown(self) -> np.ndarray:
+        """Return the picture on the page, BGR."""
+        url = self.page.get_attribute('img.picture', 'src')
+        data = np.frombuffer(base64.b64decode(url.partition(',')[2]), np.uint8)
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+    def after(self, act: Callable[[], None]) -> np.ndarray:
+        """Act, wait until the picture has changed, and return it."""
+        before = self.page.get_attribute('img.picture', 'src')
+        act()
+        self.page.wait_for_function(
+            'before => document.querySelector("img.picture").src !== before', arg=before
+        )
+        return self.shown()
+
+    def set_opacity(self, percent: int) -> np.ndarray:
+        """Move the slider by its field of numbers."""
+        field = self.page.get_by_label('number input for Opacity')
+
+        def act() -> None:
+            field.fill(str(percent))
+            field.blur()
+
+        return self.after(act)
+
+    def toggle(self, index: int) -> np.ndarray:
+        """Switch a class on or off."""
+        return self.after(lambda: self.page.click(f'#legend input[name="{index}"]'))
+
+    def end(self) -> None:
+        """Close the page."""
+        self.page.context.close()
+
+    def download(self, button: str) -> Path:
+        with self.page.expect_download() as download:
+            self.page.get_by_role('button', name=button).click()
+        return download.value.path()
+
+
+@pytest.fixture(scope='session')
+def visit():
+    """``visit(browser, address)`` opens the web page."""
+    return Visit

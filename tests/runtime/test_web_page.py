@@ -1,0 +1,118 @@
+"""The page computes a picture once, and forgets it when it is closed."""
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from repvgg_runtime import web_page
+from repvgg_runtime.segmenter import ExportedSegmenter
+from repvgg_runtime.web_page import Page
+from repvgg_runtime.web_picture import Segmented
+
+pytestmark = pytest.mark.slow
+pytest.importorskip('gradio')
+
+
+class CountingSegmenter(ExportedSegmenter):
+    """Counts the pictures that the network computes."""
+
+    runs = 0
+
+    def predict(self, images, **options):
+        self.runs += len(images)
+        return super().predict(images, **options)
+
+
+@pytest.fixture(scope='module')
+def segmenter(exported):
+    return CountingSegmenter(exported('onnx', output='logits', normalize=True), threads=1)
+
+
+@pytest.fixture
+def address(segmenter, tmp_path, monkeypatch):
+    """Serve the page in this process."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
+    app = FastAPI()
+    Page(segmenter, 'name', 'file', [], max_bytes=10**6, max_pixels=10**6).mount(app)
+    config = uvicorn.Config(app, port=0, log_level='error', timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f'http://127.0.0.1:{port}'
+    server.should_exit = True
+    thread.join()
+
+
+def wait_until(holds):
+    """Wait as long as it takes; pytest's own limit ends what hangs."""
+    end = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < end
+        gc.collect()
+        time.sleep(0.1)
+
+
+def test_slider_and_legend_do_not_run_the_network(
+    browser, visit, address, segmenter, street_images
+):
+    tab = visit(browser, address)
+    before = segmenter.runs
+    tab.segment(street_images[0])
+    assert segmenter.runs == before + 1
+    first = tab.page.get_attribute('#legend .wrap input >> nth=0', 'name')
+    tab.set_opacity(80)
+    tab.toggle(int(first))
+    tab.download('Download overlay')
+    tab.download('Download label map')
+    assert segmenter.runs == before + 1
+    tab.end()
+
+
+def test_picture_is_forgotten_when_its_page_is_closed(
+    browser, visit, address, street_images, monkeypatch
+):
+    kept = []
+
+    def segment(*args):
+        found = web_page_segment(*args)
+        kept.append(weakref.ref(found))
+        return found
+
+    web_page_segment = web_page.segment
+    monkeypatch.setattr(web_page, 'segment', segment)
+    first, second = visit(browser, address), visit(browser, address)
+    first.segment(street_images[0])
+    second.segment(street_images[1])
+    gc.collect()
+    assert [type(each()) for each in kept] == [Segmented, Segmented]
+    first.end()
+    wait_until(lambda: kept[0]() is None)
+    assert kept[1]() is not None
+    second.set_opacity(70)
+    second.end()
+
+
+def test_picture_that_is_no_longer_kept_is_a_message(
+    browser, visit, address, street_images, monkeypatch
+):
+    tab = visit(browser, address)
+    tab.segment(street_images[0])
+    # As if a hundred other visitors had come since.
+    monkeypatch.setattr(web_page.Page, '_held', lose(web_page.Page._held))
+    tab.page.get_by_role('button', name='Download overlay').click()
+    tab.page.get_by_text('This picture is no longer kept: choose it again.').wait_for()
+    tab.end()
+
+
+def lose(held):
+    return lambda page, found: held(page, None)
