@@ -13,7 +13,7 @@ from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.testing import prepare_testing
-from mmseg_repvgg.report.fiftyone_app import fill_dataset, open_app
+from mmseg_repvgg.report.fiftyone_app import open_app
 from mmseg_repvgg.report.segmented import segment_both_forms
 from mmseg_repvgg.report.statistics import Statistics
 from mmseg_repvgg.report.writing import (
@@ -80,7 +80,7 @@ def main() -> None:
         classes = loader.dataset.metainfo['classes']
         images = segment_both_forms(runner.model, loader, args.engine)
         images = show_progress(images, len(loader.dataset))
-        open_app(fill_dataset(images, Statistics(len(classes), ignored), classes))
+        open_app(images, Statistics(len(classes), ignored), classes)
         return
     run = dict(
         config=Path(args.config).stem,

@@ -11,14 +11,13 @@ from .segmented import Segmented
 from .statistics import Statistics
 
 
-def fill_dataset(
+def open_app(
     images: Iterable[Segmented], statistics: Statistics, classes: Sequence[str]
-) -> Any:
-    """Return a FiftyOne data set of images, in FiftyOne's database until Python exits.
+) -> None:
+    """Open FiftyOne's app on images, the worst first, until it is closed.
 
-    A sample has the segmentations ``truth`` and ``prediction``, whose mask has the label
-    id plus 1 and 0 for ignored pixels, and the numbers ``error`` and ``miou``, from 0 to
-    1. Masks go to the database image by image.
+    Label maps go to FiftyOne's database image by image, and stay there until Python
+    exits.
 
     Args:
         images: The images.
@@ -33,24 +32,27 @@ def fill_dataset(
     # FiftyOne shows nothing where a mask is 0.
     dataset.default_mask_targets = dict(enumerate(classes, 1))
     for image in images:
-        errors = statistics.add(image)
-        ignored = image.truth == statistics.ignore_index
-        sample = fiftyone.Sample(
-            filepath=image.path,
-            truth=fiftyone.Segmentation(mask=_mask(np.where(ignored, -1, image.truth))),
-            prediction=fiftyone.Segmentation(mask=_mask(image.labels)),
-            error=errors.error,
-            miou=errors.miou,
-        )
-        dataset.add_sample(sample)
-    return dataset
+        dataset.add_sample(make_sample(image, statistics))
+    fiftyone.launch_app(dataset.sort_by('error', reverse=True)).wait()
+
+
+def make_sample(image: Segmented, statistics: Statistics) -> Any:
+    """Add an image to statistics and return it as a sample of FiftyOne.
+
+    Its segmentations ``truth`` and ``prediction`` have the label id plus 1, and 0 where
+    the truth is ignored. Its numbers ``error`` and ``miou`` are from 0 to 1.
+    """
+    fiftyone = require('fiftyone', None)
+    errors = statistics.add(image)
+    truth = np.where(image.truth == statistics.ignore_index, -1, image.truth)
+    return fiftyone.Sample(
+        filepath=image.path,
+        truth=fiftyone.Segmentation(mask=_mask(truth)),
+        prediction=fiftyone.Segmentation(mask=_mask(image.labels)),
+        error=errors.error,
+        miou=errors.miou,
+    )
 
 
 def _mask(labels: np.ndarray) -> np.ndarray:
     return (labels + 1).astype(np.uint16 if labels.max() >= 255 else np.uint8)
-
-
-def open_app(dataset: Any) -> None:
-    """Open FiftyOne's app on a data set, the worst images first, until it is closed."""
-    fiftyone = require('fiftyone', None)
-    fiftyone.launch_app(dataset.sort_by('error', reverse=True)).wait()

@@ -8,15 +8,15 @@ from mmseg_repvgg.report.segmented import FormDifference, Segmented
 CLASSES = 4
 
 
-def make_segmented(seed: int, shape=(48, 64), error=0.2, path=None) -> Segmented:
-    """Return an image of blocks of labels, a tenth ignored, with errors in the rest."""
+def make_segmented(seed: int, shape=(48, 64), error=0.2, path=None, block=8) -> Segmented:
+    """Return an image of blocks of labels with errors, whose upper rows are ignored."""
     rng = np.random.default_rng(seed)
     height, width = shape
-    small = rng.integers(0, CLASSES, (-(-height // 8), -(-width // 8)))
-    truth = small.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.int32)
+    small = rng.integers(0, CLASSES, (-(-height // block), -(-width // block)))
+    truth = small.repeat(block, 0).repeat(block, 1)[:height, :width].astype(np.int32)
     wrong = rng.random(shape) < error
     labels = np.where(wrong, (truth + rng.integers(1, CLASSES, shape)) % CLASSES, truth)
-    truth[rng.random(shape) < 0.1] = 255
+    truth[: height // 10] = 255
     return Segmented(
         path or f'/data/val/{seed}.png',
         rng.integers(0, 256, (*shape, 3)).astype(np.uint8),

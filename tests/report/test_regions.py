@@ -41,6 +41,16 @@ def test_sums_are_those_of_a_flood_fill(make_segmented, seed):
         assert np.array_equal(sums, total)
 
 
+@pytest.mark.parametrize('group', range(1, len(SIZE_EDGES)))
+def test_square_of_an_edge_begins_a_group(group):
+    found = RegionRecall(1)
+    square = np.zeros((SIZE_EDGES[group], SIZE_EDGES[group]), np.int32)
+    found.add(square, square)
+    assert np.flatnonzero(found.regions[0]) == [group]
+    found.add(square[1:], square[1:])
+    assert found.regions[0, group - 1] == 1
+
+
 def test_images_add_up(make_segmented):
     both, parts = RegionRecall(4), [RegionRecall(4) for _ in range(2)]
     for seed, part in enumerate(parts):

@@ -16,7 +16,7 @@ def test_sums_are_those_of_a_count(make_segmented):
     expected = np.zeros_like(statistics.confusion)
     differing = np.zeros(2)
     for seed in range(3):
-        image = make_segmented(seed)
+        image = make_segmented(seed, block=16)
         errors = statistics.add(image)
         wrong = labelled = 0
         bands = distance_bands(image.truth)
@@ -31,6 +31,7 @@ def test_sums_are_those_of_a_count(make_segmented):
         assert errors.differing == image.forms.labels.sum()
     assert np.array_equal(statistics.confusion, expected)
     assert statistics.differing.tolist() == differing.tolist()
+    assert differing.all()
     assert statistics.reliability.pixels.sum() == expected.sum()
     assert statistics.regions.pixels.sum() == expected.sum()
 
