@@ -1,5 +1,6 @@
 """Segmentors from a config and a checkpoint, without a Runner."""
 
+import os
 from typing import Any
 
 from mmengine.config import Config
@@ -17,7 +18,9 @@ from ..hooks.load_hook import fit_checkpoint
 from ..registry_types import is_a
 
 
-def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseModel:
+def load_model(
+    cfg: Config, checkpoint: str | os.PathLike[str], *, trust: bool = False
+) -> BaseModel:
     """Build the segmentor of a config and fill the whole of it from a checkpoint.
 
     Reads no data set and writes nothing. Pass the result to :func:`~mmseg_repvgg.deploy`
@@ -36,6 +39,7 @@ def load_model(cfg: Config, checkpoint: str, *, trust: bool = False) -> BaseMode
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit the model.
     """
+    checkpoint = os.fspath(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)

@@ -48,7 +48,7 @@ class ProgressHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Release the screen when the training ends, also by an exception."""
-        on_loop_end(runner._train_loop, self._shown.close)
+        on_loop_end(runner._train_loop, self._end)
 
     def before_train(self, runner: Runner) -> None:
         """Note the time; draw the bar on a terminal, the line in a notebook."""
@@ -107,6 +107,11 @@ class ProgressHook(Hook):
         """Draw the bar again."""
         if runner.iter < runner.max_iters:
             self._show(runner)
+
+    def _end(self) -> None:
+        self._shown.close()
+        # A validation after an interrupted training shows neither again.
+        self._bar = self._line = None
 
     def _show(self, runner: Runner) -> None:
         """Draw the bar, if there is one, and mute what it or the line replaces."""

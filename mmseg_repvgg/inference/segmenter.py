@@ -77,7 +77,7 @@ class Segmenter(BaseSegmenter):
                 cfg = config.copy()
             else:
                 cfg = load_config(Namespace(config=os.fspath(config)))
-            model = load_model(cfg, os.fspath(checkpoint), trust=trust)
+            model = load_model(cfg, checkpoint, trust=trust)
             self._prepare(cfg, model, engine, device, tta, keep_trained)
 
     def _prepare(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.hooks import progress_hook
 from mmseg_repvgg.hooks.progress_hook import ProgressHook
 
@@ -61,6 +62,22 @@ def test_a_failed_training_restores_the_terminal(street_config_file, repo, tmp_p
     assert status == 2
     assert 'error: ' in drawn
     assert drawn.rindex('\x1b[?25h') > drawn.rindex('\x1b[?25l')
+
+
+def test_validation_after_an_interrupted_training_is_logged(street_config, monkeypatch):
+    terminal = SimpleNamespace(is_jupyter=False, is_terminal=True)
+    monkeypatch.setattr(progress_hook, 'Console', lambda: terminal)
+    runner = build_runner(street_config)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.model, 'train_step', interrupt)
+    levels = [handler.level for handler in runner.logger.handlers]
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    runner.val()
+    assert [handler.level for handler in runner.logger.handlers] == levels
 
 
 @pytest.mark.parametrize('verbose', [False, True])
