@@ -101,7 +101,9 @@ def draw_forms(image: Segmented, width: int) -> list[Pane]:
         shown(image.image), _size(image.truth, width), interpolation=cv2.INTER_AREA
     )
     # A single pixel would be invisible.
-    marks = cv2.dilate(image.forms.labels.astype(np.uint8), np.ones((7, 7), np.uint8))
+    side = 7 + 2 * (image.truth.shape[1] // 100)
+    enlarge = np.ones((side, side), np.uint8)
+    marks = cv2.dilate(image.forms.labels.astype(np.uint8), enlarge)
     return [_pane('Pixels with other labels', _mark(picture, marks), QUALITY)]
 
 
