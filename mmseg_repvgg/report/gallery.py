@@ -46,11 +46,17 @@ class Gallery:
 
     def __init__(self, count: int, limit: int, draw: Draw) -> None:
         self.count, self.limit, self.draw = count, limit, draw
-        # The score, the negative number of the image, which is unique, and its panes.
+        # Score, negative index, panes; the index is unique, so panes are not compared.
         self._heap: list[tuple[float, int, list[Pane]]] = []
 
     def offer(self, index: int, score: float, image: Segmented) -> None:
-        """Draw and keep the image with a number if its score is high enough."""
+        """Draw and keep an image if its score is positive and among the highest.
+
+        Args:
+            index: Number of the image in the data set.
+            score: For example its error.
+            image: The image.
+        """
         full = len(self._heap) >= self.count
         if not score > 0 or (full and (not self.count or score <= self._heap[0][0])):
             return
@@ -58,7 +64,7 @@ class Gallery:
         keep(self._heap, (score, -index, self._fit(image)))
 
     def pictures(self) -> list[tuple[int, list[Pane]]]:
-        """Return the numbers and panes of the images, the highest score first."""
+        """Return index and panes of each kept image, the highest score first."""
         return [(-index, panes) for _, index, panes in sorted(self._heap, reverse=True)]
 
     def _fit(self, image: Segmented) -> list[Pane]:

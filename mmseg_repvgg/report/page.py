@@ -22,10 +22,14 @@ LIMIT = 10_000_000
 """Most bytes of a page."""
 
 Pictures = Sequence[tuple[int, list[Pane]]]
-"""Numbers of images, and their panes."""
+"""Index of an image in the data set, and its panes, for each picture."""
 
 MATRIX_CLASSES = 30
+"""Most classes of the matrix."""
+
 CONFUSIONS = 15
+"""Number of pairs of classes in the list."""
+
 _HERE = Path(__file__).parent
 
 

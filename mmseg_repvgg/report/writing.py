@@ -1,5 +1,7 @@
 """Write the error report of a segmentor on a data set."""
 
+import errno
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from repvgg_runtime.painting import default_palette
 from repvgg_runtime.progress import Progress
 
 from ..engine.config_checks import check_keys
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, WriteError
 from .gallery import Gallery, draw_errors, draw_forms
 from .numbers import Numbers, collect, read_numbers, require_comparable
 from .page import picture_bytes, render
@@ -47,6 +49,20 @@ def show_progress(images: Iterator[Segmented], total: int) -> Iterator[Segmented
         yield image
         progress.add()
     progress.close()
+
+
+def _require_writable(path: Path) -> None:
+    """Find out before the images are segmented, which may take hours."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, 'it is a folder')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise WriteError(
+            f'the report {path} cannot be written: {error.strerror}. Choose another file'
+        ) from error
 
 
 def write_report(
@@ -84,6 +100,7 @@ def write_report(
     """
     if pictures < 0:
         raise ConfigError(f'--images must be at least 0, but got {pictures}')
+    _require_writable(Path(path))
     dataset = dataloader.dataset
     classes = dataset.metainfo['classes']
     palette = dataset.metainfo.get('palette') or default_palette(len(classes))

@@ -54,6 +54,7 @@ def test_names_are_escaped(made):
     # The numbers, the script, and nothing that a name has added.
     assert content.count('<script') == content.count('</script>') == 2
     assert '&lt;script&gt;document.title' in content
+    assert "default-src 'none'" in content
 
 
 def test_changes_against_another_run_are_shown(made, make_segmented):

@@ -1,5 +1,7 @@
 """Reports of real checkpoints have the metrics of a test."""
 
+import errno
+import os
 import shutil
 from argparse import Namespace
 
@@ -122,12 +124,26 @@ def test_data_without_labels_is_an_error(trained, street_root, tmp_path):
     assert not (tmp_path / 'a.html').exists()
 
 
-def test_file_that_cannot_be_written(runner, tmp_path):
+@pytest.mark.parametrize('path', ['file/report.html', 'folder'])
+def test_file_that_cannot_be_written_is_refused_first(runner, tmp_path, path):
     (tmp_path / 'file').touch()
-    with pytest.raises(WriteError, match=r'a\.html cannot be written'):
-        write_report(
-            runner.model, runner.test_dataloader, tmp_path / 'file' / 'a.html', RUN
-        )
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(WriteError, match=rf'the report .*{path} cannot be written'):
+        write_report(None, runner.test_dataloader, tmp_path / path, RUN)
+
+
+def test_failure_keeps_the_report_that_was_there(runner, tmp_path, monkeypatch):
+    path = tmp_path / 'report.html'
+    path.write_text('earlier')
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(WriteError, match='No space left'):
+        write_report(runner.model, runner.test_dataloader, path, RUN)
+    assert [file.name for file in tmp_path.iterdir()] == ['report.html']
+    assert path.read_text() == 'earlier'
 
 
 def test_split_is_chosen(street_config):
