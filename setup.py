@@ -20,7 +20,7 @@ RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
 HUB = [*SAFETENSORS, 'huggingface_hub>=0.33.5']
 TIFF = ['tifffile>=2024.5.22']
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10']
-WEB = ['gradio>=6.10']
+WEB = ['gradio>=6.17.3']
 DOCS = ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings[python]>=0.28']
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import socket
@@ -174,12 +175,15 @@ def _serve(page: Page, listener: socket.socket, max_bytes: int) -> None:
     config = uvicorn.Config(
         BodyLimit(app, max_bytes), log_level='error', timeout_graceful_shutdown=1
     )
+    server = uvicorn.Server(config)
+    # Errors of the connections that are cut at the end are no news.
+    logging.getLogger('uvicorn.error').addFilter(lambda record: not server.should_exit)
     host, port = listener.getsockname()[:2]
     host = f'[{host}]' if ':' in host else host
     # A browser that connects before the server runs waits for it.
     sys.stdout.write(f'{page.name} is shown at http://{host}:{port} until Ctrl-C\n')
     sys.stdout.flush()
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 if __name__ == '__main__':

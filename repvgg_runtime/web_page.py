@@ -49,8 +49,9 @@ _CSS = """
   background: var(--error-background-fill); border-color: var(--error-border-color); }
 .picture { display: block; width: 100%; max-height: 75vh; object-fit: contain;
   border-radius: var(--radius-md); }
-#examples .grid-wrap { max-height: none; }
-#examples .thumbnail-item { aspect-ratio: 3 / 2; }
+#examples .grid-wrap { min-height: 0; max-height: none; padding-top: 2rem; }
+#examples .grid-container { grid-auto-rows: auto; grid-template-rows: none; }
+#examples .thumbnail-item { height: auto; aspect-ratio: 3 / 2; }
 #legend .wrap { max-height: 22rem; overflow-y: auto; }
 #legend input + span::before { content: ''; display: inline-block; width: 1em;
   height: 1em; margin-right: .5em; vertical-align: -.125em; border-radius: 3px;
@@ -392,7 +393,8 @@ def _percent(share: float) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f'{1e3 * seconds:.0f} ms' if seconds >= 0.01 else f'{1e3 * seconds:.1f} ms'
+    digits = 0 if seconds >= 0.01 else 1
+    return f'{1e3 * seconds:.{digits}f}\N{NO-BREAK SPACE}ms'
 
 
 def _file(found: Segmented, kind: str, content: bytes) -> dict[str, str]:

@@ -104,8 +104,8 @@ def check_picture(picture: Picture, max_pixels: int) -> None:
     except Exception as error:
         # Readers of headers raise errors of many types for broken files.
         raise ImageError(
-            f'{picture.name} is not an image that can be read. Choose a file of '
-            f'{", ".join(FORMATS)}'
+            f'{picture.name} is not an image that can be read. Choose a file in one of '
+            f'the formats {", ".join(FORMATS)}'
         ) from error
     if width * height > max_pixels:
         raise ImageError(
