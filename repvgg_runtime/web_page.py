@@ -165,8 +165,7 @@ class Page:
 
         def take_example(event: gr.SelectData) -> Any:
             picture = self.examples[event.index]
-            # Without a selection, the same example can be chosen again.
-            return gr.Gallery(selected_index=None), picture, _note(_busy(picture))
+            return picture, _note(_busy(picture))
 
         def forget(request: gr.Request) -> None:
             page.state_holder.delete_state(request.session_hash)
@@ -221,10 +220,7 @@ class Page:
             if self.examples:
                 chosen.append(
                     examples.select(
-                        take_example,
-                        None,
-                        [examples, picture, note],
-                        show_progress='hidden',
+                        take_example, None, [picture, note], show_progress='hidden'
                     )
                 )
             for event in chosen:
