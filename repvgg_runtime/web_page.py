@@ -34,7 +34,7 @@ _CSS = """
 .html-container { padding: 0 !important; }
 #heading h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
 #heading p, .drop small, .hint { color: var(--body-text-color); opacity: .7; }
-#heading p { margin: .25rem 0 0; }
+#heading p, .hint { margin: .25rem 0 0; }
 .drop { display: flex; flex-direction: column; align-items: center; gap: .25rem;
   padding: 1.5rem 1rem; text-align: center; cursor: pointer;
   border: 2px dashed var(--neutral-400); border-radius: var(--radius-lg);
