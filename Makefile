@@ -53,27 +53,29 @@ docs: $(VENV)/.ready-dev  ## Build the documentation into site/; a warning is an
 # (docs/machines.md, "Known crash in OpenVINO").
 RUNTIMES := tests/benchmarks tests/export tests/runtime
 OTHERS := $(addprefix --ignore=,$(RUNTIMES))
+# Two processes, each of which takes whole files, so that fixtures of a file are made once.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test: lint docs test-unit test-avx2  ## Check style, types and documentation and run every test
 
 test-unit: $(VENV)/.ready-dev  ## Run every test once
-	$(BIN)/pytest $(RUNTIMES)
-	$(BIN)/pytest $(OTHERS)
+	$(PYTEST) $(RUNTIMES)
+	$(PYTEST) $(OTHERS)
 
 # Apart from `make test`, since it makes tests that run much Python a fifth slower.
 coverage: $(VENV)/.ready-dev  ## Run every test once and print the coverage of the package
-	$(BIN)/pytest --cov --cov-report= $(RUNTIMES)
-	$(BIN)/pytest --cov --cov-append $(OTHERS)
+	$(PYTEST) --cov --cov-report= $(RUNTIMES)
+	$(PYTEST) --cov --cov-append $(OTHERS)
 
 test-quick: lint  ## Check style and types and run the tests that are not slow
-	$(BIN)/pytest -m 'not slow' $(RUNTIMES)
-	$(BIN)/pytest -m 'not slow' $(OTHERS)
+	$(PYTEST) -m 'not slow' $(RUNTIMES)
+	$(PYTEST) -m 'not slow' $(OTHERS)
 
 # GCC for other processors does not know the flag.
 NO_AVX512 := $(if $(filter x86_64,$(shell uname -m)),-mno-avx512f)
 
 test-avx2: $(VENV)/.ready-dev  ## Run the tests that depend on the instruction set without AVX-512
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 WINOGRAD_CXXFLAGS=$(NO_AVX512) $(BIN)/pytest -m isa
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 WINOGRAD_CXXFLAGS=$(NO_AVX512) $(PYTEST) -m isa
 
 test-gpu: $(VENV)/.ready-dev  ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m cuda tests/gpu

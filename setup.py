@@ -106,6 +106,7 @@ setup(
         'dev': [
             'pytest>=8',
             'pytest-cov>=6',
+            'pytest-xdist>=3.6',
             'ruff>=0.9',
             'mypy>=1.13',
             'codespell>=2.3',

@@ -125,8 +125,9 @@ class RepVGG(BaseModule):
             H' = ceil(H / stride) and W' = ceil(W / stride).
         """
         outputs = []
-        # The stem, whose output is never returned, comes before stage 0.
-        for index, stage in enumerate(self.stages, start=-1):
+        # The stem, whose output is never returned, comes before stage 0. torch.compile of
+        # torch 2.3 does not know the keyword `start`.
+        for index, stage in enumerate(self.stages, -1):
             x = self._run(stage, x)
             if index in self.out_indices:
                 outputs.append(x)
