@@ -62,8 +62,13 @@ setup(
         'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
-    packages=find_packages(include=['mmseg_repvgg', 'mmseg_repvgg.*', 'repvgg_runtime']),
-    package_data={'mmseg_repvgg': ['py.typed', 'winograd/*.cpp', 'report/page.*']},
+    packages=find_packages(
+        include=['mmseg_repvgg', 'mmseg_repvgg.*', 'repvgg_runtime', 'repvgg_runtime.*']
+    ),
+    package_data={
+        'mmseg_repvgg': ['py.typed', 'report/page.*'],
+        'repvgg_runtime': ['kernels/*.cpp'],
+    },
     cmdclass={'build_py': BuildWithTools},
     entry_points={'console_scripts': ['mmseg-repvgg = repvgg_runtime.command:main']},
     install_requires=[

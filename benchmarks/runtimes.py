@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.export.openvino_winograd import use_winograd
 from mmseg_repvgg.export.quantized import missing_for_int8
 from mmseg_repvgg.models.comparison import relative_difference
 from mmseg_repvgg.models.tf32 import tf32
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.deploy import ENGINES
-from mmseg_repvgg.winograd.build import library
 from repvgg_runtime.extras import require
+from repvgg_runtime.kernels.build import library
 from repvgg_runtime.signal_stack import keep_signal_stack
 
 Run = Callable[[], Any]
@@ -140,20 +141,29 @@ def _openvino(subject: Subject, precision: str = 'f32') -> Run:
     return _run_openvino(subject, subject.onnx, precision)
 
 
+def _openvino_winograd(subject: Subject) -> Run:
+    return _run_openvino(subject, subject.onnx, 'f32', winograd=True)
+
+
 def _int8(subject: Subject) -> Run:
     return _run_openvino(subject, subject.int8, 'f32')
 
 
 @keep_signal_stack()
-def _run_openvino(subject: Subject, file: Path, precision: str) -> Run:
-    openvino = require('openvino')
+def _run_openvino(
+    subject: Subject, file: Path, precision: str, winograd: bool = False
+) -> Run:
+    core = require('openvino').Core()
+    model = core.read_model(file)
+    if winograd:
+        use_winograd(model, subject.graph)
     threads = subject.setup.threads
     settings = {
         'INFERENCE_PRECISION_HINT': precision,
         'PERFORMANCE_HINT': 'LATENCY',
         'INFERENCE_NUM_THREADS': threads,
     }
-    compiled = openvino.Core().compile_model(file, 'CPU', settings)
+    compiled = core.compile_model(model, 'CPU', settings)
     used = compiled.get_property('INFERENCE_NUM_THREADS')
     if used != threads:
         raise ConfigError(f'OpenVINO takes {used} threads, not {threads}')
@@ -180,6 +190,7 @@ FORMS: dict[str, Form] = {
     'cuda-graphs': Form(_cuda_graphs, on_gpu=True, on_cpu=False),
     'onnxruntime': Form(_onnxruntime),
     'openvino': Form(_openvino),
+    'openvino-winograd': Form(_openvino_winograd),
     'tf32': Form(
         partial(_channels_last, allow_tf32=True), 'tf32', on_gpu=True, on_cpu=False
     ),

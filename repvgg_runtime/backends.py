@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .cores import default_threads
 from .errors import ConfigError
 from .extras import require
+from .kernels.build import add_openvino_extension
 from .metadata import Metadata
 from .signal_stack import keep_signal_stack
 from .special_files import refuse_special_file
@@ -119,6 +120,9 @@ class OpenVINOBackend(Backend):
     def _open(self, device: str) -> dict[str, str]:
         core = require('openvino').Core()
         refuse_special_file(self.path.with_suffix('.bin'))
+        # The metadata cannot be read before: it is a part of the model.
+        if 'type="WinogradConvolution"' in self.path.read_text():
+            add_openvino_extension(core)
         model = core.read_model(self.path)
         settings: dict[str, Any] = {
             'INFERENCE_PRECISION_HINT': 'f32',

@@ -22,6 +22,10 @@ SUBCOMMANDS: Final = {
     'predict': ('repvgg_runtime.predict', 'segment images, folders and videos'),
     'web': ('repvgg_runtime.web', 'show a model on a web page'),
     'export': ('export.py', 'write a verified ONNX, OpenVINO or TorchScript file'),
+    'openvino-extension': (
+        'openvino_extension.py',
+        'write the library that Winograd files of OpenVINO need elsewhere',
+    ),
     'quantize': ('quantize.py', 'write an int8 file for OpenVINO'),
     'evaluate': ('evaluate_backend.py', 'evaluate an exported file on a test set'),
     'convert': (

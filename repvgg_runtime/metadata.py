@@ -42,6 +42,8 @@ class Metadata:
             if it keeps their size.
         keep_ratio: Whether it keeps their aspect ratio; they then fit inside ``scale``.
         label_ids: The data set's own id of each label, where these differ.
+        engine: What computes the convolutions: ``'torch'``, the runtime itself, or
+            ``'winograd'``, an extension of it.
     """
 
     output: str
@@ -64,6 +66,7 @@ class Metadata:
     scale: list[int] | None = None
     keep_ratio: bool = True
     label_ids: list[int] | None = None
+    engine: str = 'torch'
 
     @property
     def dtype(self) -> str:

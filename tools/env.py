@@ -111,7 +111,7 @@ def pytorch() -> str:
 
 
 def winograd() -> str:
-    from mmseg_repvgg.winograd.build import library
+    from repvgg_runtime.kernels.build import library
 
     return 'works' if library() else 'its kernel does not compile, see the warning'
 

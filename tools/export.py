@@ -9,7 +9,7 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
-from mmseg_repvgg.export.exported import export
+from mmseg_repvgg.export.exported import ENGINES, export
 from mmseg_repvgg.export.formats import FORMATS
 from mmseg_repvgg.export.metadata import OUTPUTS
 from repvgg_runtime.backends import shape_text
@@ -42,6 +42,12 @@ def main() -> None:
     parser.add_argument(
         '--opset', type=int, help="ONNX opset, at least 17; default: torch's choice"
     )
+    parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        default='torch',
+        help='winograd: faster 3x3 convolutions in OpenVINO, by an extension of it',
+    )
     parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--out', help='default WORK_DIR/NAME_OF_CHECKPOINT.SUFFIX')
     cli.add_common_arguments(parser)
@@ -60,6 +66,7 @@ def main() -> None:
         output=args.output,
         normalize=args.normalize,
         opset=args.opset,
+        engine=args.engine,
     )
     facts = done.metadata
     values = '0 to 255' if facts.normalize else 'normalized'

@@ -18,6 +18,8 @@ from .metadata import describe
 from .staging import staged
 from .verify import Agreement, smooth_noise, verify
 
+ENGINES = ('torch', 'winograd')
+
 # Sizes at which a file with open sizes is verified: some that bins and strides divide,
 # some that they do not, several batch sizes, and the smallest image.
 DYNAMIC_SHAPES = [(1, 97, 193), (3, 64, 128), (2, 91, 67), (1, 1, 1)]
@@ -55,6 +57,7 @@ def export(
     output: str = 'labels',
     normalize: bool = False,
     opset: int | None = None,
+    engine: str = 'torch',
 ) -> Exported:
     """Export the fused form of a segmentor and compare the file with it.
 
@@ -74,6 +77,9 @@ def export(
         normalize: Whether the file takes images as they are read, uint8, and normalizes
             them.
         opset: ONNX opset, at least 17; None for the exporter's choice.
+        engine: ``'winograd'`` for an OpenVINO file that computes 3x3 convolutions as
+            ``deploy(model, 'winograd')`` does, by an extension of OpenVINO; ``'torch'``
+            for a standard file.
 
     Raises:
         ConfigError: If an argument is not allowed, or the model cannot be exported so.
@@ -92,11 +98,20 @@ def export(
         )
     if opset is not None and opset < MIN_OPSET:
         raise ConfigError(f'--opset must be at least {MIN_OPSET}, but got {opset}')
+    if engine not in ENGINES:
+        raise ConfigError(f'--engine must be one of {ENGINES}, but got {engine!r}')
+    if engine == 'winograd' and to != 'openvino':
+        raise ConfigError(
+            f'only OpenVINO files have --engine winograd, but got --to {to}: its runtime '
+            'has no such extension'
+        )
     shapes = [(batch, *size)] if size else []
     count = image_bands(cfg)
     sides = (None, count, None, None) if dynamic else (batch, count, *(size or ()))
     shapes += DYNAMIC_SHAPES if dynamic else []
-    metadata = describe(cfg, model, output=output, shape=sides, normalize=normalize)
+    metadata = describe(
+        cfg, model, output=output, shape=sides, normalize=normalize, engine=engine
+    )
     fused = deploy(model)
     _, write = FORMATS[to]
     agreements = {}

@@ -5,9 +5,10 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.utils import digit_version
 
 from repvgg_runtime.backends import METADATA_KEY
@@ -16,6 +17,7 @@ from repvgg_runtime.metadata import Metadata
 
 from ..errors import ConfigError
 from .graph import SegmentorGraph
+from .openvino_winograd import use_winograd
 
 MIN_OPSET = 17
 # Sides of the example where they are left open. A side of 1 would be taken for fixed.
@@ -39,8 +41,14 @@ def write_openvino(
 ) -> None:
     """Write an OpenVINO IR, ``.xml`` and ``.bin``, in float32, by way of ONNX."""
     openvino = require('openvino')
+    if metadata.engine == 'winograd':
+        # A norm behind a convolution would be computed by itself.
+        graph = cast(SegmentorGraph, fuse_conv_bn(graph))
     data = _onnx_model(graph, metadata, opset).SerializeToString()
-    save_openvino(openvino.Core().read_model(data), path, metadata)
+    model = openvino.Core().read_model(data)
+    if metadata.engine == 'winograd':
+        use_winograd(model, graph)
+    save_openvino(model, path, metadata)
 
 
 def save_openvino(model: Any, path: Path, metadata: Metadata) -> None:

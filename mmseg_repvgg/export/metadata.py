@@ -24,6 +24,7 @@ def describe(
     output: str,
     shape: tuple[int | None, int, int | None, int | None],
     normalize: bool,
+    engine: str = 'torch',
 ) -> Metadata:
     """Collect the facts about a file to be written; see :class:`Metadata`.
 
@@ -66,6 +67,7 @@ def describe(
         output=output,
         shape=shape,
         normalize=normalize,
+        engine=engine,
         align_corners=bool(model.align_corners),
         out_channels=model.out_channels,
         threshold=getattr(model.decode_head, 'threshold', None),

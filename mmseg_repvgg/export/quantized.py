@@ -7,7 +7,7 @@ they take no time, and what they average or blend would be rounded twice.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..errors import ConfigError, ExportError
 from .exported import check_path, export, megabytes
 from .formats import save_openvino
 from .graph import SegmentorGraph
+from .openvino_graph import convolutions, name_and_fold
 from .real_images import CalibrationImages, Validation
 from .staging import staged
 
@@ -211,19 +212,15 @@ def _quantize_graph(
         The ``openvino.Model``, the names of the layers in int8 by their operation in it,
         and the names of those in float32.
     """
-    openvino, passes = require('openvino'), require('openvino.passes')
+    openvino = require('openvino')
     nncf = require('nncf', 'quantize')
     estimators = require('nncf.quantization.range_estimator', 'quantize')
     model = openvino.Core().read_model(file)
-    # Exporters keep the names of parameters.
-    names = {}
-    for operation, weight in _weights(model):
-        parameter = weight.get_friendly_name()
-        names[operation] = parameter.removeprefix('network.').removesuffix('.weight')
-    # NNCF finds a bias only if it is a constant, but folded weights lose their names.
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())
-    manager.run_passes(model)
+    # NNCF finds a bias only if it is a constant.
+    names = {
+        operation: name.removeprefix('network.')
+        for operation, name in name_and_fold(model).items()
+    }
     # Ranges from the least to the greatest value: cutting them off costs mIoU.
     ranges = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
@@ -256,21 +253,11 @@ def _quantize_graph(
             )
     layers = {
         operation: names[operation]
-        for operation, weight in _weights(quantized)
+        for operation, _, weight in convolutions(quantized)
         if weight.get_element_type().get_type_name() in _INT8
     }
     kept = [name for operation, name in names.items() if operation not in layers]
     return quantized, layers, kept
-
-
-def _weights(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each convolution and the constant that its weights come from."""
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() in ('Convolution', 'GroupConvolution'):
-            node = operation.input_value(1).get_node()
-            while node.get_input_size():
-                node = node.input_value(0).get_node()
-            yield operation.get_friendly_name(), node
 
 
 def missing_for_int8() -> str | None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .build import library
+from repvgg_runtime.kernels.build import library
 
 PIECE = 16
 """Output channels whose kernels are adjacent in memory, as in ``winograd.cpp``."""

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from .build import library
+from repvgg_runtime.kernels.build import library
+
 from .conv import WinogradConv2d, fits
 
 Conv = nn.Conv2d | WinogradConv2d

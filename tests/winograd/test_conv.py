@@ -1,14 +1,9 @@
 """Winograd convolution against PyTorch's in float64."""
 
-import os
 import pickle
-import shlex
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from functools import partial
 
 import pytest
 import torch
@@ -16,8 +11,8 @@ from mmengine.utils import digit_version
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmseg_repvgg.winograd import build
 from mmseg_repvgg.winograd.conv import WinogradConv2d, WinogradConvReLU2d, fits
+from repvgg_runtime.kernels import build
 from tests.winograd.reference import transforms, winograd_conv2d
 
 needs_compiler = pytest.mark.skipif(
@@ -225,118 +220,6 @@ def test_unsupported_convolution_is_an_error(conv):
     assert not fits(conv)
     with pytest.raises(ValueError, match='3x3 nn.Conv2d of stride 1'):
         WinogradConv2d(conv)
-
-
-def run(code, tmp_path, **env):
-    return subprocess.run(
-        [sys.executable, '-c', code],
-        env={**os.environ, 'XDG_CACHE_HOME': str(tmp_path), **env},
-        capture_output=True,
-        text=True,
-    )
-
-
-CODE = """
-import torch
-from mmseg_repvgg.winograd.conv import WinogradConv2d
-conv = torch.nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
-x = torch.randn(1, 4, 9, 9)
-for _ in range(2):
-    torch.testing.assert_close(WinogradConv2d(conv)(x), conv(x), rtol=1e-4, atol=1e-5)
-"""
-
-
-@pytest.mark.parametrize('compiler', ['g++ "', ' '])
-def test_malformed_compiler_name_falls_back_to_pytorch(tmp_path, compiler):
-    assert run(CODE, tmp_path, CXX=compiler).returncode == 0
-
-
-@needs_compiler
-def test_library_is_built_without_a_cache(tmp_path):
-    file = tmp_path / 'no_folder'
-    file.touch()
-    check = 'from mmseg_repvgg.winograd.build import library; assert library()'
-    done = run(CODE + check, file, TMPDIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count('compiled for this process alone') == 1
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_missing_compiler_warns_once_and_falls_back(tmp_path):
-    done = run(CODE, tmp_path, CXX='no-such-compiler')
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count('cannot be compiled') == 1
-    assert 'there is no no-such-compiler' in done.stderr
-
-
-@needs_compiler
-def test_cached_library_needs_no_compiler_and_torn_one_is_rebuilt(tmp_path):
-    compiler = shlex.join([*build._compiler(), '-g0'])
-    assert run(CODE, tmp_path, CXX=compiler).returncode == 0
-    (built,) = (tmp_path / 'mmseg_repvgg').iterdir()
-    nowhere = tmp_path / 'nowhere'
-    nowhere.mkdir()
-    done = run(CODE, tmp_path, CXX=compiler, PATH=str(nowhere))
-    assert done.returncode == 0, done.stderr
-    assert 'cannot be compiled' not in done.stderr
-    # What is torn would end the process when it is loaded, and is built anew.
-    whole = built.read_bytes()
-    built.write_bytes(whole[: len(whole) // 2])
-    done = run(CODE, tmp_path, CXX=compiler)
-    assert done.returncode == 0, done.stderr
-    assert f'{built} is not what was built' in done.stderr
-    assert 'cannot be compiled' not in done.stderr
-    assert built.read_bytes() == whole
-
-
-@needs_compiler
-def test_library_is_built_once_and_uses_the_openmp_of_torch(tmp_path):
-    """Threads of a second OpenMP would compete with those of torch."""
-    check = """
-import re
-names = re.findall(r'\\S*(?:gomp|iomp|omp5)\\S*', open('/proc/self/maps').read())
-assert len(set(names)) == 1, set(names)
-"""
-    done = run(CODE + check, tmp_path)
-    assert done.returncode == 0, done.stderr
-    (built,) = (tmp_path / 'mmseg_repvgg').iterdir()
-    before = built.stat().st_mtime_ns
-    assert run(CODE, tmp_path).returncode == 0
-    assert built.stat().st_mtime_ns == before
-
-    # Processes that build at the same time do not disturb each other.
-    compiler = tmp_path / 'compiler'
-    compiler.write_text(f'#!/bin/sh\nfor out; do :; done\nsleep 1\ncp {built} $out\n')
-    compiler.chmod(0o755)
-    with ThreadPoolExecutor(4) as pool:
-        other = partial(run, CODE, tmp_path / 'other', CXX=str(compiler))
-        for done in pool.map(lambda _: other(), range(4)):
-            assert done.returncode == 0, done.stderr
-            assert 'Winograd' not in done.stderr
-            assert 'cannot be compiled' not in done.stderr
-    (same,) = (tmp_path / 'other' / 'mmseg_repvgg').iterdir()
-    assert same.read_bytes() == built.read_bytes()
-
-
-@needs_compiler
-def test_extra_compiler_flags_make_another_library(tmp_path, monkeypatch):
-    done = run(CODE, tmp_path, WINOGRAD_CXXFLAGS='-O1 -no-such-flag')
-    assert done.returncode == 0, done.stderr
-    assert 'no-such-flag' in done.stderr
-    monkeypatch.delenv('WINOGRAD_CXXFLAGS', raising=False)
-    before = build._name()
-    monkeypatch.setenv('WINOGRAD_CXXFLAGS', '-O1')
-    assert build._name() != before
-
-
-@needs_compiler
-def test_compiler_error_is_quoted(tmp_path):
-    broken = tmp_path / 'broken'
-    broken.write_text('#!/bin/sh\necho out of order >&2; exit 1\n')
-    broken.chmod(0o755)
-    done = run(CODE, tmp_path / 'cache', CXX=str(broken))
-    assert done.returncode == 0, done.stderr
-    assert 'out of order' in done.stderr
 
 
 @needs_compiler

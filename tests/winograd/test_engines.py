@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.errors import CheckpointError
 from mmseg_repvgg.reparam import RepVGGBlock, deploy
-from mmseg_repvgg.winograd import ENGINES, WinogradConv2d, build, engines
+from mmseg_repvgg.winograd import ENGINES, WinogradConv2d, engines
 from mmseg_repvgg.winograd.conv import WinogradConvReLU2d
+from repvgg_runtime.kernels import build
 
 # Widths 32, 32, 64, 128, 256; dilated, the first two stages begin with a stride of 2.
 SMALL = dict(depths=(2, 2, 2, 1), a=0.5, b=0.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseg_repvgg.winograd import build as native
+from repvgg_runtime.kernels import build as native
 
 DRIVER = Path(__file__).with_name('driver.cpp')
 ARM_COMPILER, EMULATOR = 'aarch64-linux-gnu-g++', 'qemu-aarch64'

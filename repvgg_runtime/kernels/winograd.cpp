@@ -14,9 +14,14 @@
 // are transformed anew in every call: keeping them would take 4 times the memory of the
 // kernels, and reading them as long as making them.
 //
-// build.py compiles it to a library of its own, without Python or torch.
+// build.py compiles it to a library of its own, without Python or torch, whose threads are those
+// of OpenMP; or with WINOGRAD_TBB, and openvino_extension.cpp, to one of OpenVINO's threads.
 
+#ifdef WINOGRAD_TBB
+#include <tbb/parallel_for.h>
+#else
 #include <omp.h>
+#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -311,6 +316,13 @@ constexpr decltype(&product<1>) PRODUCTS[] = {product<1>, product<2>, product<3>
 // of memory can be the cause) is thrown here.
 template <class Work>
 void in_parallel(int threads, int64_t count, const Work& work) {
+#ifdef WINOGRAD_TBB
+  const auto part = [&](int here) {
+    const int64_t from = count * here / threads, to = count * (here + 1) / threads;
+    if (from < to) work(from, to);
+  };
+  tbb::parallel_for(0, threads, part, tbb::static_partitioner());
+#else
   std::atomic<bool> failed{false};
 #pragma omp parallel num_threads(threads)
   {
@@ -323,6 +335,7 @@ void in_parallel(int threads, int64_t count, const Work& work) {
     }
   }
   if (failed) throw std::bad_alloc();
+#endif
 }
 
 thread_local Workspace tiles_space, kernels_space, products_space;

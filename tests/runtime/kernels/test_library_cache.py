@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from mmseg_repvgg.winograd import library_cache
-from mmseg_repvgg.winograd.library_cache import cache_folder, find_library, store_library
+from repvgg_runtime.kernels import library_cache
+from repvgg_runtime.kernels.library_cache import cache_folder, find_library, store_library
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'getuid'), reason='needs POSIX')
 
