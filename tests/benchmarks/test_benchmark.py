@@ -34,6 +34,7 @@ from mmseg_repvgg.analysis.curves import save_figure
 from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
 from mmseg_repvgg.reparam import RepConv
 from repvgg_runtime.cores import usable_cores
+from repvgg_runtime.kernels.build import library
 
 QUICK = Protocol(1, (33, 65), 1, 4)
 IN_TORCH = ['training', 'fused', 'channels-last']
@@ -130,7 +131,8 @@ def test_every_form_computes_the_same(files, weights, tmp_path, whole):
         assert runtimes.difference(FORMS['channels-last'].make(subject)(), fused) < 1e-5
         assert 1e-4 < runtimes.difference(FORMS['bf16'].make(subject)(), fused) < 0.2
         if whole and find_spec('openvino') and number == 0:
-            for form in ('onnxruntime', 'openvino'):
+            by_winograd = ['openvino-winograd'] if library() else []
+            for form in ('onnxruntime', 'openvino', *by_winograd):
                 assert runtimes.difference(FORMS[form].make(subject)(), fused) < 1e-4
         # For peers too: nothing is left that could be folded, nor anything of training.
         kinds = {type(module) for module in subject.fused.modules()}
