@@ -22,101 +22,13 @@ from .web_picture import (
     encode_preview,
     segment,
 )
+from .web_style import CSS, DROP, DROP_SCRIPT, SAVE_SCRIPT, swatches
 
 SESSIONS = 100
 """Number of sessions whose pictures are kept; the one unused for longest is dropped."""
 
 IDLE_SECONDS = 3600
 """Seconds after which the picture of a session is dropped."""
-
-_CSS = """
-.gradio-container > .main { width: 100%; max-width: 1240px; margin: 0 auto; }
-.html-container { padding: 0 !important; }
-#heading h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
-#heading p, .drop small, .hint { color: var(--body-text-color); opacity: .7; }
-#heading p, .hint { margin: .25rem 0 0; }
-.drop { display: flex; flex-direction: column; align-items: center; gap: .25rem;
-  padding: 1.5rem 1rem; text-align: center; cursor: pointer;
-  border: 2px dashed var(--neutral-400); border-radius: var(--radius-lg);
-  background: var(--block-background-fill); color: var(--body-text-color); }
-.drop:hover, .drop:focus-within, .drop.over { border-color: var(--color-accent); }
-.drop input { position: absolute; width: 1px; height: 1px; opacity: 0; }
-.drop b { color: var(--link-text-color); }
-.note { padding: .75rem 1rem; border-radius: var(--radius-md);
-  background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
-  color: var(--body-text-color); overflow-wrap: anywhere; }
-.note[role=alert] { color: var(--error-text-color);
-  background: var(--error-background-fill); border-color: var(--error-border-color); }
-.picture { display: block; width: 100%; max-height: 75vh; object-fit: contain;
-  border-radius: var(--radius-md); }
-#examples .grid-wrap { min-height: 0; max-height: none; padding-top: 2rem; }
-#examples .grid-container { grid-auto-rows: auto; grid-template-rows: none; }
-#examples .thumbnail-item { height: auto; aspect-ratio: 3 / 2; }
-#legend .wrap { max-height: 22rem; overflow-y: auto; }
-#legend input + span::before { content: ''; display: inline-block; width: 1em;
-  height: 1em; margin-right: .5em; vertical-align: -.125em; border-radius: 3px;
-  border: 1px solid var(--neutral-400); }
-.forms { width: 100%; border-collapse: collapse; margin: 0; }
-.forms, .forms tr { border: 0 !important; }
-.forms th, .forms td { padding: .4rem .6rem; text-align: right; border: 0 !important;
-  border-bottom: 1px solid var(--border-color-primary) !important;
-  color: var(--body-text-color); white-space: nowrap; }
-.forms th:first-child, .forms td:first-child { text-align: left; white-space: normal;
-  padding-left: 0; }
-@media (max-width: 640px) {
-  .gradio-container > .main { padding: 1rem !important; }
-  #examples .grid-container {
-    grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
-  #legend label { padding: .3rem .5rem; }
-  .forms th, .forms td { padding: .4rem .3rem; font-size: .85rem; }
-}
-"""
-
-_DROP = """
-<label class="drop">
-  <input type="file" accept="image/*" aria-label="Choose a picture">
-  <span>Drop a picture here, or <b>choose a file</b></span>
-  <small>at most ${limits}</small>
-</label>
-"""
-
-# The file is sent with the event, so that it is never written to the server's disk.
-_DROP_SCRIPT = """
-const zone = () => element.querySelector('.drop');
-const send = (file) => {
-  if (!file) return;
-  const event = { name: file.name, size: file.size, data: null };
-  if (file.size > props.max_bytes) return trigger('upload', event);
-  const reader = new FileReader();
-  reader.onload = () => {
-    event.data = reader.result.split(',')[1] || '';
-    trigger('upload', event);
-  };
-  reader.readAsDataURL(file);
-};
-element.addEventListener('change', (event) => {
-  send(event.target.files[0]);
-  event.target.value = '';
-});
-for (const name of ['dragenter', 'dragover', 'dragleave', 'drop'])
-  element.addEventListener(name, (event) => {
-    event.preventDefault();
-    zone().classList.toggle('over', name === 'dragenter' || name === 'dragover');
-  });
-element.addEventListener('drop', (event) => send(event.dataTransfer.files[0]));
-"""
-
-_SAVE_SCRIPT = """
-async (file) => {
-  const content = await (await fetch(file.url)).blob();
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(content);
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return null;
-}
-"""
 
 
 class Page:
@@ -170,7 +82,7 @@ class Page:
         def forget(request: gr.Request) -> None:
             page.state_holder.delete_state(request.session_hash)
 
-        network = dict(concurrency_limit=1, concurrency_id='network')
+        network: dict[str, Any] = dict(concurrency_limit=1, concurrency_id='network')
         with gr.Blocks(title=self.name, analytics_enabled=False) as page:
             picture = gr.State(time_to_live=IDLE_SECONDS)
             found = gr.State(time_to_live=IDLE_SECONDS)
@@ -178,8 +90,8 @@ class Page:
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     drop = gr.HTML(
-                        html_template=_DROP,
-                        js_on_load=_DROP_SCRIPT,
+                        html_template=DROP,
+                        js_on_load=DROP_SCRIPT,
                         limits=self._limits(),
                         max_bytes=self.max_bytes,
                         elem_id='drop',
@@ -196,9 +108,7 @@ class Page:
                             elem_id='examples',
                         )
                 with gr.Column(scale=5, min_width=300):
-                    note = gr.HTML(
-                        _note('Drop a picture, or choose an example.'), elem_id='note'
-                    )
+                    note = gr.HTML(_note('No picture is chosen yet.'), elem_id='note')
                     with gr.Column(visible=False) as results:
                         view = gr.HTML(elem_id='view')
                         opacity = gr.Slider(0, 100, 50, step=1, label='Opacity (%)')
@@ -231,22 +141,18 @@ class Page:
                     show_progress='hidden',
                     **network,
                 )
+            # Gradio would refuse classes of a session that it has dropped.
+            free: dict[str, Any] = dict(
+                show_progress='hidden', concurrency_limit=None, preprocess=False
+            )
             for change in (legend.input, opacity.input):
-                change(
-                    self._redraw,
-                    looks,
-                    view,
-                    show_progress='hidden',
-                    trigger_mode='always_last',
-                    concurrency_limit=None,
-                )
+                change(self._redraw, looks, view, trigger_mode='always_last', **free)
             for button, save in (
                 (save_labels, self._save_labels),
                 (save_overlay, self._save_overlay),
             ):
-                button.click(
-                    save, looks, download, show_progress='hidden', concurrency_limit=None
-                ).then(None, download, download, js=_SAVE_SCRIPT)
+                saved = button.click(save, looks, download, **free)
+                saved.then(None, download, download, js=SAVE_SCRIPT)
             timing.click(
                 lambda: '<p class="hint">Timing …</p>',
                 None,
@@ -272,7 +178,7 @@ class Page:
             page,
             path='/',
             theme=theme,
-            css=_CSS + self._swatches(),
+            css=CSS + swatches(self.segmenter.palette),
             footer_links=[],
             show_error=False,
         )
@@ -287,14 +193,6 @@ class Page:
 
     def _limits(self) -> str:
         return f'{self.max_bytes / 1e6:g} MB and {self.max_pixels / 1e6:g} megapixels'
-
-    def _swatches(self) -> str:
-        """Return the style of the legend's colours."""
-        return '\n'.join(
-            f'#legend input[name="{index}"] + span::before '
-            f'{{ background: rgb({red}, {green}, {blue}); }}'
-            for index, (red, green, blue) in enumerate(self.segmenter.palette)
-        )
 
     def _take(self, name: str, size: int, data: str | None) -> tuple[Any, str]:
         """Return a picture that was sent and a note, or None and why it is refused."""
@@ -328,7 +226,7 @@ class Page:
         height, width = found.size
         facts = (
             f'{picture.name}: {width} x {height} pixels, segmented in '
-            f'{_milliseconds(found.seconds)}'
+            f'{_duration(found.seconds)}'
         )
         return (
             found,
@@ -388,7 +286,9 @@ def _percent(share: float) -> str:
     return f'{share:.1%}' if share >= 0.001 else '< 0.1%'
 
 
-def _milliseconds(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    if seconds >= 1:
+        return f'{seconds:.1f}\N{NO-BREAK SPACE}s'
     digits = 0 if seconds >= 0.01 else 1
     return f'{1e3 * seconds:.{digits}f}\N{NO-BREAK SPACE}ms'
 
@@ -403,10 +303,10 @@ def _table(forms: Sequence[TimedForm]) -> str:
     if len(forms) == 1:
         return (
             f'<p class="hint single">{html.escape(first.name)} has a single form, which '
-            f'takes {_milliseconds(first.seconds)} for this picture.</p>'
+            f'takes {_duration(first.seconds)} for this picture.</p>'
         )
     rows = ''.join(
-        f'<tr><td>{html.escape(form.name)}</td><td>{_milliseconds(form.seconds)}</td>'
+        f'<tr><td>{html.escape(form.name)}</td><td>{_duration(form.seconds)}</td>'
         f'<td>{first.seconds / form.seconds:.2f}x</td><td>{form.agreement:.3%}</td></tr>'
         for form in forms
     )

@@ -102,17 +102,20 @@ def test_picture_is_forgotten_when_its_page_is_closed(
     second.end()
 
 
+@pytest.fixture
+def one_session(monkeypatch):
+    """Let the server keep the picture of one session only."""
+    monkeypatch.setattr(web_page, 'SESSIONS', 1)
+
+
 def test_picture_that_is_no_longer_kept_is_a_message(
-    browser, visit, address, street_images, monkeypatch
+    one_session, browser, visit, address, street_images
 ):
-    tab = visit(browser, address)
-    tab.segment(street_images[0])
-    # As if a hundred other visitors had come since.
-    monkeypatch.setattr(web_page.Page, '_held', lose(web_page.Page._held))
-    tab.page.get_by_role('button', name='Download overlay').click()
-    tab.page.get_by_text('This picture is no longer kept: choose it again.').wait_for()
-    tab.end()
-
-
-def lose(held):
-    return lambda page, found: held(page, None)
+    first, second = visit(browser, address), visit(browser, address)
+    first.segment(street_images[0])
+    second.segment(street_images[1])
+    first.page.get_by_role('button', name='Download overlay').click()
+    first.page.get_by_text('This picture is no longer kept: choose it again.').wait_for()
+    first.segment(street_images[1])
+    first.end()
+    second.end()
