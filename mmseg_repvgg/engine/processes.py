@@ -52,8 +52,10 @@ def start_gloo(cfg: Config) -> None:
     # mmengine would ask for a CUDA device here, but keeps a group that exists already.
     if not is_distributed():
         seconds = dist_cfg.get('timeout')
+        limit: dict[str, Any] = {}
         # torch 2.1 does not take None.
-        limit = {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
+        if seconds is not None:
+            limit['timeout'] = timedelta(seconds=seconds)
         distributed.init_process_group('gloo', **limit)
 
 
