@@ -40,7 +40,7 @@ class Page:
     Args:
         segmenter: Segmenter of images of three bands.
         name: Name of the model.
-        source: What it was opened from.
+        source: File or folder that the model was opened from.
         examples: Pictures to choose from.
         max_bytes: Largest size of a file.
         max_pixels: Largest number of pixels of a picture.

@@ -76,7 +76,7 @@ def collect(
             edges=BAND_EDGES,
             pixels=bands.sum((1, 2)),
             wrong=wrong,
-            # Of all pixels nearer than the next edge.
+            # All pixels that are closer than the next edge count.
             miou=[mean(iou(part)) for part in bands.cumsum(0)],
         ),
         regions=dict(edges=SIZE_EDGES, **vars(regions)),

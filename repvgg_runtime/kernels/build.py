@@ -38,7 +38,7 @@ _T = TypeVar('_T')
 
 @dataclass(frozen=True)
 class Library:
-    """What a library is made from.
+    """Sources and compiler flags of a library.
 
     Attributes:
         name: Name of the library.
@@ -91,7 +91,7 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def openvino_extension() -> Library:
-    """Return what the extension of OpenVINO with Winograd's convolution is made from.
+    """Return the sources and flags of OpenVINO's extension for Winograd's convolution.
 
     It is compiled against the headers in OpenVINO's wheel, and computes in its threads.
 
@@ -196,7 +196,7 @@ def compile_library(library: Library, path: Path) -> None:
 
 
 def _file_name(library: Library) -> str:
-    """Return the name of a library's file, which depends on all that it is made from."""
+    """Return a file name that depends on sources, compiler, flags and processor."""
     sources = [source.read_bytes() for source in library.sources]
     made_from = repr((library, sources, _compiler(), _flags(), _machine()))
     return f'{library.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so'

@@ -45,7 +45,7 @@ BROWSER_OPTIONS = [
 ]
 
 
-# Of a module, since asyncio.run fails in the thread of a running Playwright.
+# The scope is a module, since asyncio.run fails in the thread of a running Playwright.
 @pytest.fixture(scope='module')
 def browser():
     """A headless Chromium of the system."""
@@ -72,7 +72,7 @@ class Visit:
     def __init__(self, browser: Any, address: str) -> None:
         # Tabs of one context share six connections, of which each tab keeps two.
         self.page = browser.new_context().new_page()
-        # What hangs fails, but not what a busy machine computes slowly.
+        # A page that hangs fails, but a busy machine has time enough.
         self.page.set_default_timeout(300_000)
         self.requested: set[str] = set()
         self.page.on('request', lambda request: self.requested.add(request.url))

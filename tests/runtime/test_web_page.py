@@ -104,7 +104,7 @@ def test_picture_is_forgotten_when_its_page_is_closed(
 
 @pytest.fixture
 def one_session(monkeypatch):
-    """Let the server keep the picture of one session only."""
+    """Allow the server to keep the picture of a single session."""
     monkeypatch.setattr(web_page, 'SESSIONS', 1)
 
 

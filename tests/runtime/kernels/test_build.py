@@ -70,7 +70,7 @@ def test_cached_library_needs_no_compiler_and_torn_one_is_rebuilt(tmp_path):
     done = run(CODE, tmp_path, CXX=compiler, PATH=str(nowhere))
     assert done.returncode == 0, done.stderr
     assert 'cannot be compiled' not in done.stderr
-    # What is torn would end the process when it is loaded, and is built anew.
+    # Loading a truncated library would end the process, so it is built again.
     whole = built.read_bytes()
     built.write_bytes(whole[: len(whole) // 2])
     done = run(CODE, tmp_path, CXX=compiler)
