@@ -7,14 +7,13 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 import torch
 
 from benchmarks import options
-from benchmarks.benchmark import PROTOCOLS, benchmark
+from benchmarks.benchmark import benchmark
 from benchmarks.paper import PAPER, R50
 from benchmarks.report import Report
-from benchmarks.runtimes import FORMS
 from benchmarks.table import table
 from benchmarks.tradeoff import draw_tradeoff
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.curves import FORMATS, save_figure
+from mmseg_repvgg.analysis.curves import save_figure
 from mmseg_repvgg.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -22,86 +21,7 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'config',
-        nargs='*',
-        help='config file; with --backbone-only, also a name such as B0 or B2-fast; '
-        "default, with --protocol paper, the six of the paper's table 8",
-    )
-    parser.add_argument(
-        '--forms',
-        nargs='+',
-        metavar='FORM',
-        help=f'of {", ".join(FORMS)}; default {" ".join(options.QUICK_FORMS)}, with '
-        '--protocol paper all that run on a GPU and on the device',
-    )
-    parser.add_argument('--protocol', choices=list(PROTOCOLS), default='cpu')
-    parser.add_argument('--batch', type=int, help='images in a batch')
-    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'))
-    parser.add_argument('--warmup', type=int, help='rounds that are not timed')
-    parser.add_argument('--rounds', type=int, help='rounds that are timed')
-    parser.add_argument(
-        '--budget',
-        type=float,
-        metavar='SECONDS',
-        help='of the whole run; no round begins later',
-    )
-    parser.add_argument('--threads', type=int, help='default: as many as torch takes')
-    parser.add_argument(
-        '--device',
-        choices=['cpu', 'cuda'],
-        help='default cpu, with --protocol paper cuda',
-    )
-    parser.add_argument(
-        '--cudnn-benchmark',
-        action='store_true',
-        help='on a GPU, let cuDNN choose its algorithms by trial, which takes minutes',
-    )
-    parser.add_argument('--backbone-only', action='store_true', help='without the heads')
-    parser.add_argument(
-        '--checkpoint',
-        nargs='+',
-        default=[],
-        metavar='NAME=FILE',
-        help='weights of a config, named without its folder and .py; default random',
-    )
-    parser.add_argument(
-        '--int8',
-        nargs='+',
-        default=[],
-        metavar='NAME=FILE',
-        help='made by tools/quantize.py; default: calibrated on random numbers',
-    )
-    parser.add_argument(
-        '--baseline',
-        metavar='NAME[:FORM]',
-        help='to compare with; default the first config in its fastest float32 form',
-    )
-    parser.add_argument(
-        '--memory', action='store_true', help='measure peak memory on a CPU too'
-    )
-    parser.add_argument(
-        '--from',
-        dest='measured',
-        metavar='JSON',
-        help='an earlier --out: show it, for example with another --baseline, or --plot '
-        'it, and measure nothing',
-    )
-    parser.add_argument('--out', help='JSON to write after each round')
-    parser.add_argument(
-        '--plot',
-        nargs='+',
-        default=[],
-        metavar='FILE',
-        help=f'draw speed against mIoU, as {", ".join(FORMATS)}',
-    )
-    parser.add_argument(
-        '--miou',
-        nargs='+',
-        default=[],
-        metavar='NAME=VALUE',
-        help="for --plot: percents, a JSON file of them, or 'paper' for the paper's own",
-    )
+    options.add_arguments(parser)
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 

@@ -2,18 +2,16 @@
 
 import argparse
 import os
-from functools import partial
 from pathlib import Path
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
-import torch
 
-from benchmarks.timing import time_alternating
+from benchmarks.int8_table import int8_table
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.metadata import OUTPUTS
-from mmseg_repvgg.export.quantized import missing_for_int8, quantize
+from mmseg_repvgg.export.quantized import quantize
 
 
 def main() -> None:
@@ -68,41 +66,7 @@ def main() -> None:
         max_drop=args.max_drop,
         seed=args.seed,
     )
-    forms = list(done.contenders)
-    times = time_alternating(
-        {form: partial(run, done.sample) for form, run in done.contenders.items()},
-        rounds=31,
-    )
-    milliseconds = [f'{times.spread(form).median * 1e3:.1f}' for form in forms]
-    speedups = [f'{times.speedup(form, forms[0]).median:.2f}' for form in forms]
-    shape = 'x'.join(map(str, done.sample.shape))
-    facts = done.metadata.quantized
-    layers, kept = facts['layers'], facts['kept']
-    print(f"""
-  written               {done.path}
-  calibrated on         {facts['images']} images of the training set, seed {facts['seed']}
-  in int8               {len(layers)} of {len(layers) + len(kept)} convolutions, \
-{done.running} of them run so on this machine
-""")
-    sizes = f'{done.float_megabytes:.1f}', f'{done.megabytes:.1f}'
-    scores = f'{done.float_miou:.2f}', f'{done.miou:.2f}'
-    for row in (
-        ('', *forms, ''),
-        ('mIoU (%)', '-', *scores, f'on the {done.scored} images of validation'),
-        ('size (MB)', '-', *sizes, ''),
-        (
-            *('time (ms, median)', *milliseconds),
-            f'an image of {shape}, threads: {torch.get_num_threads()}',
-        ),
-        ('times as fast', *speedups, ''),
-    ):
-        print('  {:<22}{:>15}{:>19}{:>16}   {}'.format(*row).rstrip())
-    if args.max_drop is not None:
-        print(f"""
-  mIoU with every layer in int8   {done.whole_miou:.2f}
-  kept in float32                 {', '.join(kept) or 'none'}""")
-    if lack := missing_for_int8():
-        print(f'\n  {lack}')
+    print(int8_table(done))
 
 
 if __name__ == '__main__':

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
-from mmseg_repvgg import Segmenter, cli
-from mmseg_repvgg.checkpoints.loading import find_resumable
+from mmseg_repvgg import cli
 from mmseg_repvgg.datasets.folder_checks import check_folders
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.own_data import folder_datasets, use_folder
 from mmseg_repvgg.engine.processes import is_first_process
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
+from mmseg_repvgg.inference.trained import save_best
 from repvgg_runtime.extras import require
 
 OWN_DATA = 'pspnet_repvgg_a0_fast_folder'
@@ -94,21 +93,11 @@ def main() -> None:
         runner.logger.warning(warning)
     runner.train()
     if folders and is_main_process():
-        save_segmenter(runner, folders[0][1].data_root)
-
-
-def save_segmenter(runner: Runner, data: str) -> None:
-    """Write the best model as a folder that Segmenter.from_pretrained reads."""
-    found = runner.message_hub.runtime_info
-    best = found.get('best_ckpt') or find_resumable(runner.work_dir)
-    score = found.get('best_score')
-    folder = Segmenter(runner.cfg, best, engine='torch', device='cpu').save_pretrained(
-        os.path.join(runner.work_dir, 'segmenter'),
-        metrics=None if score is None else {'mIoU, validation': round(float(score), 2)},
-        data=data,
-        command=f'{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}',
-    )
-    print(f'the best model is in {folder}: Segmenter.from_pretrained({str(folder)!r})')
+        command = f'{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}'
+        folder = save_best(runner, data=folders[0][1].data_root, command=command)
+        print(
+            f'the best model is in {folder}: Segmenter.from_pretrained({str(folder)!r})'
+        )
 
 
 if __name__ == '__main__':

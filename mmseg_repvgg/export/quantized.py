@@ -49,6 +49,7 @@ class Quantized:
         miou: mIoU on the validation set, in percent.
         float_miou: mIoU of the same graph in float32.
         whole_miou: mIoU with all layers in int8.
+        max_drop: Points of mIoU that were allowed to be lost, if limited.
         scored: Number of images of the validation set.
         running: Number of the layers in int8 that compute in int8 on this machine.
         contenders: Functions to time, which take images as the file does: the fused
@@ -63,6 +64,7 @@ class Quantized:
     miou: float
     float_miou: float
     whole_miou: float
+    max_drop: float | None
     scored: int
     running: int
     contenders: dict[str, Callable[[Array], Any]]
@@ -185,6 +187,7 @@ def quantize(
         miou=miou,
         float_miou=float_miou,
         whole_miou=whole_miou,
+        max_drop=max_drop,
         scored=len(validation),
         running=running,
         contenders={

@@ -105,34 +105,6 @@ def test_tool_knows_its_name_and_its_status_is_returned(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.slow
-def test_env_reports_versions_and_engines(tmp_path):
-    result = command('env', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    parts = re.findall(r'^(\w+):$', result.stdout, flags=re.M)
-    assert parts == ['versions', 'processor', 'settings', 'devices', 'engines']
-    for line in (
-        r'python +3\.\d+\.\d+',
-        r'torch +\d\S+',
-        r'threads +\d+ on \d+ cores',
-        r'pytorch +works',
-        r'winograd +works',
-    ):
-        assert re.search(f'^  {line}$', result.stdout, flags=re.M), line
-    assert 'Error' not in result.stdout
-
-
-def test_env_reports_what_does_not_import(tmp_path):
-    """The report has to work where torch or mmseg do not."""
-    for name in ('torch', 'onnxruntime', 'openvino'):
-        (tmp_path / f'{name}.py').write_text('raise ImportError("it is broken")\n')
-    (tmp_path / 'mmseg.py').write_text('raise AttributeError("it is torn")\n')
-    result = command('env', cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert '  ImportError: it is broken' in result.stdout
-    assert re.search('pytorch +AttributeError: it is torn', result.stdout)
-
-
 def test_demo_names_the_command_as_it_can_be_typed(tmp_path, monkeypatch):
     program_name = runpy.run_path(str(REPO / 'tools/demo.py'))['program_name']
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,31 @@
+"""Keep the model of a training for use."""
+
+from pathlib import Path
+
+from mmengine.runner import Runner
+
+from ..checkpoints.loading import find_resumable
+from .segmenter import Segmenter
+
+
+def save_best(runner: Runner, *, data: str, command: str) -> Path:
+    """Write the best model of a finished training; ``from_pretrained`` reads the folder.
+
+    Args:
+        runner: It has trained, in its work dir.
+        data: What it trained on, for the model card.
+        command: The command that trained it, for the card.
+
+    Returns:
+        The folder ``segmenter`` in the work dir.
+    """
+    found = runner.message_hub.runtime_info
+    best = found.get('best_ckpt') or find_resumable(runner.work_dir)
+    assert best is not None, 'a training that ended has written a checkpoint'
+    score = found.get('best_score')
+    return Segmenter(runner.cfg, best, engine='torch', device='cpu').save_pretrained(
+        Path(runner.work_dir, 'segmenter'),
+        metrics=None if score is None else {'mIoU, validation': round(float(score), 2)},
+        data=data,
+        command=command,
+    )
