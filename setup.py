@@ -15,7 +15,7 @@ SAFETENSORS = ['safetensors>=0.4.1']
 EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2026.4.1']
 QUANTIZE = ['nncf>=2.19']
 CITYSCAPES = ['cityscapesscripts>=2.2']
-TENSORBOARD = ['tensorboard>=2.14']
+TENSORBOARD = ['tensorboard>=2.18']
 RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
 HUB = [*SAFETENSORS, 'huggingface_hub>=0.33.5']
 TIFF = ['tifffile>=2024.5.22']
@@ -72,10 +72,10 @@ setup(
     cmdclass={'build_py': BuildWithTools},
     entry_points={'console_scripts': ['mmseg-repvgg = repvgg_runtime.command:main']},
     install_requires=[
-        'torch>=2.3',
+        'torch>=2.4',
         'numpy>=2.0.1',
         'opencv-python>=4.10.0.84',
-        'pillow>=9',
+        'pillow>=10.4',
         'onedl-mmsegmentation>=1.4',
         'onedl-mmengine>=0.10.12',
         'onedl-mmcv>=2.3.2',

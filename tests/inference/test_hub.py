@@ -44,6 +44,7 @@ class Hub(BaseHTTPRequestHandler):
             repo = json.loads(body)
             # Older versions send `private`.
             assert repo.get('visibility') == 'private' or repo.get('private')
+            self.server.created = True
             self.answer({'url': f'{self.server.address}/someone/{repo["name"]}'})
         elif self.path == '/api/validate-yaml':
             self.answer({'errors': [], 'warnings': []})
@@ -80,7 +81,8 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path.startswith('/api/models/someone/street/'):
             listed = [dict(rfilename=name) for name in files]
             model = dict(id='someone/street', sha=COMMIT, siblings=listed)
-            self.answer(model if files else {}, 200 if files else 404)
+            created = self.server.created
+            self.answer(model if created else {}, 200 if created else 404)
         else:
             self.answer({'error': self.path}, 404, X_Error_Code='RepoNotFound')
 
@@ -92,6 +94,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub():
     server = ThreadingHTTPServer(('127.0.0.1', 0), Hub)
     server.files = {}
+    server.created = False
     server.address = f'http://127.0.0.1:{server.server_port}'
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
