@@ -14,6 +14,7 @@ VERSION = next(
 SAFETENSORS = ['safetensors>=0.4.1']
 EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2026.4.1']
 QUANTIZE = ['nncf>=2.19']
+NCNN = ['ncnn>=1.0.20250503', 'pnnx>=20250530']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.18']
 RAY = ['ray[data]>=2.50', 'fsspec>=2024.6']
@@ -91,6 +92,8 @@ setup(
         'export': EXPORT,
         # int8 files for OpenVINO.
         'quantize': [*EXPORT, *QUANTIZE],
+        # The forms of tools/benchmark.py in ncnn.
+        'ncnn': NCNN,
         # The official download and evaluation.
         'cityscapes': CITYSCAPES,
         # Curves and sample predictions of a run.
@@ -124,6 +127,7 @@ setup(
             *SAFETENSORS,
             *EXPORT,
             *QUANTIZE,
+            *NCNN,
             *CITYSCAPES,
             *TENSORBOARD,
             *HUB,

@@ -116,7 +116,9 @@ def forms(args: Namespace) -> list[str]:
         ConfigError: If one is given twice.
     """
     if args.forms is None:
-        paper = [name for name, form in FORMS.items() if form.on_gpu]
+        paper = [
+            name for name, form in FORMS.items() if form.on_gpu and 'phases' not in name
+        ]
         chosen = paper if args.protocol == 'paper' else QUICK_FORMS
         return [name for name in chosen if device(args) == 'cuda' or FORMS[name].on_cpu]
     if len(set(args.forms)) < len(args.forms):

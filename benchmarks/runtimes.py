@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
+from benchmarks.ncnn_phases import place_side_by_side
 from benchmarks.subjects import Subject
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.openvino_winograd import use_winograd
@@ -20,7 +24,7 @@ from mmseg_repvgg.models.comparison import relative_difference
 from mmseg_repvgg.models.tf32 import tf32
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.deploy import ENGINES
-from repvgg_runtime.extras import require
+from repvgg_runtime.extras import quiet, require
 from repvgg_runtime.kernels.build import library
 from repvgg_runtime.signal_stack import keep_signal_stack
 
@@ -61,7 +65,7 @@ def _channels_last(
     engine: str = 'torch',
     allow_tf32: bool = False,
 ) -> Run:
-    if engine != 'torch' and library() is None:
+    if engine in ('winograd', 'auto') and library() is None:
         raise ConfigError(
             'winograd.cpp could not be compiled here, so it cannot be timed: install '
             'g++, or name a compiler by CXX'
@@ -149,6 +153,46 @@ def _int8(subject: Subject) -> Run:
     return _run_openvino(subject, subject.int8, 'f32')
 
 
+def _ncnn(subject: Subject) -> Run:
+    return _run_ncnn(subject, subject.graph)
+
+
+def _ncnn_phases(subject: Subject) -> Run:
+    return _run_ncnn(subject, place_side_by_side(subject.on_phases().graph))
+
+
+def _run_ncnn(subject: Subject, graph: nn.Module) -> Run:
+    ncnn, pnnx = require('ncnn', 'ncnn'), require('pnnx', 'ncnn')
+    shape = subject.setup.shape
+    if shape[0] != 1:
+        raise ConfigError(f'ncnn takes one image at once, but --batch is {shape[0]}')
+    with tempfile.TemporaryDirectory(dir=subject.setup.folder) as folder:
+        with quiet():
+            traced = torch.jit.trace(graph, subject.input, check_trace=False)
+        traced.save(f'{folder}/net.pt')
+        sides = f'inputshape=[{",".join(map(str, shape))}]'
+        command = [pnnx.EXEC_PATH, 'net.pt', sides, 'fp16=0']
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        network = ncnn.Net()
+        network.opt.num_threads = subject.setup.threads
+        if network.load_param(f'{folder}/net.ncnn.param'):
+            raise ConfigError('ncnn does not know an operation of this network')
+        network.load_model(f'{folder}/net.ncnn.bin')
+    image = subject.input[0].numpy()
+
+    def run() -> Any:
+        extractor = network.create_extractor()
+        extractor.input('in0', ncnn.Mat(image))
+        return numpy.array(extractor.extract('out0')[1])[None]
+
+    return run
+
+
+def _on_phases(make: Callable[[Subject], Run]) -> Callable[[Subject], Run]:
+    """Return what prepares a network whose dilated blocks are computed on phases."""
+    return lambda subject: make(subject.on_phases())
+
+
 @keep_signal_stack()
 def _run_openvino(
     subject: Subject, file: Path, precision: str, winograd: bool = False
@@ -182,34 +226,51 @@ FORMS: dict[str, Form] = {
     'fused': Form(_fused, on_gpu=True),
     'channels-last': Form(_channels_last, on_gpu=True),
     **{
-        engine: Form(partial(_channels_last, engine=engine))
+        engine: Form(partial(_channels_last, engine=engine), on_gpu=engine == 'phases')
         for engine in ENGINES
         if engine != 'torch'
     },
     'compile': Form(_compile, on_gpu=True, slow=True),
     'cuda-graphs': Form(_cuda_graphs, on_gpu=True, on_cpu=False),
     'onnxruntime': Form(_onnxruntime),
+    'onnxruntime-phases': Form(_on_phases(_onnxruntime)),
     'openvino': Form(_openvino),
+    'openvino-phases': Form(_on_phases(_openvino)),
     'openvino-winograd': Form(_openvino_winograd),
+    'ncnn': Form(_ncnn),
+    'ncnn-phases': Form(_ncnn_phases),
     'tf32': Form(
         partial(_channels_last, allow_tf32=True), 'tf32', on_gpu=True, on_cpu=False
     ),
     'fp16': Form(
         partial(_channels_last, dtype=torch.float16), 'float16', on_gpu=True, on_cpu=False
     ),
+    'tf32-phases': Form(
+        partial(_channels_last, engine='phases', allow_tf32=True),
+        'tf32',
+        on_gpu=True,
+        on_cpu=False,
+    ),
+    'fp16-phases': Form(
+        partial(_channels_last, engine='phases', dtype=torch.float16),
+        'float16',
+        on_gpu=True,
+        on_cpu=False,
+    ),
     'bf16': Form(partial(_channels_last, dtype=torch.bfloat16), 'bfloat16', True),
     'openvino-bf16': Form(partial(_openvino, precision='bf16'), 'bfloat16'),
     'int8': Form(_int8, 'int8', slow=True),
+    'int8-phases': Form(_on_phases(_int8), 'int8', slow=True),
 }
 """Forms by name, in the order in which they are reported."""
 
 
 def note(subject: Subject, form: str) -> str | None:
     """Return a remark for readers of the numbers, or None."""
-    if form != 'int8':
+    if FORMS[form].precision != 'int8':
         return None
     random = None
-    if subject.source.int8 is None:
+    if subject.source.int8 is None or form != 'int8':
         random = 'calibrated on random numbers: only its speed is meaningful'
     return '; '.join(filter(None, (random, missing_for_int8()))) or None
 

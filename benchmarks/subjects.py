@@ -24,6 +24,7 @@ from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.formats import write_onnx
 from mmseg_repvgg.export.graph import SegmentorGraph
 from mmseg_repvgg.reparam import deploy
+from mmseg_repvgg.reparam.phases import PhasedSequential
 from repvgg_runtime.backends import open_backend
 from repvgg_runtime.extras import require
 from repvgg_runtime.metadata import Metadata
@@ -128,7 +129,11 @@ class Subject:
         network: Any = self.fused
         if not isinstance(network, _Whole):
             return network
-        return SegmentorGraph(network.model, exporting_facts(self.setup.shape)).eval()
+        phases = any(isinstance(m, PhasedSequential) for m in network.modules())
+        facts = dataclasses.replace(
+            exporting_facts(self.setup.shape), engine='phases' if phases else 'torch'
+        )
+        return SegmentorGraph(network.model, facts).eval()
 
     def backbone(self) -> Subject:
         """Return the backbone of this segmentor, with the same weights."""
@@ -139,6 +144,16 @@ class Subject:
         whole: Any = self.fused
         part.fused = _Last(whole.model.backbone)
         return part
+
+    def on_phases(self) -> Subject:
+        """Return this network with its dilated blocks computed on phases."""
+        # The given int8 file is another network's.
+        source = dataclasses.replace(
+            self.source, name=f'{self.source.name}-phases', int8=None
+        )
+        phased = Subject(source, self.setup)
+        phased.fused = deploy(self.fused, 'phases')
+        return phased
 
     @property
     def onnx(self) -> Path:

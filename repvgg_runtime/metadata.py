@@ -42,8 +42,8 @@ class Metadata:
             if it keeps their size.
         keep_ratio: Whether it keeps their aspect ratio; they then fit inside ``scale``.
         label_ids: The data set's own id of each label, where these differ.
-        engine: What computes the convolutions: ``'torch'``, the runtime itself, or
-            ``'winograd'``, an extension of it.
+        engine: What computes the convolutions: ``'torch'``, the runtime itself;
+            ``'phases'``, the same, without dilation; ``'winograd'``, an extension of it.
     """
 
     output: str

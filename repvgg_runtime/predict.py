@@ -239,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--threads', type=int, help='threads on a CPU; default all cores')
     add(
         '--engine',
-        choices=['torch', 'winograd', 'auto'],
+        choices=['torch', 'phases', 'winograd', 'auto'],
         help='what computes a checkpoint on a CPU; default auto',
     )
     add('--tta', action='store_true', help='average over scales and flips (checkpoint)')

@@ -46,7 +46,8 @@ def main() -> None:
         '--engine',
         choices=ENGINES,
         default='torch',
-        help='winograd: faster 3x3 convolutions in OpenVINO, by an extension of it',
+        help='phases: no dilated convolutions; winograd: faster 3x3 convolutions in '
+        'OpenVINO, by an extension of it',
     )
     parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--out', help='default WORK_DIR/NAME_OF_CHECKPOINT.SUFFIX')

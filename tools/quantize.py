@@ -11,7 +11,7 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.metadata import OUTPUTS
-from mmseg_repvgg.export.quantized import quantize
+from mmseg_repvgg.export.quantized import ENGINES, quantize
 
 
 def main() -> None:
@@ -45,6 +45,12 @@ def main() -> None:
         help='take images as they are read, uint8, and normalize them in the graph',
     )
     parser.add_argument(
+        '--engine',
+        choices=ENGINES,
+        default='torch',
+        help='phases: no dilated convolutions',
+    )
+    parser.add_argument(
         '--seed', type=int, default=0, help='seed that chooses the images; default 0'
     )
     parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
@@ -62,6 +68,7 @@ def main() -> None:
         dynamic=args.dynamic,
         output=args.output,
         normalize=args.normalize,
+        engine=args.engine,
         images=args.images,
         max_drop=args.max_drop,
         seed=args.seed,

@@ -44,8 +44,8 @@ def main() -> None:
     form.add_argument(
         '--engine',
         choices=list(ENGINES),
-        help='what computes the fused model: torch (default), winograd, which is fast on '
-        'a CPU, or auto, which tries each conv',
+        help='what computes the fused model: torch (default), phases, which has no '
+        'dilated convs, winograd, which is fast on a CPU, or auto, which tries each conv',
     )
     cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()

@@ -18,7 +18,7 @@ from .metadata import describe
 from .staging import staged
 from .verify import Agreement, smooth_noise, verify
 
-ENGINES = ('torch', 'winograd')
+ENGINES = ('torch', 'winograd', 'phases')
 
 # Sizes at which a file with open sizes is verified: some that bins and strides divide,
 # some that they do not, several batch sizes, and the smallest image.
@@ -78,8 +78,9 @@ def export(
             them.
         opset: ONNX opset, at least 17; None for the exporter's choice.
         engine: ``'winograd'`` for an OpenVINO file that computes 3x3 convolutions as
-            ``deploy(model, 'winograd')`` does, by an extension of OpenVINO; ``'torch'``
-            for a standard file.
+            ``deploy(model, 'winograd')`` does, by an extension of OpenVINO; ``'phases'``
+            for a standard file whose dilated blocks are computed without dilation, as
+            ``deploy(model, 'phases')`` does; ``'torch'`` for a standard file.
 
     Raises:
         ConfigError: If an argument is not allowed, or the model cannot be exported so.

@@ -35,7 +35,9 @@ class SegmentorGraph(nn.Module):
                 'the labels of a model of one output channel depend on a threshold. '
                 'Export it with --output logits'
             )
-        network: Any = make_pooling_exact(deploy(model))
+        # Winograd's convolutions are put into the written file.
+        engine = 'phases' if metadata.engine == 'phases' else 'torch'
+        network: Any = make_pooling_exact(deploy(model, engine))
         network.auxiliary_head = None
         self.network: Any = network
         self.metadata = metadata

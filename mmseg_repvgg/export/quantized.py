@@ -31,6 +31,7 @@ from .openvino_graph import convolutions, name_and_fold
 from .real_images import CalibrationImages, Validation
 from .staging import staged
 
+ENGINES = ('torch', 'phases')
 _CPU_INFO = Path('/proc/cpuinfo')
 _INT8 = ('i8', 'u8')
 # Number of validation images that rank the layers: those on which most is lost.
@@ -80,6 +81,7 @@ def quantize(
     dynamic: bool = False,
     output: str = 'logits',
     normalize: bool = False,
+    engine: str = 'torch',
     images: int = 300,
     max_drop: float | None = None,
     seed: int = 0,
@@ -98,6 +100,7 @@ def quantize(
         output: ``'logits'`` or ``'labels'``; labels only if the validation set's images
             have the size of their label maps.
         normalize: See there.
+        engine: ``'torch'``, or ``'phases'`` to compute dilated blocks without dilation.
         images: Number of images of the training set to calibrate on; at least 1.
         max_drop: Points of mIoU that may be lost, at least 0. The layers that cost most
             are kept in float32 until the drop is met. None: all layers are in int8.
@@ -113,6 +116,8 @@ def quantize(
     """
     path = Path(path)
     check_path(path, 'openvino')
+    if engine not in ENGINES:
+        raise ConfigError(f'--engine must be one of {ENGINES}, but got {engine!r}')
     if images < 1:
         raise ConfigError(f'--images must be at least 1, but got {images}')
     # A comparison with NaN is false.
@@ -128,7 +133,11 @@ def quantize(
     threads = torch.get_num_threads()
     with staged(path) as stage:
         options: dict[str, Any] = dict(
-            size=size, dynamic=dynamic, output=output, normalize=normalize
+            size=size,
+            dynamic=dynamic,
+            output=output,
+            normalize=normalize,
+            engine=engine,
         )
         float_path = stage.parent / 'float32' / path.name
         exported = export(cfg, model, float_path, 'openvino', **options)

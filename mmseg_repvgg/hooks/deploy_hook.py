@@ -100,7 +100,8 @@ class DeployHook(Hook):
             return None
         deployed = deploy(runner.model, self.engine)
         count = sum(isinstance(m, WinogradConv2d) for m in deployed.modules())
-        by = f', {count} of its convs by Winograd' if self.engine != 'torch' else ''
+        by_winograd = f', {count} of its convs by Winograd'
+        by = by_winograd if self.engine in ('winograd', 'auto') else ''
         runner.logger.info(f'DeployHook: evaluating the fused model{by}')
         if self.verify:
             try:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from ..winograd.conv import WinogradConv2d, WinogradConvReLU2d
 from ..winograd.engines import ENGINES, Engine
 from .blocks import RepConv, RepVGGBlock, hidden_methods
+from .phases import choose_phases
 
 
 # Parameters made in inference mode could never be loaded into or take part in autograd.
@@ -46,8 +47,10 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
         model: A backbone, a segmentor, or a wrapper of one (TTA, DDP).
         engine: How convs are computed: ``'torch'``, by ``nn.Conv2d``; ``'winograd'``, by
             Winograd's algorithm where the rule of
-            :func:`~mmseg_repvgg.winograd.engines.pays` holds; ``'auto'``, by the one that
-            is faster in a trial on this machine, which takes some seconds.
+            :func:`~mmseg_repvgg.winograd.engines.pays` holds; ``'phases'``, by
+            ``nn.Conv2d``, but without dilation, see
+            :class:`~mmseg_repvgg.reparam.phases.PhasedSequential`; ``'auto'``, by the one
+            that is faster in a trial on this machine, which takes some seconds.
 
     Returns:
         The copy. None of its parameters requires gradients.
@@ -63,6 +66,7 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     model = _unwrap(model)
     copied: nn.Module = _Copier(model, ENGINES[engine])(model)
     _fuse_relus(copied, ENGINES[engine])
+    choose_phases(copied, engine)
     return copied
 
 

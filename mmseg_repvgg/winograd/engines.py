@@ -106,17 +106,29 @@ def _winograd_is_faster(
     x = torch.zeros(1, in_channels, TRIAL_SIDE, TRIAL_SIDE)
     weight, x = (t.contiguous(memory_format=torch.channels_last) for t in (weight, x))
     direct.weight = nn.Parameter(weight, requires_grad=False)
-    times: dict[nn.Module, list[float]] = {direct: [], WinogradConv2d(direct): []}
+    return is_faster(WinogradConv2d(direct), direct, x)
+
+
+def is_faster(candidate: nn.Module, current: nn.Module, x: torch.Tensor) -> bool:
+    """Time two modules by turns on an input; return whether the first is faster."""
+    times: dict[nn.Module, list[float]] = {current: [], candidate: []}
     for repeat in range(4):
-        for conv, seconds in times.items():
+        for module, seconds in times.items():
             start = time.perf_counter()
-            conv(x)
+            module(x)
             # The first run is a warm-up.
             if repeat:
                 seconds.append(time.perf_counter() - start)
-    by_direct, by_winograd = map(statistics.median, times.values())
-    return by_winograd < by_direct
+    return statistics.median(times[candidate]) < statistics.median(times[current])
 
 
-ENGINES: dict[str, Engine] = {'torch': by_torch, 'winograd': by_rule, 'auto': by_trial}
-"""The engines by the names that ``deploy`` takes."""
+ENGINES: dict[str, Engine] = {
+    'torch': by_torch,
+    'phases': by_torch,
+    'winograd': by_rule,
+    'auto': by_trial,
+}
+"""What each conv becomes, by the names of engines that ``deploy`` takes.
+
+``reparam/phases.py`` adds what ``phases`` and ``auto`` do with runs of dilated convs.
+"""

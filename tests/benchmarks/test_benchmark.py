@@ -132,7 +132,8 @@ def test_every_form_computes_the_same(files, weights, tmp_path, whole):
         assert 1e-4 < runtimes.difference(FORMS['bf16'].make(subject)(), fused) < 0.2
         if whole and find_spec('openvino') and number == 0:
             by_winograd = ['openvino-winograd'] if library() else []
-            for form in ('onnxruntime', 'openvino', *by_winograd):
+            phases = ('phases', 'onnxruntime-phases', 'openvino-phases')
+            for form in ('onnxruntime', 'openvino', *by_winograd, *phases):
                 assert runtimes.difference(FORMS[form].make(subject)(), fused) < 1e-4
         # For peers too: nothing is left that could be folded, nor anything of training.
         kinds = {type(module) for module in subject.fused.modules()}

@@ -92,6 +92,59 @@ def test_fixed_sizes_are_exact(cfg, model, tmp_path, to, size):
     assert done.agreement.label_error < 1e-4
 
 
+def dilations(path):
+    """Return the dilation of each convolution of a file, and the number of masks."""
+    if path.suffix == '.onnx':
+        nodes = onnx.load(path).graph.node
+        attributes = [
+            {a.name: list(a.ints) for a in node.attribute}
+            for node in nodes
+            if node.op_type == 'Conv'
+        ]
+        masks = sum(node.op_type == 'Mul' for node in nodes)
+        return [each['dilations'] for each in attributes], masks
+    if path.suffix == '.xml':
+        operations = openvino.Core().read_model(path).get_ops()
+        convs = [op for op in operations if 'Convolution' in op.get_type_name()]
+        masks = sum(op.get_type_name() == 'Multiply' for op in operations)
+        return [list(op.get_attributes()['dilations']) for op in convs], masks
+    graph = torch.jit.load(path).inlined_graph
+    convs = graph.findAllNodes('aten::_convolution')
+    masks = len(graph.findAllNodes('aten::mul'))
+    found = [list(node.inputs())[5].node().inputs() for node in convs]
+    return [[value.toIValue() for value in values] for values in found], masks
+
+
+@pytest.mark.parametrize('to', SUFFIXES)
+def test_phases_leave_no_dilated_convolution(cfg, model, tmp_path, to):
+    path = tmp_path / f'x{SUFFIXES[to]}'
+    counts = {}
+    for engine in ('torch', 'phases'):
+        done = export(cfg, model, path, to, size=(64, 96), output='logits', engine=engine)
+        assert done.agreement.logit_error < 1e-5
+        assert open_backend(path).metadata.engine == engine
+        found, masks = dilations(path)
+        assert any(max(each) > 1 for each in found) == (engine == 'torch')
+        counts[engine] = len(found), masks
+    # Where the dilation divides the size, no padding has to be set to zero.
+    traced = to == 'torchscript' or digit_version(torch.__version__) < digit_version(
+        '2.6'
+    )
+    if not traced:
+        assert counts['phases'] == counts['torch']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('to', ['onnx', 'torchscript'])
+def test_phases_with_open_sizes(cfg, model, tmp_path, to):
+    path = tmp_path / f'x{SUFFIXES[to]}'
+    options = dict(dynamic=True, output='logits', engine='phases')
+    export(cfg, model, path, to, **options)
+    agreement = compare(path, model, [(4, 33, 50), (1, 1, 17), (2, 64, 96)])
+    assert agreement.logit_error < 1e-5
+    assert max(max(each) for each in dilations(path)[0]) == 1
+
+
 def test_onnx_file_stores_its_metadata(cfg, model, tmp_path):
     path = tmp_path / 'small.onnx'
     export(cfg, model, path, 'onnx', size=(32, 40), batch=2, output='logits', opset=17)

@@ -24,7 +24,7 @@ from mmseg_repvgg.export.real_images import Validation
 from mmseg_repvgg.export.verify import smooth_noise
 from repvgg_runtime.backends import OpenVINOBackend, open_backend
 
-*_, nncf = (
+*_, openvino, nncf = (
     pytest.importorskip(package, reason="needs pip install -e '.[export,quantize]'")
     for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf')
 )
@@ -108,6 +108,27 @@ def test_dynamic_file_is_quantized(cfg, model, tmp_path):
     assert open_backend(path)(smooth_noise(2, 50, 70)).shape == (2, 19, 50, 70)
 
 
+@pytest.mark.slow
+def test_int8_without_dilated_convolutions(int8, tmp_path):
+    cfg, model, dilated = int8
+    done = quantize(cfg, model, tmp_path / 'x.xml', size=SIZE, images=4, engine='phases')
+    assert open_backend(done.path).metadata.engine == 'phases'
+    assert sorted(done.metadata.quantized['layers']) == sorted(convolutions(model))
+    assert done.running == len(convolutions(model))
+    for path, expected in ((dilated.path, 4), (done.path, 1)):
+        found = [
+            max(operation.get_attributes()['dilations'])
+            for operation in openvino.Core().read_model(path).get_ops()
+            if 'Convolution' in operation.get_type_name()
+        ]
+        assert max(found) == expected
+    # Rounding adds up in another order.
+    logits, others = (
+        each.contenders['OpenVINO int8'](done.sample) for each in (done, dilated)
+    )
+    assert np.abs(logits - others).max() < 0.2 * np.abs(others).max()
+
+
 # --max-drop ----------------------------------------------------------------------------
 
 
@@ -175,6 +196,7 @@ def test_unmet_drop_saves_no_file(int8, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
+        (dict(engine='winograd'), "one of .'torch', 'phases'., but got 'winograd'"),
         (dict(images=0), '--images must be at least 1, but got 0'),
         (dict(max_drop=-1.0), '--max-drop must be at least 0 .*-1'),
         (dict(max_drop=float('nan')), '--max-drop must be at least 0 .*nan'),

@@ -480,7 +480,7 @@ def test_compiled_model_is_deployed(net):
 
 def test_unknown_engine_is_an_error(net):
     with pytest.raises(
-        ValueError, match=r"'torch', 'winograd', 'auto'\), but got 'tensorrt'"
+        ValueError, match=r"'torch', 'phases', 'winograd', 'auto'\), but got 'tensorrt'"
     ):
         deploy(net, engine='tensorrt')
 
