@@ -86,18 +86,21 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
         raise ImageError(f'the image {path} cannot be read ({error})') from error
 
 
-def decode_image(data: bytes, path: str) -> Pixels:
+def decode_image(
+    data: bytes, path: str, formats: tuple[str, ...] | None = None
+) -> Pixels:
     """Decode the content of an image file, as :func:`read_image` does.
 
     Args:
         data: The content.
         path: Name of the file, for errors.
+        formats: Formats to try, by their names in Pillow; None for all.
 
     Raises:
         ImageError: See :func:`read_image`.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             return _to_pixels(image, f'the image {path}')
     except ImageError:
         raise

@@ -41,7 +41,7 @@ class BodyLimit:
     def __init__(self, app: Any, max_bytes: int) -> None:
         self.app = app
         # The file is sent in base64.
-        self.most = max_bytes * 4 // 3 + _OVERHEAD
+        self.max_length = max_bytes * 4 // 3 + _OVERHEAD
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -49,12 +49,14 @@ class BodyLimit:
 
         app = self.app
         if scope['type'] == 'http' and scope['method'] in ('POST', 'PUT', 'PATCH'):
-            length = dict(scope['headers']).get(b'content-length', b'')
+            headers = dict(scope['headers'])
+            length = headers.get(b'content-length', b'')
             if scope['path'].endswith('/upload'):
                 app = PlainTextResponse('this page takes no files here', 404)
-            elif not length.isdigit():
+            # h11 reads chunks to their end, whatever length is stated beside them.
+            elif not length.isdigit() or b'transfer-encoding' in headers:
                 app = PlainTextResponse('the request must state its length', 411)
-            elif int(length) > self.most:
+            elif int(length) > self.max_length:
                 app = PlainTextResponse('the request is too large', 413)
         await app(scope, receive, send)
 
@@ -176,7 +178,7 @@ def _serve(page: Page, listener: socket.socket, max_bytes: int) -> None:
         BodyLimit(app, max_bytes), log_level='error', timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    # Errors of the connections that are cut at the end are no news.
+    # Connections that are cut at the end are errors to uvicorn.
     logging.getLogger('uvicorn.error').addFilter(lambda record: not server.should_exit)
     host, port = listener.getsockname()[:2]
     host = f'[{host}]' if ':' in host else host

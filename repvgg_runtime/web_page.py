@@ -80,7 +80,8 @@ class Page:
             return picture, _note(_busy(picture))
 
         def forget(request: gr.Request) -> None:
-            page.state_holder.delete_state(request.session_hash)
+            # delete_state would keep what was shown and downloaded.
+            page.state_holder.session_data.pop(request.session_hash, None)
 
         network: dict[str, Any] = dict(concurrency_limit=1, concurrency_id='network')
         with gr.Blocks(title=self.name, analytics_enabled=False) as page:
@@ -124,8 +125,8 @@ class Page:
                         table = gr.HTML(elem_id='forms')
             download = gr.JSON(visible=False)
 
-            looks = [found, legend, opacity]
-            everything = [found, note, results, view, legend, table]
+            painted = [found, legend, opacity]
+            segmented = [found, note, results, view, legend, table]
             chosen = [drop.upload(take, None, [picture, note], show_progress='hidden')]
             if self.examples:
                 chosen.append(
@@ -137,22 +138,26 @@ class Page:
                 event.then(
                     self._segment,
                     [picture, opacity],
-                    everything,
+                    segmented,
                     show_progress='hidden',
                     **network,
                 )
             # Gradio would refuse classes of a session that it has dropped.
-            free: dict[str, Any] = dict(
+            unlimited: dict[str, Any] = dict(
                 show_progress='hidden', concurrency_limit=None, preprocess=False
             )
             for change in (legend.input, opacity.input):
-                change(self._redraw, looks, view, trigger_mode='always_last', **free)
+                change(
+                    self._redraw, painted, view, trigger_mode='always_last', **unlimited
+                )
             for button, save in (
                 (save_labels, self._save_labels),
                 (save_overlay, self._save_overlay),
             ):
-                saved = button.click(save, looks, download, **free)
-                saved.then(None, download, download, js=SAVE_SCRIPT)
+                saved = button.click(save, painted, download, **unlimited)
+                saved.then(None, download, None, js=SAVE_SCRIPT).then(
+                    lambda: None, None, download, **unlimited
+                )
             timing.click(
                 lambda: '<p class="hint">Timing …</p>',
                 None,

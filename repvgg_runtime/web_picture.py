@@ -42,7 +42,7 @@ class Picture:
     @property
     def pixels(self) -> Pixels:
         """The decoded picture."""
-        return decode_image(self.data, self.name)
+        return decode_image(self.data, self.name, FORMATS)
 
 
 @dataclass(frozen=True)

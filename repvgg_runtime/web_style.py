@@ -89,7 +89,6 @@ async (file) => {
   link.download = file.name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  return null;
 }
 """
 

@@ -414,3 +414,26 @@ def free_port() -> int:
 @pytest.fixture(name='free_port')
 def _free_port():
     return free_port
+
+
+BROWSER_OPTIONS = [
+    *['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
+    *['--disable-component-update', '--disable-sync', '--no-first-run'],
+    '--disable-quic',
+]
+
+
+# The scope is a module, since asyncio.run fails in the thread of a running Playwright.
+@pytest.fixture(scope='module')
+def browser():
+    """A headless Chromium of the system."""
+    sync_api = pytest.importorskip('playwright.sync_api')
+    program = shutil.which('chromium') or shutil.which('google-chrome')
+    if program is None:
+        pytest.skip('neither chromium nor google-chrome is installed')
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=BROWSER_OPTIONS
+        )
+        yield browser
+        browser.close()

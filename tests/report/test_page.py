@@ -1,8 +1,6 @@
 """The page is whole, safe and of bounded size, also in a browser."""
 
-import os
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -128,28 +126,6 @@ def test_most_confused_of_many_classes_are_shown(make_segmented):
     assert matrix.count('<tr>') == 31
     assert 'class 7</span></th>' in matrix
     assert 'Of 60 classes, the 30 with most wrong pixels are shown' in text(content)
-
-
-CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
-# A browser that looks for updates would disturb the test of requests.
-ARGUMENTS = [
-    *('--disable-gpu', '--disable-background-networking', '--disable-component-update'),
-    *('--disable-sync', '--no-first-run', '--disable-quic'),
-]
-
-
-@pytest.fixture(scope='module')
-def browser():
-    sync_api = pytest.importorskip('playwright.sync_api')
-    if CHROMIUM is None:
-        pytest.skip('there is no chromium')
-    root = ['--no-sandbox'] if os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS, *root]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

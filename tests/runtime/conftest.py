@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
-import shutil
-from collections.abc import Callable
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +38,6 @@ def exported(trained, tmp_path_factory):
         return made[key]
 
     return make
-
-
-BROWSER_OPTIONS = [
-    *['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
-    *['--disable-component-update', '--disable-sync', '--no-first-run'],
-    '--disable-quic',
-]
-
-
-# The scope is a module, since asyncio.run fails in the thread of a running Playwright.
-@pytest.fixture(scope='module')
-def browser():
-    """A headless Chromium of the system."""
-    sync_api = pytest.importorskip('playwright.sync_api')
-    program = shutil.which('chromium') or shutil.which('google-chrome')
-    if program is None:
-        pytest.skip('neither chromium nor google-chrome is installed')
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=BROWSER_OPTIONS
-        )
-        yield browser
-        browser.close()
 
 
 class Visit:
@@ -137,3 +116,28 @@ class Visit:
 def visit():
     """``visit(browser, address)`` opens the web page."""
     return Visit
+
+
+@pytest.fixture(scope='session')
+def serve():
+    """``with serve(app) as port:`` serves an ASGI app in a thread of this process."""
+
+    @contextlib.contextmanager
+    def serve(app: Any, **options) -> Iterator[int]:
+        uvicorn = pytest.importorskip('uvicorn')
+        config = uvicorn.Config(
+            app, port=0, log_level='error', timeout_graceful_shutdown=1, **options
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        try:
+            yield server.servers[0].sockets[0].getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    return serve

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -23,7 +22,7 @@ from PIL import Image
 from mmseg_repvgg import Segmenter
 from repvgg_runtime.painting import paint
 from repvgg_runtime.segmenter import ExportedSegmenter
-from repvgg_runtime.web import main
+from repvgg_runtime.web import BodyLimit, main
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('gradio')
@@ -225,24 +224,41 @@ def test_file_that_is_dropped_is_segmented(tab, segmenter, street_images):
     assert_alike(tab.shown(), segmenter.overlay(street_images[0]))
 
 
-def test_requests_that_no_page_sends_are_refused(server, street_images):
-    def status(path, data, **headers):
-        request = urllib.request.Request(f'{server.address}{path}', data, headers)
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(request, timeout=600)
-        return caught.value.code
+def answer(port, *headers):
+    """Return the status with which a server answers the head of a request."""
+    head = ['POST /gradio_api/queue/join HTTP/1.1', 'Host: a', *headers, '', '']
+    with socket.create_connection(('127.0.0.1', port)) as client:
+        client.sendall('\r\n'.join(head).encode())
+        return int(client.recv(12).split()[1])
 
+
+def test_requests_that_no_page_sends_are_refused(server, street_images):
     body = (
         b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     )
     body += street_images[0].read_bytes() + b'\r\n--x--\r\n'
-    kind = 'multipart/form-data; boundary=x'
+    kind = {'Content-Type': 'multipart/form-data; boundary=x'}
+    url = f'{server.address}/gradio_api/upload'
     before = server.files()
-    assert status('/gradio_api/upload', body, **{'Content-Type': kind}) == 404
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(url, body, kind), timeout=600)
+    assert caught.value.code == 404
     assert server.files() == before
-    assert status('/gradio_api/queue/join', bytes(600_000)) == 413
-    # urllib sends a file object in chunks, without a length.
-    assert status('/gradio_api/queue/join', io.BytesIO(b'{}')) == 411
+    port = int(server.address.rpartition(':')[2])
+    assert answer(port, 'Content-Length: 600000') == 413
+    assert answer(port, 'Transfer-Encoding: chunked') == 411
+
+
+@pytest.mark.parametrize('http', ['h11', 'httptools'])
+def test_chunks_beside_a_length_are_refused(serve, http):
+    """A server that reads them to their end would read more than the limit."""
+    from starlette.responses import PlainTextResponse
+
+    pytest.importorskip(http)
+    with serve(BodyLimit(PlainTextResponse('taken'), 100), http=http) as port:
+        assert answer(port, 'Content-Length: 5') == 200
+        both = answer(port, 'Content-Length: 5', 'Transfer-Encoding: chunked')
+        assert both in (400, 411)
 
 
 def test_twenty_visitors_at_once_see_their_own_pictures(

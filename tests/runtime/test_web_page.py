@@ -1,7 +1,6 @@
 """The page computes a picture once, and forgets it when it is closed."""
 
 import gc
-import threading
 import time
 import weakref
 
@@ -32,25 +31,15 @@ def segmenter(exported):
 
 
 @pytest.fixture
-def address(segmenter, tmp_path, monkeypatch):
+def address(segmenter, serve, tmp_path, monkeypatch):
     """Serve the page in this process."""
-    import uvicorn
     from fastapi import FastAPI
 
     monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
     app = FastAPI()
     Page(segmenter, 'name', 'file', [], max_bytes=10**6, max_pixels=10**6).mount(app)
-    config = uvicorn.Config(app, port=0, log_level='error', timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f'http://127.0.0.1:{port}'
-    server.should_exit = True
-    thread.join()
+    with serve(app) as port:
+        yield f'http://127.0.0.1:{port}'
 
 
 def wait_until(holds):
@@ -100,6 +89,31 @@ def test_picture_is_forgotten_when_its_page_is_closed(
     assert kept[1]() is not None
     second.set_opacity(70)
     second.end()
+
+
+def texts_with_pictures():
+    """Return the texts in memory in which an image file is encoded."""
+    values = [
+        value
+        for each in gc.get_objects()
+        if type(each) is dict
+        for value in each.values()
+    ]
+    return {v for v in values if isinstance(v, str) and 'data:image/' in v}
+
+
+def test_overlay_and_downloads_are_forgotten_as_well(
+    browser, visit, address, street_images
+):
+    before = texts_with_pictures()
+    tab = visit(browser, address)
+    tab.segment(street_images[0])
+    tab.download('Download overlay')
+    # The file is dropped as soon as it is saved.
+    wait_until(lambda: not any('image/png' in t for t in texts_with_pictures() - before))
+    assert any('image/jpeg' in text for text in texts_with_pictures() - before)
+    tab.end()
+    wait_until(lambda: texts_with_pictures() <= before)
 
 
 @pytest.fixture

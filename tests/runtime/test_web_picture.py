@@ -99,6 +99,15 @@ def test_other_files_are_refused(noise):
             check_picture(Picture('given', content), 10**6)
 
 
+def test_picture_is_decoded_in_the_format_that_was_checked():
+    """A file may be two pictures: Pillow takes this one for a Photo CD first."""
+    data = encoded(Image.new('RGB', (4, 2)), 'webp').data.ljust(2048, b'\0') + b'PCD_'
+    picture = Picture('given', data + bytes(96 * 2048 + 768 * 512 * 3))
+    assert Image.open(io.BytesIO(picture.data)).size != (4, 2)
+    check_picture(picture, 8)
+    assert picture.pixels.shape == (2, 4, 3)
+
+
 def test_picture_that_claims_billions_of_pixels_is_refused():
     header = encoded(Image.new('1', (1, 1)), 'ppm').data
     assert header.startswith(b'P4\n1 1\n')
