@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from .boundary import BAND_EDGES, NEAR_BANDS, distance_bands
 from .calibration import Reliability
 from .confusion import iou, largest_confusions, mean
@@ -69,8 +69,15 @@ class Statistics:
         """Add an image and return its errors.
 
         Raises:
+            CheckpointError: If the network computes NaN or infinite numbers.
             ConfigError: If a predicted label is not of a class of the data set.
         """
+        forms = image.forms
+        if not np.isfinite([image.confidence.sum(), forms.logits if forms else 0]).all():
+            raise CheckpointError(
+                f'the network computes NaN or infinite numbers for {image.path}. Choose '
+                'a checkpoint from before the training diverged'
+            )
         truth, labels = image.truth, image.labels
         classes = self.confusion.shape[1]
         if labels.max() >= classes:
@@ -93,9 +100,9 @@ class Statistics:
         self.reliability.add(image.confidence[counted], truth[counted] == labels[counted])
         self.pixels += truth.size
         differing = logits = None
-        if image.forms is not None:
-            where = bands[image.forms.labels] < NEAR_BANDS
-            differing, logits = where.size, image.forms.logits
+        if forms is not None:
+            where = bands[forms.labels] < NEAR_BANDS
+            differing, logits = where.size, forms.logits
             self.differing += (where.sum(), (~where).sum())
         total = confusion.sum(0)
         errors = ImageErrors(

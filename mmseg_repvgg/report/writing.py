@@ -112,18 +112,18 @@ def write_report(
     statistics = Statistics(len(classes), ignore_index)
     room = picture_bytes(len(dataset))
     worst = Gallery(pictures, room * 9 // 10, draw_errors(palette, ignore_index))
-    apart = Gallery(FORM_PICTURES, room // 10, draw_forms)
+    differing = Gallery(FORM_PICTURES, room // 10, draw_forms)
     images = segment_both_forms(model, dataloader, engine)
     for index, image in enumerate(show_progress(images, len(dataset))):
         errors = statistics.add(image)
         worst.offer(index, errors.error, image)
-        apart.offer(index, errors.differing or 0, image)
+        differing.offer(index, errors.differing or 0, image)
     if not statistics.confusion.any():
         raise DataError(
             'no image has a labelled pixel, as in the test split of Cityscapes, whose '
             'truth is not public. Choose a split with labels, such as --split val'
         )
     numbers = collect(statistics, classes, run)
-    page = render(numbers, palette, worst.pictures(), apart.pictures(), others)
+    page = render(numbers, palette, worst.pictures(), differing.pictures(), others)
     write_atomically(path, page)
     return numbers

@@ -1,11 +1,12 @@
 """Statistics of images agree with a count over all pixels, in bounded memory."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.report.boundary import NEAR_BANDS, distance_bands
 from mmseg_repvgg.report.gallery import Gallery, draw_errors
 from mmseg_repvgg.report.statistics import Statistics
@@ -57,6 +58,16 @@ def test_image_without_labels_has_no_error(make_segmented):
 def test_a_class_that_the_data_set_lacks_is_named(make_segmented):
     with pytest.raises(ConfigError, match=r'class 3 in .*0\.png, .* 3 classes'):
         Statistics(3).add(make_segmented(0))
+
+
+def test_a_network_that_diverged_is_an_error(make_segmented):
+    image = make_segmented(0)
+    forms = dataclasses.replace(image.forms, logits=float('nan'))
+    confidence = image.confidence.copy()
+    confidence[0, 0] = np.nan
+    for change in (dict(forms=forms), dict(confidence=confidence)):
+        with pytest.raises(CheckpointError, match=r'NaN or infinite .*/0\.png'):
+            Statistics(4).add(dataclasses.replace(image, **change))
 
 
 def test_memory_does_not_grow_with_the_number_of_images(make_segmented):
