@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..extras import require
-from .library_cache import find_library, store_library
+from .library_cache import find_libraries, store_library
 
 SOURCE = Path(__file__).with_name('winograd.cpp')
 FLAGS = ('-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fPIC')
@@ -146,8 +146,7 @@ def add_openvino_extension(core: Any) -> None:
 def _find_or_build(library: Library, load: Callable[[Path], _T]) -> _T:
     """Load a library from the cache, or compile, keep and load it."""
     name = _file_name(library)
-    stored = find_library(name)
-    if stored is not None:
+    for stored in find_libraries(name):
         # A library that an older system has left may not load.
         with contextlib.suppress(OSError):
             return load(stored)

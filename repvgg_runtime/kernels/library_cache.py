@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -34,12 +35,12 @@ def cache_folder() -> Path:
     return folder
 
 
-def find_library(name: str) -> Path | None:
-    """Return the library that was stored under a name, or None if no sound one exists."""
+def find_libraries(name: str) -> Iterator[Path]:
+    """Yield the sound libraries that were stored under a name."""
     try:
         folder = cache_folder()
     except OSError:
-        return None
+        return
     for path in folder.glob(f'*-{name}'):
         # A link or a named pipe is not opened.
         info = path.lstat()
@@ -48,8 +49,7 @@ def find_library(name: str) -> Path | None:
         elif path.name != _stored_name(path, name):
             _log.warning('%s is not what was built, and is built anew', path)
         else:
-            return path
-    return None
+            yield path
 
 
 def store_library(built: Path, name: str) -> Path:

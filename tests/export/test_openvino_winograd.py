@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
@@ -17,6 +18,7 @@ from mmseg_repvgg import deploy
 from mmseg_repvgg.engine.load_model import dataset_meta
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.exported import export
+from mmseg_repvgg.export.openvino_winograd import OPERATION, use_winograd
 from mmseg_repvgg.export.verify import reference, smooth_noise, verify
 from mmseg_repvgg.winograd import WinogradConv2d
 from repvgg_runtime.backends import open_backend
@@ -73,6 +75,90 @@ def test_it_has_winograd_convolutions_where_the_deployed_model_has(net, written)
     assert written.metadata.engine == 'winograd'
 
 
+def graph_of(conv, after):
+    """Return the ``openvino.Model`` of a convolution and of what reads its output."""
+    ops = openvino.opset13
+    images = ops.parameter([-1, conv.in_channels, -1, -1], np.float32)
+    shape = (conv.groups, -1, *conv.weight.shape[1:])
+    kernel = conv.weight.detach().numpy()
+    kernel = ops.constant(kernel.reshape(shape) if conv.groups > 1 else kernel)
+    kernel.set_friendly_name('conv.weight')
+    convolve = ops.group_convolution if conv.groups > 1 else ops.convolution
+    maps = convolve(images, kernel, [1, 1], conv.padding, conv.padding, conv.dilation)
+    maps.set_friendly_name('conv')
+    if conv.bias is not None:
+        bias = conv.bias.detach().numpy().reshape(1, -1, 1, 1)
+        maps = ops.add(maps, ops.constant(bias))
+    outputs = after(ops, images, maps)
+    return openvino.Model([ops.result(each) for each in outputs], [images])
+
+
+def compute(model, images):
+    core = openvino.Core()
+    settings = {'INFERENCE_PRECISION_HINT': 'f32'}
+    return list(core.compile_model(model, 'CPU', settings)(images).values())
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize('relu', [True, False])
+@pytest.mark.parametrize(
+    'options',
+    [dict(), dict(bias=False), dict(groups=2), dict(groups=3, padding=2, dilation=2)],
+)
+def test_operation_computes_the_convolution(options, relu):
+    conv = nn.Conv2d(96, 192, 3, **{'padding': 1, **options}).requires_grad_(False)
+
+    def after(ops, images, maps):
+        return [ops.relu(maps) if relu else maps]
+
+    model = graph_of(conv, after)
+    assert use_winograd(model, nn.ModuleDict({'conv': conv})) == 1
+    names = {each.get_type_name(): each.get_friendly_name() for each in model.get_ops()}
+    assert names[OPERATION] == 'conv'
+    # The bias and the ReLU are a part of it.
+    assert not {'Convolution', 'GroupConvolution', 'Add', 'Relu'} & names.keys()
+    for shape in [(3, 19, 5), (1, 8, 33), (2, 1, 1)]:
+        images = torch.randn(shape[0], 96, *shape[1:])
+        (found,) = compute(model, images.numpy())
+        expected = conv.double()(images.double())
+        conv.float()
+        expected = (expected.relu() if relu else expected).numpy()
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    'after',
+    [
+        lambda ops, images, maps: [ops.relu(maps), maps],
+        lambda ops, images, maps: [ops.relu(ops.add(maps, images))],
+        lambda ops, images, maps: [ops.relu(ops.add(maps, ops.constant(np.float32(2))))],
+    ],
+    ids=['another reader', 'a sum of maps', 'another constant'],
+)
+def test_what_is_no_part_of_the_convolution_stays(after):
+    conv = nn.Conv2d(32, 32, 3, padding=1, bias=False).requires_grad_(False)
+    images = torch.randn(1, 32, 9, 11).numpy()
+    model = graph_of(conv, after)
+    expected = compute(model, images)
+    assert use_winograd(model, nn.ModuleDict({'conv': conv})) == 1
+    assert [each.get_type_name() for each in model.get_ops()].count('Relu') == 1
+    for found, want in zip(compute(model, images), expected):
+        assert np.abs(found - want).max() < 1e-5 * np.abs(want).max()
+
+
+def test_convolution_of_no_module_stays():
+    conv = nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False)
+    assert use_winograd(graph_of(conv, lambda ops, images, maps: [maps]), conv) == 0
+
+
+@pytest.mark.isa
+def test_number_of_threads_changes_nothing(written):
+    images = np.random.default_rng(0).normal(size=(2, 3, 67, 45)).astype(np.float32)
+    first, *others = (open_backend(written.path, threads=n)(images) for n in (1, 2, 3))
+    for each in others:
+        assert np.array_equal(each, first)
+
+
 def test_between_two_of_them_nothing_is_transposed(written):
     core = openvino.Core()
     build.add_openvino_extension(core)
@@ -107,6 +193,14 @@ def test_without_a_compiler_the_error_names_it(written, monkeypatch, tmp_path):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(ConfigError, match='there is no no-such-compiler. Install g'):
         open_backend(written.path)
+
+
+def test_unknown_engine_is_refused(net, tmp_path):
+    with pytest.raises(ConfigError, match="--engine must be one of .* but got 'fft'"):
+        export(
+            net.cfg, net.model, tmp_path / 'x.xml', 'openvino', dynamic=True, engine='fft'
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('to', ['onnx', 'torchscript'])

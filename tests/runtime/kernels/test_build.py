@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.kernels import build
+from repvgg_runtime.kernels.library_cache import find_libraries, store_library
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(build._compiler()[0]) is None,
@@ -128,3 +132,78 @@ def test_compiler_error_is_quoted(tmp_path):
     done = run(CODE, tmp_path / 'cache', CXX=str(broken))
     assert done.returncode == 0, done.stderr
     assert 'out of order' in done.stderr
+
+
+def test_each_source_flag_compiler_and_processor_has_its_library(tmp_path, monkeypatch):
+    source = tmp_path / 'source.cpp'
+    source.write_text('before')
+    library = build.Library('x', (source,))
+    names = [build._file_name(library)]
+    assert build._file_name(library) == names[0]
+    source.write_text('after')
+    names.append(build._file_name(library))
+    for field in ('compiling', 'linking'):
+        names.append(build._file_name(replace(library, **{field: ('-g',)})))
+    monkeypatch.setenv('CXX', 'another')
+    names.append(build._file_name(library))
+    monkeypatch.setattr(build, '_machine', lambda: 'another')
+    names.append(build._file_name(library))
+    assert len(set(names)) == len(names)
+
+
+# The extension of OpenVINO ------------------------------------------------------------
+
+
+@pytest.fixture
+def copies(tmp_path, monkeypatch):
+    """An empty cache, and a compiler that copies what was built and counts its runs."""
+    pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
+    built = build._find_or_build(build.openvino_extension(), Path)
+    log, compiler = tmp_path / 'log', tmp_path / 'compiler'
+    compiler.write_text(
+        '#!/bin/sh\nfor out; do :; done\nsleep 0.2\n'
+        f'echo $out >> {log}\ncp {built} $out\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CXX', str(compiler))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    return log
+
+
+def add_extension(_=None):
+    build.add_openvino_extension(pytest.importorskip('openvino').Core())
+
+
+@needs_compiler
+def test_threads_build_the_extension_once(copies):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add_extension, range(4)))
+    # Two sources are compiled and linked.
+    assert len(copies.read_text().splitlines()) == 3
+
+
+@needs_compiler
+def test_stored_extension_that_does_not_load_is_built_again_once(copies, tmp_path):
+    name = build._file_name(build.openvino_extension())
+    stale = tmp_path / 'stale.so'
+    stale.write_text('of an older system')
+    store_library(stale, name)
+    for _ in range(2):
+        add_extension()
+        assert len(copies.read_text().splitlines()) == 3
+    assert len(list(find_libraries(name))) == 2
+
+
+@needs_compiler
+def test_extension_without_a_cache_is_built_for_the_process(copies, monkeypatch, caplog):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(copies))
+    copies.touch()
+    add_extension()
+    assert 'compiled for this process alone' in caplog.text
+
+
+def test_openvino_without_headers_is_an_error(tmp_path, monkeypatch):
+    openvino = pytest.importorskip('openvino')
+    monkeypatch.setattr(openvino, '__file__', str(tmp_path / '__init__.py'))
+    with pytest.raises(ConfigError, match=r'OpenVINO in .* has no C\+\+ headers'):
+        build.openvino_extension()
