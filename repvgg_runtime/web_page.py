@@ -249,28 +249,32 @@ class Page:
             )
         return found
 
-    def _redraw(
-        self, found: Segmented | None, classes: Sequence[str], opacity: float
-    ) -> str:
-        image = self._held(found).preview(
-            self.segmenter.palette, [int(each) for each in classes], opacity / 100
+    def _painting(self, classes: Sequence[str], opacity: float | None) -> Any:
+        # The opacity is None while its field is empty, which the slider shows as 0.
+        return (
+            self.segmenter.palette,
+            [int(each) for each in classes],
+            (opacity or 0) / 100,
         )
+
+    def _redraw(
+        self, found: Segmented | None, classes: Sequence[str], opacity: float | None
+    ) -> str:
+        image = self._held(found).preview(*self._painting(classes, opacity))
         url = data_url(encode_preview(image), 'jpeg')
         return f'<img class="picture" alt="Picture with its labels" src="{url}">'
 
     def _save_labels(
-        self, found: Segmented | None, classes: Sequence[str], opacity: float
+        self, found: Segmented | None, classes: Sequence[str], opacity: float | None
     ) -> dict[str, str]:
         found = self._held(found)
         return _file(found, 'labels', found.label_png)
 
     def _save_overlay(
-        self, found: Segmented | None, classes: Sequence[str], opacity: float
+        self, found: Segmented | None, classes: Sequence[str], opacity: float | None
     ) -> dict[str, str]:
         found = self._held(found)
-        image = found.overlay(
-            self.segmenter.palette, [int(each) for each in classes], opacity / 100
-        )
+        image = found.overlay(*self._painting(classes, opacity))
         return _file(found, 'overlay', encode_png(image))
 
     def _time(self, found: Segmented | None) -> str:

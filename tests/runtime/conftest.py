@@ -88,7 +88,7 @@ class Visit:
         )
         return self.shown()
 
-    def set_opacity(self, percent: int) -> np.ndarray:
+    def set_opacity(self, percent: int | str) -> np.ndarray:
         """Move the slider by its field of numbers."""
         field = self.page.get_by_label('number input for Opacity')
 

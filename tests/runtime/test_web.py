@@ -161,6 +161,10 @@ def test_slider_and_legend_change_the_picture_and_its_download(
     assert_alike(tab.toggle(largest), off)
     assert np.array_equal(cv2.imread(str(tab.download('Download overlay'))), off)
     assert_alike(tab.set_opacity(0), image)
+    tab.set_opacity(60)
+    # A field is empty while another number is typed.
+    assert_alike(tab.set_opacity(''), image)
+    assert np.array_equal(cv2.imread(str(tab.download('Download overlay'))), image)
 
 
 def test_colours_of_the_legend_are_those_of_the_classes(tab, segmenter, street_images):
