@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -230,6 +231,20 @@ print(segmenter(numpy.zeros((40, 50, 3), numpy.uint8)).shape)
     command = [sys.executable, '-c', code]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.stdout == '(40, 50)\n', done.stderr
+
+
+@pytest.mark.isa
+def test_int8_file_runs_beside_it(written, request):
+    pytest.importorskip('nncf', reason="needs pip install -e '.[export,quantize]'")
+    _, _, int8 = request.getfixturevalue('int8')
+    paths = [written.path, int8.path] * 3
+    images = smooth_noise(1, 64, 128).astype(np.float32)
+    alone = {path: open_backend(path)(images) for path in paths[:2]}
+    opened = {path: open_backend(path) for path in paths[:2]}
+    with ThreadPoolExecutor(4) as pool:
+        outputs = pool.map(lambda path: opened[path](images), paths)
+        for path, output in zip(paths, outputs):
+            assert np.array_equal(output, alone[path])
 
 
 @pytest.mark.isa
