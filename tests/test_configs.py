@@ -27,6 +27,7 @@ PEERS = ['pspnet_r50_cityscapes', 'pspnet_r101_cityscapes']
 SMALL = [
     'pspnet_repvgg_a0_camvid',
     'pspnet_repvgg_a0_fast_camvid',
+    'pspnet_qarepvgg_a0_fast_camvid',
     'pspnet_r18_camvid',
     'pspnet_repvgg_a0_fast_street',
     'pspnet_repvgg_a0_street',

@@ -9,9 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import mmseg_repvgg
+from mmseg_repvgg import RepVGG
+from mmseg_repvgg.reparam.formulas import BLOCKS, parse
 
 REPO = Path(__file__).parents[1]
 PAGES = sorted([*REPO.glob('*.md'), *REPO.glob('docs/*.md')])
@@ -95,3 +98,18 @@ def test_versions_agree():
         r'^## (\d[\w.]*)', (REPO / 'CHANGELOG.md').read_text(), flags=re.M
     )
     assert headings[0] == version
+
+
+def test_table_of_blocks_has_their_formulas_and_parameters():
+    rows = re.findall(
+        r'^\| `(\w+)` \| `(.+?)` \| .* \| (yes|no) \| ([\d.]+) \|$',
+        (REPO / 'docs/blocks.md').read_text(),
+        flags=re.M,
+    )
+    assert {name: formula for name, formula, *_ in rows} == BLOCKS
+    for name, _, fuses, millions in rows:
+        with torch.device('meta'):
+            backbone = RepVGG('A0', block=name)
+        count = sum(parameter.numel() for parameter in backbone.parameters())
+        assert f'{count / 1e6:.2f}' == millions, name
+        assert (fuses == 'yes') == parse(name).fuses

@@ -7,6 +7,7 @@ difference. Keys are matched exactly, and an unknown key is an error.
 The backbone itself uses these functions, to load a checkpoint of any layout.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -17,6 +18,7 @@ from ..errors import CheckpointError, ConfigError
 from .state_dict import few
 
 _CONV = ('weight', 'bias')
+_FUSED = re.compile(r'\.conv\.(weight|bias)$')
 _NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 # The parts of a block under our names, in our order, with the tensors of each.
 _TENSORS = {
@@ -147,19 +149,27 @@ class Native:
     recognised: Recognised
 
 
-def recognise(keys: Iterable[str]) -> Recognised | None:
-    """Return the backbone with the most keys, or None if there is none."""
-    return next(iter(_find_backbones(keys)), None)
+def recognise(keys: Iterable[str], own: Collection[str] = ()) -> Recognised | None:
+    """Return the backbone with the most keys, or None if there is none.
+
+    ``own`` is that of :func:`to_native`.
+    """
+    return next(iter(_find_backbones(keys, own)), None)
 
 
-def to_native(state_dict: Mapping[str, Tensor]) -> Native:
+def to_native(state_dict: Mapping[str, Tensor], own: Collection[str] = ()) -> Native:
     """Translate the state dict of a backbone, or of a model that contains one.
+
+    Args:
+        state_dict: The tensors by name.
+        own: The keys of a backbone whose blocks are not RepVGG's, in our order. Only our
+            layout has names for them.
 
     Raises:
         CheckpointError: If there is no backbone or more than one, if a key under the
             backbone's prefix is unknown, or if only some blocks are fused.
     """
-    found = _find_backbones(state_dict)
+    found = _find_backbones(state_dict, own)
     if not found:
         raise CheckpointError(
             'it holds no RepVGG backbone in the layout of any of '
@@ -178,18 +188,18 @@ def to_native(state_dict: Mapping[str, Tensor]) -> Native:
             f'it looks like a RepVGG in the layout of {layout}, but {len(unknown)} of '
             f'its keys are not of one: {few(unknown)}'
         )
-    # Squeeze-and-excitation is in both forms.
-    blocks = [key for key in ours if '.se.' not in ours[key]]
-    trained = [key for key in blocks if '.branch_' in ours[key]]
-    fused = [key for key in blocks if '.branch_' not in ours[key]]
+    # Squeeze-and-excitation and shortcuts are in both forms.
+    trained = [key for key in ours if '.branch_' in ours[key]]
+    fused = [key for key in ours if key not in trained and _FUSED.search(ours[key])]
     if trained and fused:
         raise CheckpointError(
             f'it is fused in part: {fused[0]} is of the fused form and {trained[0]} of '
             'the training form'
         )
     backbone = {our_key: state_dict[key] for key, our_key in ours.items()}
+    order = own if backbone.keys() <= {*own} else from_native(backbone, 'mmseg_repvgg')
     return Native(
-        backbone=from_native(backbone, 'mmseg_repvgg'),  # puts them in our order
+        backbone={key: backbone[key] for key in order if key in backbone},
         classifier=tuple(key for key in state_dict if key in classifier),
         rest={key: state_dict[key] for key in others},
         recognised=recognised,
@@ -246,16 +256,20 @@ def _key_table(names: Names, depths: Iterable[int]) -> dict[str, str]:
     }
 
 
-def _find_backbones(keys: Iterable[str]) -> list[Recognised]:
+def _find_backbones(keys: Iterable[str], own: Collection[str]) -> list[Recognised]:
     """Find all backbones, the one with the most keys first."""
     keys = list(keys)
     found: dict[str, Recognised] = {}
     for layout, names in _READ:
+        more = own if layout == 'mmseg_repvgg' else ()
         # Other nets have a stem.conv.weight too, so a first block is required as well.
         stem, first = names.stages[0], f'{names.stages[1]}.0'
-        for prefix in _prefixes(keys, stem, names) & _prefixes(keys, first, names):
+        for prefix in _prefixes(keys, stem, names, more) & _prefixes(
+            keys, first, names, more
+        ):
             inside = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
             table = _key_table(names, _count_blocks(inside, names))
+            table.update(zip(more, more))
             ours = {prefix + key: table[key] for key in inside if key in table}
             trained = any('.branch_' in key for key in ours.values())
             form = 'training' if trained else 'fused'
@@ -265,9 +279,12 @@ def _find_backbones(keys: Iterable[str]) -> list[Recognised]:
     return sorted(found.values(), key=lambda backbone: -len(backbone.keys))
 
 
-def _prefixes(keys: Iterable[str], block: str, names: Names) -> set[str]:
-    """Collect the prefixes under which there are tensors of a block."""
+def _prefixes(
+    keys: Iterable[str], block: str, names: Names, more: Iterable[str]
+) -> set[str]:
+    """Collect the prefixes under which there are tensors of a block, or ``more`` keys."""
     tensors = {f'{n}.{t}' for part, n in names.parts.items() for t in _TENSORS[part]}
+    tensors |= {key.removeprefix(f'{block}.') for key in more}
     parts = (f'.{key}'.rpartition(f'.{block}.') for key in keys)
     return {f'{before}.'[1:] for before, _, tensor in parts if tensor in tensors}
 

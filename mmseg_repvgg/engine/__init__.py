@@ -2,10 +2,12 @@
 
 from .accumulation import AccumulatingTrainLoop
 from .precision import AutocastOptimWrapper
+from .rep_optimizer import RepOptimizerConstructor
 from .visualization import OptionalTensorboardVisBackend
 
 __all__ = [
     'AccumulatingTrainLoop',
     'AutocastOptimWrapper',
     'OptionalTensorboardVisBackend',
+    'RepOptimizerConstructor',
 ]

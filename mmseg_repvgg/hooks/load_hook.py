@@ -19,6 +19,7 @@ from ..models import RepVGG
 from ..models.archs import DILATIONS, plan
 from ..models.wrappers import strip_wrappers
 from ..registry_types import is_a, type_name
+from ..reparam import BLOCKS
 
 
 @HOOKS.register_module()
@@ -36,7 +37,7 @@ class LoadHook(Hook):
 
     Raises:
         CheckpointError: If a tensor is missing, left over or of another shape or kind,
-            or if the checkpoint was trained with another dilation.
+            or if the checkpoint was trained with another dilation or block.
     """
 
     # EMAHook copies what was loaded, so this has to come first.
@@ -67,7 +68,9 @@ def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool
             continue
         # The checkpoint's config does not describe others, such as a teacher's.
         if name == 'backbone':
-            _check_dilation(module, trained_backbone(checkpoint), strict)
+            trained = trained_backbone(checkpoint)
+            _check_dilation(module, trained, strict)
+            _check_block(module, trained, state)
         state = _rename(state, module, f'{name}.' if name else '')
     checkpoint['state_dict'] = state
     if strict:
@@ -99,11 +102,26 @@ def _check_dilation(backbone: RepVGG, trained: Mapping[str, Any], strict: bool) 
     print_log(message, 'current', logging.WARNING)
 
 
+def _check_block(
+    backbone: RepVGG, trained: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    """Compare the blocks, since some have the same keys. Fused ones are all alike."""
+    found = recognise(state, backbone.own_keys())
+    block = trained.get('block', 'repvgg')
+    same = BLOCKS.get(block, block) == BLOCKS.get(backbone.block, backbone.block)
+    if found and found.form == 'training' and is_a(trained, 'RepVGG') and not same:
+        raise CheckpointError(
+            f'the checkpoint was trained with block={block!r}, but the config builds '
+            f'block={backbone.block!r}. Use the config that it was trained with, or '
+            f'--cfg-options model.backbone.block={block!r}'
+        )
+
+
 def _rename(state: dict[str, Any], backbone: RepVGG, prefix: str) -> dict[str, Any]:
     """Put the tensors of the backbone under its prefix and keep all others."""
     inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     outside = {k: v for k, v in state.items() if not k.startswith(prefix)}
-    if recognise(inside) is None:
+    if recognise(inside, backbone.own_keys()) is None:
         # The file is of a backbone alone, or of another project's classifier.
         inside, outside = state, {}
     tensors = backbone.adapt_state_dict(inside)

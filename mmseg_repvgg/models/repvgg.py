@@ -5,7 +5,8 @@ https://arxiv.org/abs/2101.03697.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -25,7 +26,9 @@ from ..checkpoints.mmengine_patch import loading_safely
 from ..checkpoints.state_dict import describe_mismatch, extract_state_dict
 from ..errors import CheckpointError, ConfigError
 from ..reparam import deploy, is_deployed
-from ..reparam.blocks import RepConv, RepVGGBlock, SqueezeExcite, conv3x3
+from ..reparam.blocks import RepConv, RepVGGBlock, ResidualBlock, SqueezeExcite
+from ..reparam.branches import NormFactory, build_conv
+from ..reparam.formulas import parse
 from .archs import Arch, Layer, get_arch, is_count, plan
 
 NUM_STAGES = 4
@@ -53,6 +56,10 @@ class RepVGG(BaseModule):
         in_channels: Channels of the image.
         deploy: Whether to build the fused form: one 3x3 conv with bias per block.
         init_cfg: Initialization; by default Kaiming for convs and ones for norms.
+        block: The branches of a block in the training form, a name such as ``'qarepvgg'``
+            or a formula such as ``'3x3-bn + 1x1-bn'``; docs/blocks.md has them all.
+        residual: Whether to put the layers of stages 2 to 4 in pairs with the shortcuts
+            of ResNet-18 (Table 7, residual reorganization). Shortcuts stay when fused.
 
     Attributes:
         out_channels: Channels of each output, in the order of ``out_indices``.
@@ -73,6 +80,8 @@ class RepVGG(BaseModule):
         in_channels: int = 3,
         deploy: bool = False,
         init_cfg: Any = None,
+        block: str = 'repvgg',
+        residual: bool = False,
     ) -> None:
         if init_cfg is None:
             init_cfg = [
@@ -97,15 +106,19 @@ class RepVGG(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.norm_cfg = norm_cfg or dict(type='BN')
+        self.block, self.residual = block, residual
+        _check_block(block, deploy)
 
         (stem,), *rest = plan(self.arch, dilation, in_channels)
         self.out_channels = tuple(rest[i][-1].out_channels for i in self.out_indices)
         norm = partial(_build_norm, self.norm_cfg)
-        build = partial(_build_block, self.arch, norm=norm, deploy=deploy)
-        self.stem = build(stem)
+        conv = partial(_build_conv, norm=norm, deploy=deploy)
+        (self.stem,) = _build_stage([stem], conv, block, self.arch.se, residual=False)
         # Stages behind the last output would never run, so they are not built.
         for index, layers in enumerate(rest[: max(self.out_indices) + 1], start=1):
-            self.add_module(f'stage_{index}', nn.Sequential(*map(build, layers)))
+            paired = residual and index < NUM_STAGES
+            stage = _build_stage(layers, conv, block, self.arch.se, paired)
+            self.add_module(f'stage_{index}', stage)
         self._freeze()
 
     @property
@@ -183,7 +196,7 @@ class RepVGG(BaseModule):
             CheckpointError: If a tensor is missing, left over, or of another shape or
                 dtype, or if the state dict is fused and the backbone is not.
         """
-        native = to_native(state_dict)
+        native = to_native(state_dict, self.own_keys())
         form, fused = native.recognised.form, is_deployed(self)
         if form == 'fused' and not fused:
             raise CheckpointError(
@@ -212,18 +225,34 @@ class RepVGG(BaseModule):
         """Fuse a training-form state dict as ``deploy`` fuses a model."""
         # On the meta device no memory is allocated and no initial weights are drawn.
         with torch.device('meta'):
-            model = RepVGG(
-                self.arch,
-                self.dilation,
-                self.out_indices,
-                norm_cfg=self.norm_cfg,
-                in_channels=self.in_channels,
-            )
+            model = self.rebuild()
         _require_match(backbone, model, 'training')
         # The children's keys are the model's, and they do not adapt them again.
         children = nn.ModuleDict(dict(model.named_children()))
         children.load_state_dict(backbone, assign=True)
         return deploy(model).state_dict()
+
+    def rebuild(self, **changes: Any) -> 'RepVGG':
+        """Build this backbone again in the training form, with changed arguments."""
+        arguments = dict(
+            arch=self.arch,
+            dilation=self.dilation,
+            out_indices=self.out_indices,
+            norm_cfg=self.norm_cfg,
+            in_channels=self.in_channels,
+            block=self.block,
+            residual=self.residual,
+        )
+        return RepVGG(**{**arguments, **changes})
+
+    def own_keys(self) -> list[str]:
+        """Return the keys of both forms if the blocks are not RepVGG's, else none."""
+        if self.block == 'repvgg' and not self.residual:
+            return []
+        forms = [False, True] if parse(self.block).fuses else [False]
+        with torch.device('meta'):
+            built = [self.rebuild(deploy=form) for form in forms]
+        return [key for backbone in built for key in backbone.state_dict()]
 
     @naming_checkpoint(_MISFIT)
     def _load_from_state_dict(
@@ -243,7 +272,7 @@ class RepVGG(BaseModule):
 def _require_match(backbone: dict[str, Tensor], model: RepVGG, form: str) -> None:
     if mismatch := describe_mismatch(backbone, model.state_dict()):
         raise CheckpointError(
-            f'it is in the {form} form, but of another arch or dtype ({mismatch})'
+            f'it is in the {form} form, but of another arch, block or dtype ({mismatch})'
         )
 
 
@@ -269,15 +298,59 @@ def _build_norm(cfg: Any, channels: int) -> nn.Module:
     return norm
 
 
-def _build_block(arch: Arch, layer: Layer, norm: Any, deploy: bool) -> RepVGGBlock:
+def _check_block(block: str, deploy: bool) -> None:
+    formula = parse(block)
+    if formula.kernel != (3, 3):
+        raise ConfigError(f'block must have a branch with a 3x3 conv, but got {block!r}')
+    if deploy and not formula.fuses:
+        raise ConfigError(
+            f'block={block!r} has no fused form, because of a ReLU in a branch: leave '
+            'deploy out'
+        )
+
+
+def _build_conv(layer: Layer, block: str, norm: NormFactory, deploy: bool) -> nn.Module:
+    """Build what fills a slot, in the training or the fused form."""
     geometry = dataclasses.asdict(layer)
     identity = geometry.pop('identity')
-    conv: nn.Module
     if deploy:
-        conv = conv3x3(**geometry, bias=True)
-    else:
-        conv = RepConv(**geometry, identity=identity, norm=norm)
-    return RepVGGBlock(conv, SqueezeExcite(layer.out_channels) if arch.se else None)
+        return build_conv(parse(block).kernel, **geometry, bias=True)
+    return RepConv(**geometry, identity=identity, norm=norm, block=block)
+
+
+def _build_stage(
+    layers: Sequence[Layer], conv: Any, block: str, se: bool, residual: bool
+) -> nn.Sequential:
+    blocks: list[nn.Module] = [
+        RepVGGBlock(conv(layer, block), SqueezeExcite(layer.out_channels) if se else None)
+        for layer in layers
+    ]
+    _scale_by_depth(blocks)
+    return nn.Sequential(*(_pair(layers, blocks, conv) if residual else blocks))
+
+
+def _pair(
+    layers: Sequence[Layer], blocks: Sequence[Any], conv: Any
+) -> Iterator[ResidualBlock]:
+    if len(blocks) % 2:
+        raise ConfigError(
+            'residual=True needs an even number of layers in stages 2 to 4, but got '
+            f'{len(blocks)}'
+        )
+    for layer, first, second in zip(layers[::2], blocks[::2], blocks[1::2]):
+        shortcut = nn.Identity() if layer.identity else conv(layer, '1x1-bn')
+        yield ResidualBlock(first, second, shortcut)
+
+
+def _scale_by_depth(blocks: Iterable[nn.Module]) -> None:
+    """Initialize the scales of convs, so that deep blocks begin close to the identity.
+
+    As in the authors' code of RepOptimizers: sqrt(2 / l) for block l of a stage.
+    """
+    for depth, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            if name.endswith('.scale'):
+                nn.init.constant_(module.weight, math.sqrt(2 / depth) if depth else 1)
 
 
 def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:

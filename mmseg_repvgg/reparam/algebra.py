@@ -3,7 +3,8 @@
 Equations 1-4 and Figure 4 of RepVGG (Ding et al., CVPR 2021,
 https://arxiv.org/abs/2101.03697): a convolution followed by a batch norm is a
 convolution with a bias; an identity is a 1x1 convolution; a 1x1 kernel is a 3x3 kernel
-with zeros around it; and parallel convolutions of one geometry add up.
+with zeros around it; and parallel convolutions of one geometry add up. The kernels of
+DiracNets are here too.
 
 Every function computes in float64 and returns float64. The caller casts the end result
 back once, so a fused net is as exact as its dtype allows.
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -61,10 +62,17 @@ def fold_batch_norm(
     scale = (to_float64(var) + eps).rsqrt()
     if gamma is not None:
         scale = scale * to_float64(gamma)
-    bias = (to_float64(conv.bias) - to_float64(mean)) * scale
-    if beta is not None:
-        bias = bias + to_float64(beta)
-    return ConvParams(to_float64(conv.kernel) * scale.view(-1, 1, 1, 1), bias)
+    centred = ConvParams(conv.kernel, to_float64(conv.bias) - to_float64(mean))
+    kernel, bias = scale_channels(centred, scale)
+    return ConvParams(kernel, bias if beta is None else bias + to_float64(beta))
+
+
+def scale_channels(conv: ConvParams, scale: Tensor) -> ConvParams:
+    """Multiply the outputs of a convolution by a factor each, shape (out_channels,)."""
+    scale = to_float64(scale)
+    return ConvParams(
+        to_float64(conv.kernel) * scale.view(-1, 1, 1, 1), to_float64(conv.bias) * scale
+    )
 
 
 def identity_kernel(channels: int, groups: int = 1) -> Tensor:
@@ -84,10 +92,30 @@ def identity_kernel(channels: int, groups: int = 1) -> Tensor:
     return torch.eye(width, dtype=torch.float64).repeat(groups, 1).view(-1, width, 1, 1)
 
 
-def pad_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Pad an odd square kernel with zeros, centred, to ``size`` x ``size`` taps."""
-    margin = (size - kernel.shape[-1]) // 2
-    return F.pad(kernel, [margin] * 4)
+def dirac_kernel(weight: Tensor, alpha: Tensor, beta: Tensor, groups: int = 1) -> Tensor:
+    """Compute the kernel diag(alpha) I + diag(beta) W / |W| of DiracNets.
+
+    ``I`` passes the first input channels through, and ``|W|`` is the norm of each filter
+    (Zagoruyko and Komodakis, section 3, https://arxiv.org/abs/1706.00388).
+
+    Args:
+        weight: W, shape (out_channels, in_channels / groups, height, width).
+        alpha: Factor of the identity, shape (out_channels,).
+        beta: Factor of the filters, shape (out_channels,).
+        groups: Groups of the convolution.
+
+    Returns:
+        The kernel, in the shape and dtype of ``weight``. It is differentiable.
+    """
+    identity = nn.init.dirac_(torch.empty_like(weight, requires_grad=False), groups)
+    filters = F.normalize(weight.flatten(1)).view_as(weight)
+    return alpha.view(-1, 1, 1, 1) * identity + beta.view(-1, 1, 1, 1) * filters
+
+
+def pad_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad an odd kernel with zeros, centred, to a height and width."""
+    vertical, horizontal = ((to - at) // 2 for to, at in zip(size, kernel.shape[-2:]))
+    return F.pad(kernel, [horizontal, horizontal, vertical, vertical])
 
 
 def add_parallel(branches: Iterable[ConvParams]) -> ConvParams:
@@ -97,13 +125,13 @@ def add_parallel(branches: Iterable[ConvParams]) -> ConvParams:
     reads the centre tap for any d.
 
     Args:
-        branches: At least one; kernels are odd and square.
+        branches: At least one; kernels are of odd height and width.
 
     Returns:
         The convolution that equals their sum.
     """
     convs = [ConvParams(to_float64(b.kernel), to_float64(b.bias)) for b in branches]
-    size = max(conv.kernel.shape[-1] for conv in convs)
+    size = tuple(max(sizes) for sizes in zip(*(c.kernel.shape[-2:] for c in convs)))
     kernels = [pad_kernel(conv.kernel, size) for conv in convs]
     return ConvParams(
         torch.stack(kernels).sum(0), torch.stack([conv.bias for conv in convs]).sum(0)

@@ -5,7 +5,6 @@ In training the slot holds a multi-branch :class:`RepConv`; deployed, the plain
 (Ding et al., CVPR 2021, section 3.3, https://arxiv.org/abs/2101.03697).
 """
 
-from collections.abc import Callable
 from copy import copy
 from inspect import getattr_static
 from types import FunctionType
@@ -14,69 +13,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .algebra import ConvParams, add_parallel, fold_batch_norm, identity_kernel
-
-NormFactory = Callable[[int], nn.Module]
-
-
-def conv3x3(
-    in_channels: int,
-    out_channels: int,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    bias: bool = False,
-) -> nn.Conv2d:
-    """Build the 3x3 convolution of a block; its padding keeps the size at stride 1."""
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        3,
-        stride=stride,
-        padding=dilation,
-        dilation=dilation,
-        groups=groups,
-        bias=bias,
-    )
-
-
-class ConvBN(nn.Sequential):
-    """A convolution without bias and its batch norm, as ``conv`` and ``bn``."""
-
-    conv: nn.Conv2d
-    bn: nn.Module
-
-    def __init__(self, conv: nn.Conv2d, norm: NormFactory) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = norm(conv.out_channels)
+from .algebra import ConvParams, add_parallel
+from .branches import NormFactory, as_conv, build_branches, fold
+from .formulas import parse
 
 
 class RepConv(nn.Module):
-    r"""A 3x3 convolution with the parallel branches that RepVGG trains.
+    r"""The branches that a block trains in place of one convolution.
+
+    By default, those of RepVGG:
 
     .. math:: y = BN(conv_{3 \times 3}(x)) + BN(conv_{1 \times 1}(x)) + BN(x)
 
     The branches are the child modules, so forward and fusion always use the same ones.
-    Dilation affects the 3x3 branch only.
+    The child ``bn``, which is no branch, follows the sum; it is an identity in blocks
+    without such a norm. Dilation affects only axes on which a kernel has more than one
+    tap.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the convolutions.
-        dilation: Dilation and padding of the 3x3 conv.
-        groups: Groups of both convs.
-        identity: Whether to add an identity branch. The geometry does not tell: where
+        dilation: Dilation of the convolutions.
+        groups: Groups of the convolutions.
+        identity: Whether to add the identity branch. The geometry does not tell: where
             dilation has replaced a stride of 2, a checkpoint has no identity branch.
         norm: Builds a batch norm for a number of channels.
+        block: A name in ``BLOCKS`` or a formula, see ``reparam/formulas.py``.
 
     Raises:
+        ConfigError: If ``block`` is unknown.
         ValueError: If ``identity`` is set but input and output differ in shape.
     """
 
-    branch_3x3: ConvBN
-    branch_1x1: ConvBN
-    branch_identity: nn.Module
+    bn: nn.Module
 
     def __init__(
         self,
@@ -88,6 +58,7 @@ class RepConv(nn.Module):
         *,
         identity: bool = False,
         norm: NormFactory = nn.BatchNorm2d,
+        block: str = 'repvgg',
     ) -> None:
         super().__init__()
         if identity and (in_channels != out_channels or stride != 1):
@@ -95,18 +66,25 @@ class RepConv(nn.Module):
                 'an identity branch needs as many output as input channels and stride '
                 f'1, but got {in_channels} -> {out_channels} channels, stride {stride}'
             )
-        self.branch_3x3 = ConvBN(
-            conv3x3(in_channels, out_channels, stride, dilation, groups), norm
-        )
-        self.branch_1x1 = ConvBN(
-            nn.Conv2d(in_channels, out_channels, 1, stride, groups=groups, bias=False),
-            norm,
-        )
-        if identity:
-            self.branch_identity = norm(out_channels)
+        formula = parse(block)
+        for name, branch in build_branches(
+            formula, in_channels, out_channels, stride, dilation, groups, norm, identity
+        ):
+            self.add_module(name, branch)
+        self.bn = norm(out_channels) if formula.norm else nn.Identity()
+
+    @property
+    def branches(self) -> dict[str, nn.Module]:
+        """The branches by name."""
+        return {name: child for name, child in self.named_children() if name != 'bn'}
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether no branch has a ReLU, so that one convolution can replace them."""
+        return not any(isinstance(module, nn.ReLU) for module in self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of the branches.
+        """Return the sum of the branches, normalized by ``bn``.
 
         Args:
             x: Shape (B, in_channels, H, W).
@@ -114,35 +92,38 @@ class RepConv(nn.Module):
         Returns:
             Shape (B, out_channels, ceil(H / stride), ceil(W / stride)).
         """
-        first, *others = self.children()
+        first, *others = self.branches.values()
         y = first(x)
         for branch in others:
             y = y + branch(x)
-        return y
+        return self.bn(y)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         """Return one convolution that equals the branches in evaluation mode.
 
         The weights are computed in float64 from the running statistics and cast to the
-        dtype of the 3x3 conv. This module is not changed and no random numbers are drawn.
+        dtype of the branches. This module is not changed and no random numbers are drawn.
 
         Returns:
-            A 3x3 ``nn.Conv2d`` with bias, on the same device, without gradients.
+            An ``nn.Conv2d`` with bias and the geometry of the largest conv, on the same
+            device, without gradients.
 
         Raises:
-            ValueError: If a branch is not a plain conv and a batch norm with running
-                statistics, or if hooks or replaced methods change its output.
+            ValueError: If a branch has other layers than convs, batch norms with running
+                statistics and scales, or if hooks or replaced methods change its output.
         """
         kind = type(self)
         if kind.forward is not RepConv.forward and kind.fuse is RepConv.fuse:
             raise ValueError(
                 f'cannot fuse {kind.__name__}: it overrides forward but not fuse'
             )
-        live = self.branch_3x3.conv
+        convs = (m for m in self.modules() if isinstance(m, nn.Conv2d))
+        live = max(convs, key=lambda conv: conv.kernel_size)
         params = add_parallel(
-            _as_conv(name, branch, live) for name, branch in self.named_children()
+            as_conv(name, branch, live) for name, branch in self.branches.items()
         )
+        params = fold('bn', params, self.bn)
         x = live.weight.new_ones(1, live.out_channels, 1, 1)
         for name, module in self.named_modules():
             # The last forward pass has left a plain attribute in place of a parameter.
@@ -188,55 +169,6 @@ def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
     conv.weight = nn.Parameter(params.kernel.to(live.weight), requires_grad=False)
     conv.bias = nn.Parameter(params.bias.to(live.weight), requires_grad=False)
     return conv.eval()
-
-
-def _as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
-    """Convert a branch, a ConvBN or the norm of the identity, to one convolution.
-
-    Raises:
-        ValueError: If the branch has another type, whose forward may compute anything.
-    """
-    norm: Any
-    if type(branch) is ConvBN and list(branch._modules) == ['conv', 'bn']:
-        conv, norm = branch.conv, branch.bn
-        if type(conv) is not nn.Conv2d or not _can_add(conv, live):
-            raise ValueError(
-                f'cannot fuse {name}.conv: it must be an nn.Conv2d, 1x1 or like that of '
-                f'branch_3x3, but got {conv}. Merge adapters such as LoRA first'
-            )
-        kernel, bias = conv.weight, conv.bias
-    else:
-        norm = branch
-        kernel, bias = identity_kernel(live.in_channels, live.groups), None
-    if type(norm).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
-        raise ValueError(
-            f'cannot fuse {name}: it must be a ConvBN or a batch norm, but got {branch}'
-        )
-    mean = norm.running_mean
-    if mean is None:
-        raise ValueError(
-            f'cannot fuse {norm}: it keeps no running statistics, so evaluation '
-            'normalizes with those of the batch. Use a batch norm that tracks them'
-        )
-    if bias is None:
-        bias = torch.zeros_like(mean)
-    return fold_batch_norm(
-        ConvParams(kernel.to(mean.device), bias),
-        mean,
-        norm.running_var,
-        norm.weight,
-        norm.bias,
-        norm.eps,
-    )
-
-
-def _can_add(conv: nn.Conv2d, live: nn.Conv2d) -> bool:
-    """Return whether a conv's kernel can be added to that of the 3x3 conv."""
-    if conv.kernel_size == (1, 1) and conv.padding == (0, 0):
-        names = ['stride', 'groups']
-    else:
-        names = ['stride', 'groups', 'kernel_size', 'padding', 'dilation', 'padding_mode']
-    return all(getattr(conv, name) == getattr(live, name) for name in names)
 
 
 def hidden_methods(module: nn.Module) -> list[str]:
@@ -304,3 +236,28 @@ class RepVGGBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         return self.act(self.se(self.conv(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Two blocks and a shortcut, as in ResNet-18.
+
+    This is the residual reorganization of RepVGG's Table 7. The second block's ReLU moves
+    behind the addition.
+
+    Args:
+        first: A block that maps (B, in_channels, H, W) to (B, out_channels, H', W').
+        second: A block that keeps that shape.
+        shortcut: Maps the input to the same shape: an identity, or a 1x1 convolution in
+            any form.
+    """
+
+    def __init__(
+        self, first: RepVGGBlock, second: RepVGGBlock, shortcut: nn.Module
+    ) -> None:
+        super().__init__()
+        self.first, self.second, self.shortcut = first, second, shortcut
+        self.act, second.act = second.act, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        return self.act(self.second(self.first(x)) + self.shortcut(x))

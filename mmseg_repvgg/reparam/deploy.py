@@ -1,5 +1,6 @@
 """Deploy a model: the only walk over a module tree that fuses."""
 
+import warnings
 from copy import copy
 from functools import partial
 from types import MethodType
@@ -34,9 +35,10 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     compiled ``extract_feat`` or a timer, calls ``model``: the copy uses the method of the
     class instead. All other objects are shared.
 
-    A ``RepConv`` is only fused if its branches are plain convs and batch norms. Forward
-    hooks on a ``RepConv`` move to its conv. A forward hook inside it is called once, on a
-    map of ones, to see that it changes nothing; the copy does not have it.
+    A ``RepConv`` is only fused if its branches are plain convs, batch norms and scales.
+    One with a ReLU in a branch equals no convolution: it stays as it is, with a warning.
+    Forward hooks on a ``RepConv`` move to its conv. A forward hook inside it is called
+    once, on a map of ones, to see that it changes nothing; the copy does not have it.
 
     On a CPU, Winograd's algorithm computes a 3x3 conv of stride 1 two to three times as
     fast as PyTorch. The engines that use it replace such convs by
@@ -57,9 +59,9 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
 
     Raises:
         ValueError: If ``engine`` is unknown, if a ``RepConv`` contains other modules than
-            plain convs and batch norms with running statistics, if hooks or replaced
-            methods change what it computes (pruning, the older weight norm, adapters), or
-            if ``engine`` is ``'winograd'`` and the model is not on a CPU.
+            plain convs, batch norms with running statistics and scales, if hooks or
+            replaced methods change what it computes (pruning, the older weight norm,
+            adapters), or if ``engine`` is ``'winograd'`` and the model is not on a CPU.
     """
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
@@ -67,6 +69,12 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
     copied: nn.Module = _Copier(model, ENGINES[engine])(model)
     _fuse_relus(copied, ENGINES[engine])
     choose_phases(copied, engine)
+    if left := sum(isinstance(module, RepConv) for module in copied.modules()):
+        warnings.warn(
+            f'{left} blocks stay in the training form, since a ReLU in a branch cannot '
+            'be fused',
+            stacklevel=2,
+        )
     return copied
 
 
@@ -129,7 +137,7 @@ class _Copier:
 
     def _deployed(self, module: nn.Module) -> nn.Module:
         successor = module
-        if isinstance(successor, RepConv):
+        if isinstance(successor, RepConv) and successor.is_linear:
             successor = _keep_hooks(successor.fuse(), successor)
         if isinstance(successor, (nn.Conv2d, WinogradConv2d)):
             successor = _keep_hooks(self.engine(successor), successor)

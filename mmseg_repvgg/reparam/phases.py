@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..winograd.conv import fits
 from ..winograd.engines import TRIAL_SIDE, is_faster
-from .blocks import RepVGGBlock, conv3x3
+from .blocks import RepVGGBlock
+from .branches import build_conv
 
 # Layers of a run that a trial takes: the first has other channels, and the groups of the
 # next two alternate.
@@ -177,7 +178,7 @@ def _phases_are_faster(layers: tuple[tuple[Any, ...], ...], threads: int) -> boo
     blocks = []
     for layer in layers:
         with torch.device('meta'):
-            conv = conv3x3(*layer)
+            conv = build_conv((3, 3), *layer)
         # Zeros, so that nothing is drawn from the random generator of a training.
         conv.weight = nn.Parameter(torch.zeros(conv.weight.shape), requires_grad=False)
         blocks.append(RepVGGBlock(conv))

@@ -163,6 +163,15 @@ def test_the_dilation_of_a_subclass_is_checked(street_config, monkeypatch, kind)
         run_test(street_config, path, **{'model.backbone.dilation': 'fast'})
 
 
+def test_another_block_with_the_same_keys_is_refused(street_config):
+    """Its branches would compute something else."""
+    meta = meta_of_backbone(street_config, **street_config.model.backbone)
+    path = saved(street_config, lambda state: None, meta)
+    relu = {'model.backbone.block': 'relu_in_branches'}
+    with pytest.raises(CheckpointError, match="trained with block='repvgg', but"):
+        run_test(street_config, path, **relu)
+
+
 class WithTeacher(EncoderDecoder):
     def __init__(self, teacher, **arguments):
         super().__init__(**arguments)

@@ -13,8 +13,10 @@ from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.checkpoints.key_names import LAYOUTS, from_native
 from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.models.archs import ARCHS
+from mmseg_repvgg.reparam import BLOCKS
 
 TINY = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25)
+EVEN = dict(depths=(2, 2, 2, 1), a=0.125, b=0.125)
 STRIDES = {'full': (4, 8, 8, 8), 'fast': (4, 8, 8, 8), None: (4, 8, 16, 32)}
 
 
@@ -178,6 +180,106 @@ def test_init_weights_initializes_convs():
     nn.init.zeros_(model.stem.conv.branch_3x3.conv.weight)
     model.init_weights()
     assert model.stem.conv.branch_3x3.conv.weight.std() > 0.01
+
+
+# Blocks ----------------------------------------------------------------------------
+
+FUSING = [block for block in BLOCKS if block != 'relu_in_branches']
+
+
+def test_initial_weights_of_repvgg_are_drawn_in_order():
+    """A seed gives the weights that it gave before there were other blocks."""
+    torch.manual_seed(3)
+    model = RepVGG(TINY)
+    torch.manual_seed(3)
+    for block in (model.stem, *(b for stage in model.stages[1:] for b in stage)):
+        for branch in (block.conv.branch_3x3, block.conv.branch_1x1):
+            drawn = torch.empty_like(branch.conv.weight)
+            nn.init.kaiming_uniform_(drawn, a=5**0.5)
+            assert torch.equal(branch.conv.weight, drawn)
+
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('block', FUSING)
+def test_every_block_is_fused_saved_and_loaded(randomize_norms, block, residual):
+    arguments = dict(arch=EVEN, block=block, residual=residual)
+    model = randomize_norms(RepVGG(**arguments)).eval()
+    fused = deploy(model)
+    x = torch.randn(1, 3, 33, 33)
+    with torch.no_grad():
+        for a, b in zip(model(x), fused(x)):
+            assert float((a - b).abs().max() / a.abs().max()) < 1e-4
+    training, plain = model.state_dict(), fused.state_dict()
+    with_head = {f'backbone.{key}': value for key, value in training.items()}
+    with_head['decode_head.conv_seg.bias'] = torch.ones(2)
+    for deployed, state, expected in [
+        (False, training, training),
+        (False, with_head, training),
+        (True, training, plain),
+        (True, plain, plain),
+    ]:
+        loaded = RepVGG(**arguments, deploy=deployed)
+        loaded.load_state_dict(state)
+        assert list(loaded.state_dict()) == list(expected)
+        for key, value in expected.items():
+            assert torch.equal(loaded.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('block', FUSING[1:])
+def test_fused_form_of_any_block_is_that_of_repvgg(block):
+    fused = deploy(RepVGG(TINY, block=block))
+    RepVGG(TINY, deploy=True).load_state_dict(fused.state_dict())
+
+
+def test_checkpoint_of_another_block_is_refused():
+    state = RepVGG(TINY).state_dict()
+    with pytest.raises(CheckpointError, match=r'another arch, block .*missing: .*\.bn\.'):
+        RepVGG(TINY, block='qarepvgg').load_state_dict(state)
+    state = RepVGG(TINY, block='qarepvgg').state_dict()
+    with pytest.raises(CheckpointError, match='keys are not of one'):
+        RepVGG(TINY).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (dict(block='vgg'), "block must be one of repvgg.*got 'vgg'"),
+        (dict(block='1x1-bn'), "branch with a 3x3 conv, but got '1x1-bn'"),
+        (dict(block='relu_in_branches', deploy=True), 'no fused form'),
+        (dict(residual=True), 'even number of layers in stages 2 to 4, but got 1'),
+    ],
+)
+def test_bad_block_is_named(arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        RepVGG(TINY, **arguments)
+
+
+def test_residual_pairs_have_the_shortcuts_of_resnet():
+    """Table 7: B0 gets 2, 3 and 8 blocks in stages 2 to 4."""
+    with torch.device('meta'):
+        model = RepVGG('B0', 'full', block='plain', residual=True)
+    assert [len(stage) for stage in model.stages[1:]] == [2, 3, 8, 1]
+    for stage in model.stages[1:4]:
+        kinds = [type(pair.shortcut) for pair in stage]
+        assert kinds[1:] == [nn.Identity] * (len(stage) - 1)
+        assert list(stage[0].shortcut.branches) == ['branch_1x1']
+    assert not any('shortcut' in name for name, _ in model.stage_4.named_modules())
+
+
+def test_residual_pairs_are_recomputed_with_cp():
+    calls = []
+    model = RepVGG(EVEN, with_cp=True, block='plain', residual=True).train()
+    model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    assert len(calls) == 2
+
+
+def test_scales_begin_by_depth():
+    """As in the authors' code of RepOptimizers."""
+    model = RepVGG(TINY, block='csla')
+    scales = [block.conv.branch_3x3.scale.weight[0].item() for block in model.stage_3]
+    assert scales == pytest.approx([1, 2**0.5, 1])
+    assert model.stage_3[2].conv.branch_identity.weight[0] == 1
 
 
 # Loading ---------------------------------------------------------------------------

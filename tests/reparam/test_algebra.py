@@ -49,7 +49,7 @@ def test_identity_kernel_passes_its_input_through(groups):
 def test_padded_1x1_kernel_reads_the_centre_tap(dilation):
     kernel = torch.randn(5, 6, 1, 1, dtype=torch.float64)
     x = torch.randn(2, 6, 9, 11, dtype=torch.float64)
-    padded = pad_kernel(kernel, 3)
+    padded = pad_kernel(kernel, (3, 3))
     y = F.conv2d(x, padded, padding=dilation, dilation=dilation)
     assert_close(y, F.conv2d(x, kernel), **EXACT)
 

@@ -15,7 +15,6 @@ from torch.testing import assert_close
 import mmseg_repvgg
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.reparam import RepConv, RepVGGBlock, deploy, is_deployed
-from mmseg_repvgg.reparam.blocks import ConvBN, conv3x3
 from mmseg_repvgg.winograd import ENGINES, WinogradConv2d
 
 TINY = dict(depths=(1, 1, 2, 1), a=0.25, b=0.25)
@@ -211,15 +210,15 @@ CHANGES = {
     ),
     'subclass_of_norm': (
         lambda rep: setattr(rep.branch_1x1.bn, '__class__', ScaledNorm),
-        'branch_1x1',
+        'branch_1x1.bn',
     ),
-    'appended_module': (lambda rep: rep.branch_1x1.append(Double()), 'branch_1x1'),
+    'appended_module': (lambda rep: rep.branch_1x1.append(Double()), 'branch_1x1.2'),
     'another_branch': (lambda rep: rep.append_branch(Double()), 'branch_new'),
     'dilated_branch': (
         lambda rep: rep.append_branch(
-            ConvBN(conv3x3(64, 64, dilation=3), nn.BatchNorm2d)
+            nn.Sequential(nn.Conv2d(64, 64, 3, padding=3, dilation=3), nn.BatchNorm2d(64))
         ),
-        'branch_new.conv',
+        'branch_new.0',
     ),
     'forward_of_subclass': (lambda rep: setattr(rep, '__class__', Scaled), 'Scaled'),
     'forward_of_instance': (
