@@ -29,6 +29,8 @@ _PACKAGES = (
     'onnxruntime',
     'openvino',
     'nncf',
+    'ncnn',
+    'pnnx',
 )
 _SETTINGS = (
     *('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'OMP_PROC_BIND', 'KMP_AFFINITY'),

@@ -7,7 +7,6 @@ and that of its neighbours. Every layer but the last sets these zeros again.
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.reparam.phases import PhasedSequential, shared_dilation
+from mmseg_repvgg.reparam.phases import PhasedSequential, runs
 
 
 class SideBySideSequential(nn.Sequential):
@@ -23,8 +22,7 @@ class SideBySideSequential(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (1, C, H, W) to what the blocks return, one after the other."""
-        for d, run in groupby(self, shared_dilation):
-            blocks: list[Any] = list(run)
+        for d, blocks in runs(self):
             if d == 1:
                 for block in blocks:
                     x = block(x)
