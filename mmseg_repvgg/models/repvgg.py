@@ -50,7 +50,8 @@ class RepVGG(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n of the
             four stages behind it.
         norm_eval: Whether batch norms use their running statistics in training as well.
-        with_cp: Whether to recompute each block in the backward pass to save memory.
+        with_cp: What the backward pass computes again to save memory: True for whole
+            blocks, ``'1x1'`` for the 1x1 convs, which is less work and saves less.
             Gradients and running statistics stay the same.
         norm_cfg: Config of a batch norm with running statistics (BN, SyncBN).
         in_channels: Channels of the image.
@@ -75,7 +76,7 @@ class RepVGG(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         norm_cfg: Mapping[str, Any] | None = None,
         in_channels: int = 3,
         deploy: bool = False,
@@ -104,6 +105,10 @@ class RepVGG(BaseModule):
             )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        if with_cp not in (False, True, '1x1'):
+            raise ConfigError(
+                f"with_cp must be False, True or '1x1', but got {with_cp!r}"
+            )
         self.with_cp = with_cp
         self.norm_cfg = norm_cfg or dict(type='BN')
         self.block, self.residual = block, residual
@@ -112,7 +117,9 @@ class RepVGG(BaseModule):
         (stem,), *rest = plan(self.arch, dilation, in_channels)
         self.out_channels = tuple(rest[i][-1].out_channels for i in self.out_indices)
         norm = partial(_build_norm, self.norm_cfg)
-        conv = partial(_build_conv, norm=norm, deploy=deploy)
+        conv = partial(
+            _build_conv, norm=norm, deploy=deploy, recompute_1x1=with_cp == '1x1'
+        )
         (self.stem,) = _build_stage([stem], conv, block, self.arch.se, residual=False)
         # Stages behind the last output would never run, so they are not built.
         for index, layers in enumerate(rest[: max(self.out_indices) + 1], start=1):
@@ -147,7 +154,7 @@ class RepVGG(BaseModule):
         return tuple(outputs)
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if not (self.with_cp and self.training):
+        if self.with_cp is not True or not self.training:
             return stage(x)
         # Each block is recomputed by itself, so only one block's maps exist at a time.
         for block in stage if isinstance(stage, nn.Sequential) else (stage,):
@@ -309,13 +316,21 @@ def _check_block(block: str, deploy: bool) -> None:
         )
 
 
-def _build_conv(layer: Layer, block: str, norm: NormFactory, deploy: bool) -> nn.Module:
+def _build_conv(
+    layer: Layer, block: str, norm: NormFactory, deploy: bool, recompute_1x1: bool
+) -> nn.Module:
     """Build what fills a slot, in the training or the fused form."""
     geometry = dataclasses.asdict(layer)
     identity = geometry.pop('identity')
     if deploy:
         return build_conv(parse(block).kernel, **geometry, bias=True)
-    return RepConv(**geometry, identity=identity, norm=norm, block=block)
+    return RepConv(
+        **geometry,
+        identity=identity,
+        norm=norm,
+        block=block,
+        recompute_1x1=recompute_1x1,
+    )
 
 
 def _build_stage(

@@ -40,6 +40,7 @@ class RepConv(nn.Module):
             dilation has replaced a stride of 2, a checkpoint has no identity branch.
         norm: Builds a batch norm for a number of channels.
         block: A name in ``BLOCKS`` or a formula, see ``reparam/formulas.py``.
+        recompute_1x1: Whether the backward pass computes 1x1 convs again, to save memory.
 
     Raises:
         ConfigError: If ``block`` is unknown.
@@ -59,6 +60,7 @@ class RepConv(nn.Module):
         identity: bool = False,
         norm: NormFactory = nn.BatchNorm2d,
         block: str = 'repvgg',
+        recompute_1x1: bool = False,
     ) -> None:
         super().__init__()
         if identity and (in_channels != out_channels or stride != 1):
@@ -67,9 +69,11 @@ class RepConv(nn.Module):
                 f'1, but got {in_channels} -> {out_channels} channels, stride {stride}'
             )
         formula = parse(block)
-        for name, branch in build_branches(
-            formula, in_channels, out_channels, stride, dilation, groups, norm, identity
-        ):
+        branches = build_branches(
+            *(formula, in_channels, out_channels, stride, dilation, groups),
+            *(norm, identity, recompute_1x1),
+        )
+        for name, branch in branches:
             self.add_module(name, branch)
         self.bn = norm(out_channels) if formula.norm else nn.Identity()
 

@@ -79,6 +79,39 @@ class ChannelScale(nn.Module):
         return x * self.weight.view(-1, 1, 1)
 
 
+class RecomputedConv(nn.Sequential):
+    """A convolution and the layers behind it; backward computes the convolution again.
+
+    Its output, which a norm would keep for the backward pass, is freed. Only the input is
+    kept, as every convolution keeps it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        conv: Any
+        conv, *others = self
+        y = conv(x)
+        dtype, shape, address = y.dtype, y.shape, y.data_ptr()
+
+        def pack(kept: Tensor) -> Tensor | None:
+            return None if (kept.shape, kept.data_ptr()) == (shape, address) else kept
+
+        @torch.no_grad()
+        def unpack(kept: Tensor | None) -> Tensor:
+            if kept is not None:
+                return kept
+            # Autocast, which may have chosen the dtype, has ended.
+            bias = None if conv.bias is None else conv.bias.to(dtype)
+            return conv._conv_forward(x.to(dtype), conv.weight.to(dtype), bias)
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            for layer in others:
+                y = layer(y)
+        return y
+
+
 def build_branches(
     formula: Formula,
     in_channels: int,
@@ -88,12 +121,14 @@ def build_branches(
     groups: int,
     norm: NormFactory,
     identity: bool,
+    recompute_1x1: bool,
 ) -> Iterator[tuple[str, nn.Module]]:
     """Build the branches of a formula, each with its name.
 
     A branch of one layer is that layer; otherwise it is an ``nn.Sequential`` whose layers
     are named ``conv``, ``bn``, ``scale`` and ``relu``. Without ``identity``, identity
-    branches are left out.
+    branches are left out. With ``recompute_1x1``, a 1x1 conv and the layers behind it are
+    a :class:`RecomputedConv`.
     """
     later: dict[str, Callable[[], nn.Module]] = {
         'bn': lambda: norm(out_channels),
@@ -118,8 +153,9 @@ def build_branches(
         layers.update((name, later[name]()) for name in others)
         names[first] += 1
         number = f'_{names[first]}' if names[first] > 1 else ''
+        sequence = RecomputedConv if recompute_1x1 and first == '1x1' else nn.Sequential
         only, *more = layers.values() or [nn.Identity()]
-        yield f'branch_{first}{number}', nn.Sequential(layers) if more else only
+        yield f'branch_{first}{number}', sequence(layers) if more else only
 
 
 def as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
@@ -137,7 +173,7 @@ def as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
         ValueError: If a layer has another type, whose forward may compute anything.
     """
     layers = [(name, branch)]
-    if type(branch) is nn.Sequential:
+    if type(branch) in (nn.Sequential, RecomputedConv):
         layers = [(f'{name}.{part}', layer) for part, layer in branch.named_children()]
     (where, first), *later = layers
     if type(first) in (nn.Conv2d, DiracConv2d):

@@ -120,14 +120,18 @@ def test_norm_without_running_statistics_is_refused(norm_type):
         RepVGG(TINY, norm_cfg=cfg)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('with_cp', [True, '1x1'])
 @pytest.mark.parametrize('arch', [TINY, dict(TINY, se=True)])
-def test_with_cp_changes_neither_gradients_nor_statistics(arch):
+def test_with_cp_changes_neither_gradients_nor_statistics(arch, with_cp, dtype):
     plain = RepVGG(arch).train()
-    saving = RepVGG(arch, with_cp=True).train()
+    saving = RepVGG(arch, with_cp=with_cp).train()
     saving.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 40, 40)
     for model in (plain, saving):
-        sum(y.square().mean() for y in model(x)).backward()
+        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+            loss = sum(y.float().square().mean() for y in model(x))
+        loss.backward()
     for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
         assert torch.equal(a.grad, b.grad), name
     for (name, a), b in zip(plain.named_buffers(), saving.buffers()):
@@ -151,9 +155,36 @@ def test_with_cp_recomputes_blocks():
     assert len(calls) == 2
 
 
+def test_with_cp_of_1x1_convs_keeps_no_output_of_them():
+    def kept(with_cp):
+        """Return the bytes of maps that a forward pass keeps for the backward pass."""
+        model, storages = RepVGG(TINY, with_cp=with_cp).train(), {}
+
+        def note(tensor):
+            if tensor.dim() == 4:
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs = model(torch.randn(2, 3, 64, 64))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        del outputs
+        return sum(size for where, size in storages.items() if where not in weights)
+
+    outputs = []
+    model = RepVGG(TINY)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1):
+            module.register_forward_hook(lambda *a: outputs.append(a[-1].nbytes))
+    model(torch.randn(2, 3, 64, 64))
+    assert kept(False) - kept('1x1') == sum(outputs) > 0
+
+
 @pytest.mark.parametrize(
     ('argument', 'says'),
     [
+        (dict(with_cp='3x3'), "with_cp must be .* got '3x3'"),
         (dict(out_indices=2), 'out_indices must be .* got 2'),
         (dict(frozen_stages=1.0), r'frozen_stages must be .* got 1\.0'),
         (dict(in_channels='3'), "in_channels must be .* got '3'"),
