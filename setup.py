@@ -68,7 +68,7 @@ setup(
     ),
     package_data={
         'mmseg_repvgg': ['py.typed', 'report/page.*'],
-        'repvgg_runtime': ['kernels/*.cpp'],
+        'repvgg_runtime': ['kernels/*.cpp', 'kernels/*.h'],
     },
     cmdclass={'build_py': BuildWithTools},
     entry_points={'console_scripts': ['mmseg-repvgg = repvgg_runtime.command:main']},

@@ -63,6 +63,7 @@ def _channels_last(
     subject: Subject,
     dtype: torch.dtype = torch.float32,
     engine: str = 'torch',
+    precision: str = 'highest',
     allow_tf32: bool = False,
 ) -> Run:
     if engine in ('winograd', 'auto') and library() is None:
@@ -72,7 +73,7 @@ def _channels_last(
         )
     layout: dict[str, Any] = dict(dtype=dtype, memory_format=torch.channels_last)
     # A copy with its own parameters, converted before the engine packs its weights.
-    network = deploy(deploy(subject.fused).to(**layout), engine=engine)
+    network = deploy(deploy(subject.fused).to(**layout), engine, precision)
     return _torch(network, subject.input.to(**layout), allow_tf32)
 
 
@@ -145,8 +146,8 @@ def _openvino(subject: Subject, precision: str = 'f32') -> Run:
     return _run_openvino(subject, subject.onnx, precision)
 
 
-def _openvino_winograd(subject: Subject) -> Run:
-    return _run_openvino(subject, subject.onnx, 'f32', winograd=True)
+def _openvino_winograd(subject: Subject, precision: str = 'highest') -> Run:
+    return _run_openvino(subject, subject.onnx, 'f32', winograd=precision)
 
 
 def _int8(subject: Subject) -> Run:
@@ -195,12 +196,12 @@ def _on_phases(make: Callable[[Subject], Run]) -> Callable[[Subject], Run]:
 
 @keep_signal_stack()
 def _run_openvino(
-    subject: Subject, file: Path, precision: str, winograd: bool = False
+    subject: Subject, file: Path, precision: str, winograd: str | None = None
 ) -> Run:
     core = require('openvino').Core()
     model = core.read_model(file)
     if winograd:
-        use_winograd(model, subject.graph)
+        use_winograd(model, subject.graph, winograd)
     threads = subject.setup.threads
     settings = {
         'INFERENCE_PRECISION_HINT': precision,
@@ -230,6 +231,7 @@ FORMS: dict[str, Form] = {
         for engine in ENGINES
         if engine != 'torch'
     },
+    'winograd-high': Form(partial(_channels_last, engine='winograd', precision='high')),
     'compile': Form(_compile, on_gpu=True, slow=True),
     'cuda-graphs': Form(_cuda_graphs, on_gpu=True, on_cpu=False),
     'onnxruntime': Form(_onnxruntime),
@@ -237,6 +239,7 @@ FORMS: dict[str, Form] = {
     'openvino': Form(_openvino),
     'openvino-phases': Form(_on_phases(_openvino)),
     'openvino-winograd': Form(_openvino_winograd),
+    'openvino-winograd-high': Form(partial(_openvino_winograd, precision='high')),
     'ncnn': Form(_ncnn),
     'ncnn-phases': Form(_ncnn_phases),
     'tf32': Form(
@@ -258,6 +261,12 @@ FORMS: dict[str, Form] = {
         on_cpu=False,
     ),
     'bf16': Form(partial(_channels_last, dtype=torch.bfloat16), 'bfloat16', True),
+    'winograd-medium': Form(
+        partial(_channels_last, engine='winograd', precision='medium'), 'bfloat16'
+    ),
+    'openvino-winograd-medium': Form(
+        partial(_openvino_winograd, precision='medium'), 'bfloat16'
+    ),
     'openvino-bf16': Form(partial(_openvino, precision='bf16'), 'bfloat16'),
     'int8': Form(_int8, 'int8', slow=True),
     'int8-phases': Form(_on_phases(_int8), 'int8', slow=True),

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import DictAction
 
 from .errors import ConfigError, UserError
+from .winograd import PRECISIONS
 
 
 class _CfgOptions(DictAction):
@@ -25,6 +26,16 @@ class _CfgOptions(DictAction):
             if any(value.count(a) != value.count(b) for a, b in ('()', '[]')):
                 raise ConfigError(f'--cfg-options {given} has an unclosed bracket')
         super().__call__(parser, namespace, values, option_string)
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``, which is None unless it is given."""
+    parser.add_argument(
+        '--precision',
+        choices=list(PRECISIONS),
+        help='of the products of --engine winograd on a CPU with AMX: highest (default), '
+        'float32; high, two bfloat16 numbers for each number; medium, bfloat16',
+    )
 
 
 def add_common_arguments(

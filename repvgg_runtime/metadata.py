@@ -44,6 +44,8 @@ class Metadata:
         label_ids: The data set's own id of each label, where these differ.
         engine: What computes the convolutions: ``'torch'``, the runtime itself;
             ``'phases'``, the same, without dilation; ``'winograd'``, an extension of it.
+        precision: Precision of the Winograd engine, ``'highest'``, ``'high'`` or
+            ``'medium'``.
     """
 
     output: str
@@ -67,6 +69,7 @@ class Metadata:
     keep_ratio: bool = True
     label_ids: list[int] | None = None
     engine: str = 'torch'
+    precision: str = 'highest'
 
     @property
     def dtype(self) -> str:

@@ -35,6 +35,7 @@ def main() -> None:
         default='torch',
         help='engine of the fused form; default torch',
     )
+    cli.add_precision_argument(parser)
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
@@ -63,7 +64,9 @@ def main() -> None:
             args.pictures = 0
             runner.logger.warning(f'no more pictures after {sample.img_path}: {error!r}')
 
-    result = compare_forms(runner.model, dataloader, save, args.engine)
+    result = compare_forms(
+        runner.model, dataloader, save, args.engine, args.precision or 'highest'
+    )
     difference = result.difference
     ratio = result.trained_seconds / result.fused_seconds
     print(f"""

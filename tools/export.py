@@ -49,6 +49,7 @@ def main() -> None:
         help='phases: no dilated convolutions; winograd: faster 3x3 convolutions in '
         'OpenVINO, by an extension of it',
     )
+    cli.add_precision_argument(parser)
     parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--out', help='default WORK_DIR/NAME_OF_CHECKPOINT.SUFFIX')
     cli.add_common_arguments(parser)
@@ -68,6 +69,7 @@ def main() -> None:
         normalize=args.normalize,
         opset=args.opset,
         engine=args.engine,
+        precision=args.precision or 'highest',
     )
     facts = done.metadata
     values = '0 to 255' if facts.normalize else 'normalized'

@@ -47,6 +47,7 @@ def main() -> None:
         help='what computes the fused model: torch (default), phases, which has no '
         'dilated convs, winograd, which is fast on a CPU, or auto, which tries each conv',
     )
+    cli.add_precision_argument(parser)
     cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
 
@@ -61,6 +62,7 @@ def main() -> None:
         tta=args.tta,
         fused=not args.no_deploy,
         engine=args.engine,
+        precision=args.precision,
         trust=args.trust_checkpoint,
     )
     runner = build_runner(cfg, verbose=args.verbose)

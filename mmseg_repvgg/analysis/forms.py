@@ -33,6 +33,7 @@ def compare_forms(
     dataloader: Any,
     on_sample: Callable[[int, Any], None] | None = None,
     engine: str = 'torch',
+    precision: str = 'highest',
 ) -> FormComparison:
     """Run both forms of a segmentor over a dataloader; leave it in eval mode.
 
@@ -46,7 +47,7 @@ def compare_forms(
     if is_deployed(model):
         raise ConfigError('the model is fused already. Give one in its training form')
     model.eval()
-    forms = (model, deploy(model, engine))
+    forms = (model, deploy(model, engine, precision))
     metrics = [Evaluator(IoUMetric(iou_metrics=['mIoU'], prefix=None)) for _ in forms]
     for metric in metrics:
         metric.dataset_meta = dataloader.dataset.metainfo

@@ -26,6 +26,7 @@ def prepare_testing(
     tta: bool = False,
     fused: bool = True,
     engine: str | None = None,
+    precision: str | None = None,
     trust: bool = False,
 ) -> None:
     """Set a config up for testing a checkpoint, and check both and the data.
@@ -43,6 +44,7 @@ def prepare_testing(
         tta: Average over the views of the config's ``tta_pipeline``.
         fused: Whether to evaluate the fused model, or else the training form.
         engine: See :func:`~mmseg_repvgg.deploy`; default that of the ``DeployHook``.
+        precision: As ``engine``.
         trust: Unpickle whatever the checkpoint holds.
 
     Raises:
@@ -68,8 +70,9 @@ def prepare_testing(
     else:
         remove_hook(cfg, DeployHook)
     for hook in cfg.custom_hooks:
-        if engine is not None and builds(hook, HOOKS, DeployHook):
-            hook['engine'] = engine
+        if builds(hook, HOOKS, DeployHook):
+            given = dict(engine=engine, precision=precision)
+            hook.update({k: v for k, v in given.items() if v is not None})
     if show_dir is not None:
         cfg.default_hooks.visualization = dict(
             type='SegVisualizationHook', draw=True, interval=1

@@ -12,6 +12,7 @@ from repvgg_runtime.metadata import Metadata
 from ..engine.load_model import image_bands
 from ..errors import ConfigError
 from ..reparam import deploy
+from ..winograd import PRECISIONS
 from .formats import FORMATS, MIN_OPSET
 from .graph import SegmentorGraph
 from .metadata import describe
@@ -58,6 +59,7 @@ def export(
     normalize: bool = False,
     opset: int | None = None,
     engine: str = 'torch',
+    precision: str = 'highest',
 ) -> Exported:
     """Export the fused form of a segmentor and compare the file with it.
 
@@ -81,6 +83,9 @@ def export(
             ``deploy(model, 'winograd')`` does, by an extension of OpenVINO; ``'phases'``
             for a standard file whose dilated blocks are computed without dilation, as
             ``deploy(model, 'phases')`` does; ``'torch'`` for a standard file.
+        precision: Precision of the Winograd engine, see :func:`~mmseg_repvgg.deploy`. A
+            file of ``'medium'`` may differ from the model by
+            :data:`~mmseg_repvgg.export.verify.TOLERANCES`.
 
     Raises:
         ConfigError: If an argument is not allowed, or the model cannot be exported so.
@@ -106,12 +111,24 @@ def export(
             f'only OpenVINO files have --engine winograd, but got --to {to}: its runtime '
             'has no such extension'
         )
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f'--precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
+        )
+    if precision != 'highest' and engine != 'winograd':
+        raise ConfigError(f'--precision {precision} needs --engine winograd')
     shapes = [(batch, *size)] if size else []
     count = image_bands(cfg)
     sides = (None, count, None, None) if dynamic else (batch, count, *(size or ()))
     shapes += DYNAMIC_SHAPES if dynamic else []
     metadata = describe(
-        cfg, model, output=output, shape=sides, normalize=normalize, engine=engine
+        cfg,
+        model,
+        output=output,
+        shape=sides,
+        normalize=normalize,
+        engine=engine,
+        precision=precision,
     )
     fused = deploy(model)
     _, write = FORMATS[to]

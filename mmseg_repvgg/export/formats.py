@@ -47,7 +47,7 @@ def write_openvino(
     data = _onnx_model(graph, metadata, opset).SerializeToString()
     model = openvino.Core().read_model(data)
     if metadata.engine == 'winograd':
-        use_winograd(model, graph)
+        use_winograd(model, graph, metadata.precision)
     save_openvino(model, path, metadata)
 
 

@@ -25,6 +25,7 @@ def describe(
     shape: tuple[int | None, int, int | None, int | None],
     normalize: bool,
     engine: str = 'torch',
+    precision: str = 'highest',
 ) -> Metadata:
     """Collect the facts about a file to be written; see :class:`Metadata`.
 
@@ -68,6 +69,7 @@ def describe(
         shape=shape,
         normalize=normalize,
         engine=engine,
+        precision=precision,
         align_corners=bool(model.align_corners),
         out_channels=model.out_channels,
         threshold=getattr(model.decode_head, 'threshold', None),

@@ -19,7 +19,7 @@ from .openvino_graph import convolutions, name_and_fold
 OPERATION = 'WinogradConvolution'
 
 
-def use_winograd(model: Any, network: nn.Module) -> int:
+def use_winograd(model: Any, network: nn.Module, precision: str = 'highest') -> int:
     """Replace convolutions of an ``openvino.Model`` by Winograd's where that pays.
 
     A bias and a ReLU that follow a convolution become a part of it.
@@ -28,6 +28,7 @@ def use_winograd(model: Any, network: nn.Module) -> int:
         model: The exported network; changed in place.
         network: The module that was exported. Its convolutions have the names of the
             weights in the model, and decide which pay.
+        precision: Precision of their products, see :func:`~mmseg_repvgg.deploy`.
 
     Returns:
         The number of convolutions that were replaced.
@@ -65,6 +66,7 @@ def use_winograd(model: Any, network: nn.Module) -> int:
                 groups=conv.groups,
                 dilation=conv.dilation[0],
                 relu=relu is not None,
+                precision=precision,
             ),
         )
         new.set_friendly_name(name)

@@ -16,7 +16,8 @@ from repvgg_runtime.backends import Backend, last_line, shape_text
 from ..errors import ExportError, UserError
 from ..models.comparison import relative_difference
 
-TOLERANCE = 1e-4
+TOLERANCES = {'highest': 1e-4, 'high': 1e-4, 'medium': 5e-2}
+"""Allowed difference of a logit and share of other labels, by precision of the engine."""
 # Pixels between independent values of the noise.
 _CELL = 16
 
@@ -43,10 +44,11 @@ def verify(
     Each batch has images as they are read, (B, bands, H, W), as in :func:`smooth_noise`.
 
     Raises:
-        ExportError: If logits differ by more than :data:`TOLERANCE`, labels on more than
-            that share of the pixels, or the output has another shape.
+        ExportError: If logits differ by more than :data:`TOLERANCES` allow, labels on
+            more than that share of the pixels, or the output has another shape.
     """
     facts, name = backend.metadata, backend.path.name
+    tolerance = TOLERANCES[facts.precision]
     errors, differing, pixels, shapes = [], 0, 0, []
     for images in batches:
         shapes.append(shape_text(images.shape))
@@ -77,11 +79,11 @@ def verify(
     # np.max keeps a NaN, max() does not.
     agreement = Agreement(float(np.max(errors)) if errors else None, differing / pixels)
     # A comparison with NaN is false.
-    if not (agreement.logit_error or 0) <= TOLERANCE or agreement.label_error > TOLERANCE:
+    if not (agreement.logit_error or 0) <= tolerance or agreement.label_error > tolerance:
         raise ExportError(
             f'{name} does not compute what the fused model computes: relative error of '
             f'the logits {agreement.logit_error}, other labels on '
-            f'{agreement.label_error:.3%} of the pixels, {TOLERANCE:.0e} allowed, on '
+            f'{agreement.label_error:.3%} of the pixels, {tolerance:.0e} allowed, on '
             f'images of {", ".join(shapes)}. Nothing was saved; try another --opset or '
             '--to, or a fixed --size'
         )

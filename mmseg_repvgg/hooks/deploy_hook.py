@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..models.comparison import check_fused
 from ..reparam import deploy, is_deployed
-from ..winograd import ENGINES, WinogradConv2d
+from ..winograd import ENGINES, PRECISIONS, WinogradConv2d
 from .same_buffers_hook import SameBuffersHook
 
 
@@ -28,8 +28,9 @@ class DeployHook(Hook):
         verify: Whether to run the first batch of each evaluation through both forms, log
             how far they differ, and stop if this is beyond ``tolerance``.
         tolerance: Largest allowed difference of a logit, relative to the largest
-            absolute logit.
+            absolute logit; default 1e-3, and 5e-2 for ``precision='medium'``.
         engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`.
+        precision: Precision of the Winograd engine, see :func:`~mmseg_repvgg.deploy`.
 
     Raises:
         DeployError: From the evaluation, if the forms differ beyond ``tolerance``.
@@ -38,15 +39,26 @@ class DeployHook(Hook):
     priority = 'LOW'
 
     def __init__(
-        self, verify: bool = True, tolerance: float = 1e-3, engine: str = 'torch'
+        self,
+        verify: bool = True,
+        tolerance: float | None = None,
+        engine: str = 'torch',
+        precision: str = 'highest',
     ) -> None:
+        if tolerance is None:
+            tolerance = 5e-2 if precision == 'medium' else 1e-3
         if not tolerance > 0:
             raise ConfigError(f'tolerance must be positive, but got {tolerance!r}')
         if engine not in ENGINES:
             raise ConfigError(
                 f'engine must be one of {tuple(ENGINES)}, but got {engine!r}'
             )
-        self.verify, self.tolerance, self.engine = verify, tolerance, engine
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f'precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
+            )
+        self.verify, self.tolerance = verify, tolerance
+        self.engine, self.precision = engine, precision
         self._deployed: nn.Module | None = None
         self._original: nn.Module | None = None
 
@@ -98,7 +110,7 @@ class DeployHook(Hook):
         if is_deployed(runner.model) and self.engine == 'torch':
             runner.logger.info('DeployHook: the model has nothing to fuse')
             return None
-        deployed = deploy(runner.model, self.engine)
+        deployed = deploy(runner.model, self.engine, self.precision)
         count = sum(isinstance(m, WinogradConv2d) for m in deployed.modules())
         by_winograd = f', {count} of its convs by Winograd'
         by = by_winograd if self.engine in ('winograd', 'auto') else ''

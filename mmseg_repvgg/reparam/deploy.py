@@ -1,6 +1,7 @@
 """Deploy a model: the only walk over a module tree that fuses."""
 
 import warnings
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from types import MethodType
@@ -10,16 +11,20 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..winograd.conv import WinogradConv2d, WinogradConvReLU2d
-from ..winograd.engines import ENGINES, Engine
+from ..winograd.conv import PRECISIONS, WinogradConv2d, WinogradConvReLU2d
+from ..winograd.engines import ENGINES, Conv
 from .blocks import RepConv, RepVGGBlock, hidden_methods
 from .phases import choose_phases
+
+_Engine = Callable[[Conv], Conv]
 
 
 # Parameters made in inference mode could never be loaded into or take part in autograd.
 @torch.inference_mode(False)
 @torch.no_grad()
-def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
+def deploy(
+    model: nn.Module, engine: str = 'torch', precision: str = 'highest'
+) -> nn.Module:
     """Return a fused copy of a model, in evaluation mode.
 
     Every :class:`RepConv` in the tree becomes the equivalent plain convolution; every
@@ -53,21 +58,34 @@ def deploy(model: nn.Module, engine: str = 'torch') -> nn.Module:
             ``nn.Conv2d``, but without dilation, see
             :class:`~mmseg_repvgg.reparam.phases.PhasedSequential`; ``'auto'``, by the one
             that is faster in a trial on this machine, which takes some seconds.
+        precision: How Winograd's products are computed on a CPU with matrix units (AMX):
+            ``'highest'``, in float32; ``'high'``, with two bfloat16 numbers for each
+            float32 number; ``'medium'``, in bfloat16. Any other CPU
+            computes all three in float32.
 
     Returns:
         The copy. None of its parameters requires gradients.
 
     Raises:
-        ValueError: If ``engine`` is unknown, if a ``RepConv`` contains other modules than
-            plain convs, batch norms with running statistics and scales, if hooks or
-            replaced methods change what it computes (pruning, the older weight norm,
-            adapters), or if ``engine`` is ``'winograd'`` and the model is not on a CPU.
+        ValueError: If ``engine`` or ``precision`` is unknown, if a ``RepConv`` contains
+            other modules than plain convs, batch norms with running statistics and
+            scales, if hooks or replaced methods change what it computes (pruning, the
+            older weight norm, adapters), or if ``engine`` is ``'winograd'`` and the model
+            is not on a CPU.
     """
     if engine not in ENGINES:
         raise ValueError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f'precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
+        )
     model = _unwrap(model)
-    copied: nn.Module = _Copier(model, ENGINES[engine])(model)
-    _fuse_relus(copied, ENGINES[engine])
+
+    def computed_by(conv: Conv) -> Conv:
+        return ENGINES[engine](conv, precision)
+
+    copied: nn.Module = _Copier(model, computed_by)(model)
+    _fuse_relus(copied, computed_by)
     choose_phases(copied, engine)
     if left := sum(isinstance(module, RepConv) for module in copied.modules()):
         warnings.warn(
@@ -100,7 +118,7 @@ class _Copier:
     objects whose methods are hooks, and it fails for locks and process groups.
     """
 
-    def __init__(self, model: nn.Module, engine: Engine) -> None:
+    def __init__(self, model: nn.Module, engine: _Engine) -> None:
         self.engine = engine
         self.inside = {id(module) for module in model.modules()}
         # By id, so that tied modules and parameters stay tied.
@@ -173,7 +191,7 @@ def _keep_hooks(successor: nn.Module, module: nn.Module) -> nn.Module:
     return successor
 
 
-def _fuse_relus(model: nn.Module, engine: Engine) -> None:
+def _fuse_relus(model: nn.Module, engine: _Engine) -> None:
     """Move the ReLU of blocks into their Winograd convs."""
     for block in model.modules():
         # A subclass or a replaced forward may use the conv in another way.
@@ -191,4 +209,5 @@ def _fuse_relus(model: nn.Module, engine: Engine) -> None:
                 for child in block.children()
             )
         ):
-            block.conv, block.act = WinogradConvReLU2d(block.conv), nn.Identity()
+            with_relu = WinogradConvReLU2d(block.conv, block.conv.precision)
+            block.conv, block.act = with_relu, nn.Identity()

@@ -1,6 +1,6 @@
 """Winograd's algorithm for 3x3 convolutions on a CPU, in plain PyTorch."""
 
-from .conv import WinogradConv2d
+from .conv import PRECISIONS, WinogradConv2d
 from .engines import ENGINES
 
-__all__ = ['ENGINES', 'WinogradConv2d']
+__all__ = ['ENGINES', 'PRECISIONS', 'WinogradConv2d']

@@ -17,6 +17,12 @@ from torch import Tensor, nn
 
 from repvgg_runtime.kernels.build import library
 
+PRECISIONS = {'highest': 0, 'high': 2, 'medium': 1}
+"""Number of bfloat16 numbers for each float32 number in the products; 0 is float32.
+
+The names are those of :func:`torch.set_float32_matmul_precision`.
+"""
+
 PIECE = 16
 """Output channels whose kernels are adjacent in memory, as in ``winograd.cpp``."""
 
@@ -83,7 +89,7 @@ def unpack(packed: Tensor, out_channels: int, groups: int) -> Tensor:
 _OPERATORS = torch.library.Library('mmseg_repvgg', 'DEF')
 _OPERATORS.define(
     'winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, '
-    'int dilation, int groups, bool relu) -> Tensor'
+    'int dilation, int groups, bool relu, str precision) -> Tensor'
 )
 
 
@@ -95,6 +101,7 @@ def _directly(
     dilation: int,
     groups: int,
     relu: bool,
+    precision: str,
 ) -> Tensor:
     """Compute what the operator does by PyTorch's own convolution."""
     weight = unpack(packed, out_channels, groups)
@@ -110,6 +117,7 @@ def _on_cpu(
     dilation: int,
     groups: int,
     relu: bool,
+    precision: str,
 ) -> Tensor:
     n, channels, height, width = x.shape
     # winograd.cpp trusts these sizes.
@@ -126,7 +134,7 @@ def _on_cpu(
         raise RuntimeError('a Winograd convolution needs float32 input, weights and bias')
     compiled = library()
     if compiled is None:
-        y = _directly(x, packed, bias, out_channels, dilation, groups, relu)
+        y = _directly(x, packed, bias, out_channels, dilation, groups, relu, precision)
         return y.contiguous(memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
     y = x.new_empty((n, height, width, out_channels))
@@ -143,6 +151,7 @@ def _on_cpu(
         groups,
         dilation,
         relu,
+        PRECISIONS[precision],
         torch.get_num_threads(),
     )
     if failed:
@@ -172,9 +181,14 @@ class WinogradConv2d(nn.Module):
     Args:
         conv: A 3x3 convolution of stride 1, padded by its dilation, whose numbers are
             copied; or a ``WinogradConv2d``, whose numbers are shared.
+        precision: How the products are computed on a CPU with matrix units for bfloat16
+            (AMX): ``'highest'``, in float32; ``'high'``, with two bfloat16 numbers for
+            each float32 number; ``'medium'``, in bfloat16. Transforms and sums are in
+            float32. Any other CPU computes the products in float32.
 
     Raises:
-        ValueError: If Winograd's algorithm cannot compute the convolution.
+        ValueError: If Winograd's algorithm cannot compute the convolution, or there is no
+            such precision.
     """
 
     relu = False
@@ -185,8 +199,14 @@ class WinogradConv2d(nn.Module):
     packed: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, conv: 'nn.Conv2d | WinogradConv2d') -> None:
+    def __init__(
+        self, conv: 'nn.Conv2d | WinogradConv2d', precision: str = 'highest'
+    ) -> None:
         super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f'precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
+            )
         if not isinstance(conv, WinogradConv2d) and not fits(conv):
             raise ValueError(
                 'Winograd needs a 3x3 nn.Conv2d of stride 1 with padding equal to '
@@ -196,6 +216,7 @@ class WinogradConv2d(nn.Module):
         self.out_channels = conv.out_channels
         self.dilation = conv.dilation
         self.groups = conv.groups
+        self.precision = precision
         if isinstance(conv, WinogradConv2d):
             self.packed, self.bias = conv.packed, conv.bias
         else:
@@ -259,13 +280,15 @@ class WinogradConv2d(nn.Module):
             self.dilation[0],
             self.groups,
             self.relu,
+            self.precision,
         )
 
     def extra_repr(self) -> str:
         """Describe the convolution."""
         return (
             f'{self.in_channels}, {self.out_channels}, dilation={self.dilation}, '
-            f'groups={self.groups}, bias={self.bias is not None}'
+            f'groups={self.groups}, bias={self.bias is not None}, '
+            f'precision={self.precision}'
         )
 
     def _save_to_state_dict(

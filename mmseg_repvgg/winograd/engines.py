@@ -1,6 +1,7 @@
 """Engines: what computes the convolutions of a deployed model.
 
-An engine is a function that maps a convolution to one that computes the same. It returns
+An engine is a function that maps a convolution, and a precision of
+:class:`~mmseg_repvgg.winograd.WinogradConv2d`, to one that computes the same. It returns
 a convolution that it does not support unchanged.
 """
 
@@ -17,7 +18,7 @@ from repvgg_runtime.kernels.build import library
 from .conv import WinogradConv2d, fits
 
 Conv = nn.Conv2d | WinogradConv2d
-Engine = Callable[[Conv], Conv]
+Engine = Callable[[Conv, str], Conv]
 
 MIN_CHANNELS = 32
 """Channels in and out of a group below which the transforms cost what they save."""
@@ -41,12 +42,12 @@ def pays(conv: nn.Module) -> bool:
     )
 
 
-def by_torch(conv: Conv) -> Conv:
+def by_torch(conv: Conv, precision: str = 'highest') -> Conv:
     """Return an ``nn.Conv2d``."""
     return conv.plain() if type(conv) is WinogradConv2d else conv
 
 
-def by_rule(conv: Conv) -> Conv:
+def by_rule(conv: Conv, precision: str = 'highest') -> Conv:
     """Return a :class:`WinogradConv2d` if that pays by rule.
 
     Raises:
@@ -58,11 +59,14 @@ def by_rule(conv: Conv) -> Conv:
             f'{conv.weight.device}, where cuDNN chooses Winograd by itself: use '
             "engine='torch' there, or move the model by .cpu() first"
         )
+    if isinstance(conv, WinogradConv2d):
+        same = conv.precision == precision
+        return conv if same else type(conv)(conv, precision)
     # Without a compiler there is nothing to gain.
-    return WinogradConv2d(conv) if pays(conv) and library() else conv
+    return WinogradConv2d(conv, precision) if pays(conv) and library() else conv
 
 
-def by_trial(conv: Conv) -> Conv:
+def by_trial(conv: Conv, precision: str = 'highest') -> Conv:
     """Return what a trial finds faster for float32 on a CPU, else an ``nn.Conv2d``."""
     conv = by_torch(conv)
     if (
@@ -78,8 +82,9 @@ def by_trial(conv: Conv) -> Conv:
         conv.groups,
         conv.dilation[0],
         torch.get_num_threads(),
+        precision,
     )
-    return WinogradConv2d(conv) if is_faster else conv
+    return WinogradConv2d(conv, precision) if is_faster else conv
 
 
 @functools.cache
@@ -89,6 +94,7 @@ def _winograd_is_faster(
     groups: int,
     dilation: int,
     threads: int,
+    precision: str,
 ) -> bool:
     """Time both by turns. The number of threads is part of what the answer holds for."""
     direct = nn.Conv2d(
@@ -106,7 +112,7 @@ def _winograd_is_faster(
     x = torch.zeros(1, in_channels, TRIAL_SIDE, TRIAL_SIDE)
     weight, x = (t.contiguous(memory_format=torch.channels_last) for t in (weight, x))
     direct.weight = nn.Parameter(weight, requires_grad=False)
-    return is_faster(WinogradConv2d(direct), direct, x)
+    return is_faster(WinogradConv2d(direct, precision), direct, x)
 
 
 def is_faster(candidate: nn.Module, current: nn.Module, x: torch.Tensor) -> bool:

@@ -29,6 +29,7 @@ from ..extras import require
 from .library_cache import find_libraries, store_library
 
 SOURCE = Path(__file__).with_name('winograd.cpp')
+HEADERS = tuple(sorted(SOURCE.parent.glob('*.h')))
 FLAGS = ('-std=c++17', '-O3', '-march=native', '-fno-math-errno', '-fPIC')
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled ``winograd.cpp``, or None, after one warning, if there is none.
 
     Its function ``winograd_conv`` uses as many threads as it is told, and several threads
-    may call it at a time.
+    may call it at a time. ``winograd_has_matrix_units`` says whether the precisions other
+    than ``'highest'`` make a difference on this processor.
     """
     with _lock:
         return _winograd()
@@ -85,7 +87,7 @@ def _winograd() -> ctypes.CDLL | None:
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     loaded.winograd_conv.argtypes = (
-        [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 7 + [ctypes.c_int] * 2
+        [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 7 + [ctypes.c_int] * 3
     )
     return loaded
 
@@ -196,7 +198,7 @@ def compile_library(library: Library, path: Path) -> None:
 
 def _file_name(library: Library) -> str:
     """Return a file name that depends on sources, compiler, flags and processor."""
-    sources = [source.read_bytes() for source in library.sources]
+    sources = [source.read_bytes() for source in (*library.sources, *HEADERS)]
     made_from = repr((library, sources, _compiler(), _flags(), _machine()))
     return f'{library.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so'
 

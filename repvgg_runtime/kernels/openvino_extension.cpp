@@ -9,11 +9,17 @@
 #include <openvino/op/op.hpp>
 #include <tbb/task_arena.h>
 
+#include <map>
+#include <string>
+
 extern "C" int winograd_conv(const float* x, const float* w, const float* bias, float* y, int64_t images,
                              int64_t height, int64_t width, int64_t in_channels, int64_t out_channels,
-                             int64_t groups, int64_t dilation, int relu, int threads);
+                             int64_t groups, int64_t dilation, int relu, int parts, int threads);
 
 namespace {
+
+// Parts of a float32 number in the products, by the names that PyTorch has for precisions.
+const std::map<std::string, int> PARTS{{"highest", 0}, {"high", 2}, {"medium", 1}};
 
 class WinogradConvolution : public ov::op::Op {
  public:
@@ -23,7 +29,7 @@ class WinogradConvolution : public ov::op::Op {
 
   WinogradConvolution(const ov::OutputVector& inputs, const WinogradConvolution& like)
       : Op(inputs), out_channels_(like.out_channels_), groups_(like.groups_), dilation_(like.dilation_),
-        relu_(like.relu_) {
+        relu_(like.relu_), precision_(like.precision_) {
     constructor_validate_and_infer_types();
   }
 
@@ -35,6 +41,7 @@ class WinogradConvolution : public ov::op::Op {
                                     shape[3].get_length() % groups_ == 0,
                           "cannot convolve ", shape, " to ", out_channels_, " channels in ", groups_,
                           " groups with dilation ", dilation_);
+    NODE_VALIDATION_CHECK(this, PARTS.count(precision_), "knows no precision '", precision_, "'");
     const ov::Dimension weights = out_channels_ * (shape[3].get_length() / groups_) * 9;
     NODE_VALIDATION_CHECK(this, get_input_partial_shape(1).compatible(ov::PartialShape{weights}) &&
                                     get_input_partial_shape(2).compatible(ov::PartialShape{out_channels_}),
@@ -56,6 +63,7 @@ class WinogradConvolution : public ov::op::Op {
     visitor.on_attribute("groups", groups_);
     visitor.on_attribute("dilation", dilation_);
     visitor.on_attribute("relu", relu_);
+    visitor.on_attribute("precision", precision_);
     return true;
   }
 
@@ -68,12 +76,13 @@ class WinogradConvolution : public ov::op::Op {
     outputs[0].set_shape(shape);
     return winograd_conv(inputs[0].data<const float>(), inputs[1].data<const float>(), inputs[2].data<const float>(),
                          outputs[0].data<float>(), shape[0], shape[1], shape[2], in_channels, out_channels_, groups_,
-                         dilation_, relu_, tbb::this_task_arena::max_concurrency()) == 0;
+                         dilation_, relu_, PARTS.at(precision_), tbb::this_task_arena::max_concurrency()) == 0;
   }
 
  private:
   int64_t out_channels_ = 0, groups_ = 1, dilation_ = 1;
   bool relu_ = false;
+  std::string precision_ = "highest";
 };
 
 }  // namespace

@@ -10,6 +10,10 @@
 //      frequencies, added up over the slices.
 //   3. The products are transformed back to 4x4 output pixels, with bias and ReLU.
 //
+// The products are a template argument: by multiply-add instructions (float32_products.h) or by
+// matrix units (bfloat16_products.h), which are so fast that memory limits them. They take 2 in
+// groups of frequencies, whose kernels and products stay in the cache.
+//
 // Blocks and slices are such that what 2 and 3 work on stays in the cache of a core. Kernels
 // are transformed anew in every call: keeping them would take 4 times the memory of the
 // kernels, and reading them as long as making them.
@@ -30,9 +34,13 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <new>
+#include <type_traits>
 #include <vector>
+
+#include "bfloat16_products.h"
+#include "float32_products.h"
+#include "vectors.h"
 
 namespace {
 
@@ -41,52 +49,14 @@ constexpr int SIDE = TILE + 2;  // input pixels
 constexpr int FREQUENCIES = SIDE * SIDE;
 constexpr int TAPS = 9;
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-constexpr int REGISTERS = 24;  // that hold sums, of 32
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-constexpr int REGISTERS = 12;  // of 16
-#else
-constexpr int LANES = 4;
-constexpr int REGISTERS = 24;  // of 32 in NEON
-#endif
-constexpr int WIDTH = LANES == 8 ? 2 : 4;  // vectors of output channels in a block
-constexpr int64_t BLOCK = WIDTH * LANES;   // output channels in a block
-constexpr int64_t PIECE = 16;              // output channels of which kernels lie together
+constexpr int64_t PIECE = 16;         // output channels of which kernels lie together
 static_assert(PIECE % LANES == 0, "a vector of kernels is of one piece");
-constexpr int64_t SLICE = 128;             // input channels in a slice, at most
-constexpr int64_t MEMORY = 12 << 20;       // floats of tiles transformed at a time, about
-constexpr int64_t CHUNK = 192;             // tiles transformed at a time, at least
-constexpr int64_t PART = 264;              // tiles whose products stay in the cache
-constexpr int64_t STRIP = 24;              // tiles that threads share out: a multiple of rows
-constexpr int64_t AHEAD = 128;             // floats, by which memory is asked for before it is used
-
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
+constexpr int64_t CHUNK = 192;        // tiles transformed at a time, at least
+constexpr int64_t AHEAD = 128;        // floats, by which memory is asked for before it is read
 
 // Points of interpolation: 0, A, -A, B, -B and infinity. Of all pairs of sixteenths this
 // one has the least error in float32.
 constexpr float A = 0.625f, B = 1.5f, A2 = A * A, B2 = B * B;
-
-template <class V>
-V load(const float* from) {
-  V value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-template <class V>
-void store(float* to, V value) {
-  std::memcpy(to, &value, sizeof value);
-}
-
-// Stores, and asks for the memory that will be stored to a little later: of 36 planes written
-// in turn the processor itself sees no pattern.
-template <class V>
-void store_on(float* to, V value) {
-  store(to, value);
-  __builtin_prefetch(to + AHEAD, 1);
-}
 
 // The three transforms of one row or column; points of opposite sign share their terms.
 
@@ -124,6 +94,13 @@ void transform_output(const V (&m)[SIDE], V (&y)[TILE]) {
   y[1] = odd_a + odd_b;
   y[2] = A2 * even_a + B2 * even_b;
   y[3] = A2 * odd_a + B2 * odd_b + m[5];
+}
+
+// Calls `function` with the numbers 0, STEP, 2 STEP and so on below SIDE, as types.
+template <int STEP, int FROM = 0, class Function>
+void for_each(const Function& function) {
+  function(std::integral_constant<int, FROM>{});
+  if constexpr (FROM + STEP < SIDE) for_each<STEP, FROM + STEP>(function);
 }
 
 struct Geometry {
@@ -177,38 +154,45 @@ class Workspace {
  public:
   ~Workspace() { std::free(data_); }
 
-  float* get(int64_t size) {
-    if (size > size_) {
+  template <class Number>
+  Number* get(int64_t count) {
+    const int64_t bytes = (count * sizeof(Number) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    if (bytes > bytes_) {
       std::free(data_);
-      size_ = 0;
-      const int64_t bytes = (size * sizeof(float) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-      data_ = static_cast<float*>(std::aligned_alloc(HUGE_PAGE, bytes));
+      bytes_ = 0;
+      data_ = std::aligned_alloc(HUGE_PAGE, bytes);
       if (data_ == nullptr) throw std::bad_alloc();
 #ifdef __linux__
       madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
-      size_ = size;
+      bytes_ = bytes;
     }
-    return data_;
+    return static_cast<Number*>(data_);
   }
 
  private:
-  float* data_ = nullptr;
-  int64_t size_ = 0;
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
 };
 
-// The size of the pieces, as few and as equal as can be, of which none is larger than `most`.
-int64_t evenly(int64_t whole, int64_t most) {
+int64_t rounded_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+// The size of the pieces, multiples of `unit`, as few and as equal as can be, of which none is
+// larger than `most`.
+int64_t evenly(int64_t whole, int64_t most, int64_t unit = 1) {
   const int64_t pieces = (whole + most - 1) / most;
-  return (whole + pieces - 1) / pieces;
+  return rounded_up((whole + pieces - 1) / pieces, unit);
 }
 
 // Planes a multiple of a page apart would all share the same few lines of the cache.
-int64_t padded(int64_t size) { return (size + 1023) / 1024 * 1024 + 16; }
+template <class Number>
+int64_t padded(int64_t size) {
+  return rounded_up(size, 4096 / sizeof(Number)) + 64 / sizeof(Number);
+}
 
-// Transforms one tile of as many channels as V has lanes, from `x` to 36 planes.
-template <class V>
-void take_tile(const Geometry& g, const Span& rows, const Span& columns, const float* x, float* v, int64_t plane) {
+// Transforms one tile of as many channels as V has lanes, from `x`; puts each frequency.
+template <class V, class Put>
+void take_tile(const Geometry& g, const Span& rows, const Span& columns, const float* x, const Put& put) {
   V half[SIDE][SIDE];
   for (int j = 0; j < SIDE; ++j) {
     V column[SIDE] = {};
@@ -224,23 +208,33 @@ void take_tile(const Geometry& g, const Span& rows, const Span& columns, const f
     V row[SIDE], out[SIDE];
     for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
     transform_input(row, out);
-    for (int j = 0; j < SIDE; ++j) store_on(v + (i * SIDE + j) * plane, out[j]);
+    for (int j = 0; j < SIDE; ++j) put(i * SIDE + j, out[j]);
   }
 }
 
-// Transforms one input channel's kernels of as many output channels as V has lanes.
-template <class V>
-void take_kernel(const float* w, int64_t tap, float* u, int64_t plane) {
-  V half[3][SIDE];
-  for (int j = 0; j < 3; ++j) {
-    const V column[3] = {load<V>(w + j * tap), load<V>(w + (3 + j) * tap), load<V>(w + (6 + j) * tap)};
-    transform_kernel(column, half[j]);
+// Transforms the kernels of N input channels, of which `channels` exist, and as many output
+// channels as V has lanes; puts the frequencies of `ROWS` rows from `FIRST` on.
+template <class V, int N, int FIRST, int ROWS, class Put>
+void take_kernels(const float* w, int64_t tap, int64_t channels, const Put& put) {
+  V half[N][3][SIDE] = {};
+  for (int n = 0; n < N; ++n, w += TAPS * tap) {
+    if (n >= channels) break;
+    for (int j = 0; j < 3; ++j) {
+      const V column[3] = {load<V>(w + j * tap), load<V>(w + (3 + j) * tap), load<V>(w + (6 + j) * tap)};
+      transform_kernel(column, half[n][j]);
+    }
   }
-  for (int i = 0; i < SIDE; ++i) {
-    const V row[3] = {half[0][i], half[1][i], half[2][i]};
-    V out[SIDE];
-    transform_kernel(row, out);
-    for (int j = 0; j < SIDE; ++j) store_on(u + (i * SIDE + j) * plane, out[j]);
+  for (int i = FIRST; i < FIRST + ROWS; ++i) {
+    V out[N][SIDE];
+    for (int n = 0; n < N; ++n) {
+      const V row[3] = {half[n][0][i], half[n][1][i], half[n][2][i]};
+      transform_kernel(row, out[n]);
+    }
+    for (int j = 0; j < SIDE; ++j) {
+      V values[N];
+      for (int n = 0; n < N; ++n) values[n] = out[n][j];
+      put(i * SIDE + j, values);
+    }
   }
 }
 
@@ -272,46 +266,6 @@ void give_tile(const Geometry& g, const Span& rows, const Span& columns, const f
   }
 }
 
-// c[R][W] (+)= a[R][depth] b[depth][W]: W vectors, all sums in registers. What was in c is
-// added last: short sums lose less.
-template <int W, int R>
-void multiply(int64_t depth, const float* a, const float* b, float* c, bool add) {
-  Vector sum[R][W];
-  for (int r = 0; r < R; ++r)
-    for (int w = 0; w < W; ++w) sum[r][w] = Vector{};
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector row[W];
-#pragma GCC unroll 4
-    for (int w = 0; w < W; ++w) row[w] = load<Vector>(b + (k * W + w) * LANES);
-    __builtin_prefetch(a + R * depth + k * R);  // the rows of the next call
-#pragma GCC unroll 24
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int w = 0; w < W; ++w) sum[r][w] += a[r * depth + k] * row[w];
-  }
-  for (int r = 0; r < R; ++r)
-    for (int w = 0; w < W; ++w) {
-      float* const to = c + (r * W + w) * LANES;
-      store(to, add ? load<Vector>(to) + sum[r][w] : sum[r][w]);
-    }
-}
-
-template <int W, int R>
-void multiply_rest(int64_t rows, int64_t depth, const float* a, const float* b, float* c, bool add) {
-  if (rows == R) return multiply<W, R>(depth, a, b, c, add);
-  if constexpr (R > 1) multiply_rest<W, R - 1>(rows, depth, a, b, c, add);
-}
-
-template <int W>
-void product(int64_t rows, int64_t depth, const float* a, const float* b, float* c, bool add) {
-  constexpr int R = REGISTERS / W;
-  int64_t r = 0;
-  for (; r + R <= rows; r += R) multiply<W, R>(depth, a + r * depth, b, c + r * W * LANES, add);
-  if (r < rows) multiply_rest<W, R>(rows - r, depth, a + r * depth, b, c + r * W * LANES, add);
-}
-
-constexpr decltype(&product<1>) PRODUCTS[] = {product<1>, product<2>, product<3>, product<4>};
-
 // Shares out `count` items among threads, each a range. What one of them throws (only a lack
 // of memory can be the cause) is thrown here.
 template <class Work>
@@ -340,41 +294,49 @@ void in_parallel(int threads, int64_t count, const Work& work) {
 
 thread_local Workspace tiles_space, kernels_space, products_space;
 
+template <class Products>
 class Convolution {
  public:
   Convolution(const Geometry& geometry, const float* x, const float* w, const float* bias, bool relu, float* y)
       : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y),
         rows_(spans(g_.height, g_.dilation)), columns_(spans(g_.width, g_.dilation)),
-        depth_(evenly(g_.group_in(), SLICE)),
+        depth_(evenly(g_.group_in(), Products::SLICE, Products::DEPTH)),
         slices_((g_.group_in() + depth_ - 1) / depth_),
-        vectors_((g_.group_out() + LANES - 1) / LANES),
-        blocks_((vectors_ + WIDTH - 1) / WIDTH),
+        units_((g_.group_out() + Products::UNIT - 1) / Products::UNIT),
+        blocks_((units_ + Products::WIDTH - 1) / Products::WIDTH),
         tiles_(g_.images * rows_.size() * columns_.size()),
-        chunk_(evenly(tiles_, std::max(CHUNK, MEMORY / (FREQUENCIES * g_.in_channels)))),
-        v_plane_(padded(chunk_ * depth_)), u_plane_(padded(depth_ * BLOCK)), m_plane_(padded(PART * BLOCK)) {}
+        chunk_(evenly(tiles_, std::max(CHUNK, Products::MEMORY / bytes_of_tile()), Products::ROWS)),
+        v_plane_(padded<Number>(Products::size_of_tiles(chunk_, depth_))),
+        u_plane_(padded<Number>(Products::size_of_kernels(depth_, BLOCK))),
+        m_plane_(padded<float>(Products::PART * BLOCK)) {}
 
   void run(int threads) {
-    v_ = tiles_space.get(FREQUENCIES * g_.groups * slices_ * v_plane_);
+    v_ = tiles_space.get<Number>(FREQUENCIES * g_.groups * slices_ * v_plane_);
     for (int64_t start = 0; start < tiles_; start += chunk_) {
       const int64_t size = std::min(chunk_, tiles_ - start);
       in_parallel(threads, size, [&](int64_t from, int64_t to) {
         for (int64_t t = from; t < to; ++t) take(start + t, t);
       });
       // Shared out is the work of blocks times strips of tiles, block by block, by the number
-      // of vectors in a block: a thread gets all strips of most of its blocks.
-      const int64_t strips = (size + STRIP - 1) / STRIP;
-      in_parallel(threads, g_.groups * vectors_ * strips, [&](int64_t from, int64_t to) {
+      // of units in a block: a thread gets all strips of most of its blocks.
+      const int64_t strips = (size + Products::STRIP - 1) / Products::STRIP;
+      in_parallel(threads, g_.groups * units_ * strips, [&](int64_t from, int64_t to) {
+        typename Products::Unit unit;
         for (int64_t block = 0; block < g_.groups * blocks_; ++block) {
-          const int64_t done = first_vector(block) * strips, vectors = first_vector(block + 1) - first_vector(block);
-          const int64_t first = std::clamp<int64_t>((from - done) / vectors, 0, strips);
-          const int64_t last = std::clamp<int64_t>((to - done) / vectors, 0, strips);
-          if (first < last) compute(block, start, first * STRIP, std::min(size, last * STRIP));
+          const int64_t done = first_unit(block) * strips, units = first_unit(block + 1) - first_unit(block);
+          const int64_t first = std::clamp<int64_t>((from - done) / units, 0, strips);
+          const int64_t last = std::clamp<int64_t>((to - done) / units, 0, strips);
+          if (first < last)
+            compute(unit, block, start, first * Products::STRIP, std::min(size, last * Products::STRIP));
         }
       });
     }
   }
 
  private:
+  using Number = typename Products::Number;
+  static constexpr int64_t BLOCK = Products::WIDTH * Products::UNIT;  // output channels in a block
+
   struct Tile {
     int64_t image;
     const Span &rows, &columns;
@@ -386,45 +348,60 @@ class Convolution {
   }
 
   int64_t width_of_slice(int64_t slice) const { return std::min(depth_, g_.group_in() - slice * depth_); }
+  int64_t depth_of_slice(int64_t slice) const { return rounded_up(width_of_slice(slice), Products::DEPTH); }
 
-  // Blocks of a group are as wide as each other, or one vector apart.
-  int64_t first_vector(int64_t block) const {
-    return block / blocks_ * vectors_ + block % blocks_ * vectors_ / blocks_;
+  int64_t bytes_of_tile() const {
+    const int64_t numbers = Products::size_of_tiles(Products::ROWS, g_.in_channels) / Products::ROWS;
+    return FREQUENCIES * numbers * static_cast<int64_t>(sizeof(Number));
   }
 
-  // Step 1 for a tile, the t-th of a chunk: all channels.
+  // Blocks of a group are as wide as each other, or one unit apart.
+  int64_t first_unit(int64_t block) const { return block / blocks_ * units_ + block % blocks_ * units_ / blocks_; }
+
+  // Step 1 for a tile, the t-th of a chunk: all channels. What fills up a slice is 0.
   void take(int64_t index, int64_t t) const {
     const Tile at = tile(index);
     const float* const image = x_ + at.image * g_.height * g_.width * g_.in_channels;
     for (int64_t s = 0; s < g_.groups * slices_; ++s) {
-      const int64_t slice = s % slices_, width = width_of_slice(slice);
+      const int64_t slice = s % slices_, width = width_of_slice(slice), depth = depth_of_slice(slice);
       const float* const x = image + s / slices_ * g_.group_in() + slice * depth_;
-      float* const v = v_ + s * FREQUENCIES * v_plane_ + t * width;
+      Number* const v = v_ + s * FREQUENCIES * v_plane_;
+      const auto put = [=, plane = v_plane_](int64_t c) {
+        Number* const to = v + Products::place_of_tile(t, c, depth);
+        return [=](int f, auto value) { Products::put_tile(to + f * plane, value); };
+      };
       int64_t c = 0;
-      for (; c + LANES <= width; c += LANES) take_tile<Vector>(g_, at.rows, at.columns, x + c, v + c, v_plane_);
-      for (; c < width; ++c) take_tile<float>(g_, at.rows, at.columns, x + c, v + c, v_plane_);
+      for (; c + LANES <= width; c += LANES) take_tile<Vector>(g_, at.rows, at.columns, x + c, put(c));
+      for (; c < width; ++c) take_tile<float>(g_, at.rows, at.columns, x + c, put(c));
+      for (; c < depth; ++c)
+        for (int f = 0; f < FREQUENCIES; ++f) put(c)(f, 0.0f);
     }
   }
 
   // Steps 2 and 3 for a block of output channels and a chunk's tiles from `first` to `last`.
-  void compute(int64_t block, int64_t start, int64_t first, int64_t last) const {
-    const int64_t group = block / blocks_, offset = (first_vector(block) - group * vectors_) * LANES;
-    const int64_t vectors = first_vector(block + 1) - first_vector(block), lanes = vectors * LANES;
+  void compute(typename Products::Unit& unit, int64_t block, int64_t start, int64_t first, int64_t last) const {
+    const int64_t group = block / blocks_, offset = (first_unit(block) - group * units_) * Products::UNIT;
+    const int64_t lanes = (first_unit(block + 1) - first_unit(block)) * Products::UNIT;
     const int64_t width = std::min(lanes, g_.group_out() - offset), channel = group * g_.group_out() + offset;
     // Kernels of all slices are kept where another part will use them.
-    const int64_t parts = (last - first + PART - 1) / PART, kept = parts > 1 ? FREQUENCIES * u_plane_ : 0;
-    float* const u = kernels_space.get(FREQUENCIES * u_plane_ + kept * (slices_ - 1));
-    float* const m = products_space.get(FREQUENCIES * m_plane_);
+    const int64_t most = Products::PART, parts = (last - first + most - 1) / most;
+    const int64_t kept = parts > 1 ? FREQUENCIES * u_plane_ : 0;
+    Number* const u = kernels_space.get<Number>(FREQUENCIES * u_plane_ + kept * (slices_ - 1));
+    float* const m = products_space.get<float>(FREQUENCIES * m_plane_);
     for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = first + part * PART, end = std::min(begin + PART, last);
-      for (int64_t slice = 0; slice < slices_; ++slice) {
-        const int64_t depth = width_of_slice(slice);
-        float* const here = u + slice * kept;
-        if (part == 0) take_kernels(group, slice, offset, width, here);
-        const float* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_ + begin * depth;
-        for (int f = 0; f < FREQUENCIES; ++f)
-          PRODUCTS[vectors - 1](end - begin, depth, v + f * v_plane_, here + f * u_plane_, m + f * m_plane_, slice > 0);
-      }
+      const int64_t begin = first + part * most, end = std::min(begin + most, last);
+      const auto multiply = [&](auto row) {
+        constexpr int FIRST = decltype(row)::value;
+        for (int64_t slice = 0; slice < slices_; ++slice) {
+          Number* const here = u + slice * kept;
+          if (part == 0) take<FIRST>(group, slice, offset, width, lanes, here);
+          const Number* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_;
+          for (int f = FIRST * SIDE; f < (FIRST + Products::FREQUENCY_ROWS) * SIDE; ++f)
+            Products::multiply(unit, begin, end - begin, depth_of_slice(slice), lanes, v + f * v_plane_,
+                               here + f * u_plane_, m + f * m_plane_, slice > 0);
+        }
+      };
+      for_each<Products::FREQUENCY_ROWS>(multiply);
       for (int64_t t = begin; t < end; ++t) {
         if (t + 1 < end) expect_outputs(tile(start + t + 1), channel, width);
         give(tile(start + t), channel, width, m + (t - begin) * lanes);
@@ -442,26 +419,28 @@ class Convolution {
       give_tile(g_, at.rows, at.columns, m + c, m_plane_, bias<float>(channel + c), relu_, y + c);
   }
 
-  // Transforms the kernels from `depth` input channels of a slice, of a group, to `width`
-  // output channels from `offset` on; what fills up the last vector is 0.
-  void take_kernels(int64_t group, int64_t slice, int64_t offset, int64_t width, float* u) const {
-    const int64_t lanes = (width + LANES - 1) / LANES * LANES, depth = width_of_slice(slice);
-    for (int64_t k = 0; k < depth; ++k)
+  // Transforms the kernels from a slice of input channels, of a group, to `width` output channels
+  // from `offset` on, in some rows of frequencies; what fills up the slice and the lanes is 0.
+  template <int FIRST>
+  void take(int64_t group, int64_t slice, int64_t offset, int64_t width, int64_t lanes, Number* u) const {
+    constexpr int KERNELS = Products::KERNELS, ROWS = Products::FREQUENCY_ROWS;
+    const int64_t depth = depth_of_slice(slice);
+    for (int64_t k = 0; k < depth; k += KERNELS)
       for (int64_t c = 0; c < lanes; c += LANES) {
         const int64_t piece = (offset + c) / PIECE * PIECE, row = std::min(PIECE, g_.group_out() - piece);
+        const int64_t channels = std::min<int64_t>(KERNELS, width_of_slice(slice) - k);
         const float* const w = w_ + (group * g_.group_out() + piece) * g_.group_in() * TAPS +
                                (slice * depth_ + k) * TAPS * row + offset + c - piece;
-        float* const to = u + k * lanes + c;
-        for (int t = 0; t < TAPS; ++t) __builtin_prefetch(w + (8 * TAPS + t) * row, 0, 2);
-        if (c + LANES <= width) {
-          take_kernel<Vector>(w, row, to, u_plane_);
-          continue;
-        }
-        for (int64_t i = 0; i < LANES; ++i)
-          if (c + i < width)
-            take_kernel<float>(w + i, row, to + i, u_plane_);
-          else
-            for (int f = 0; f < FREQUENCIES; ++f) to[f * u_plane_ + i] = 0;
+        for (int t = 0; t < TAPS * channels; ++t) __builtin_prefetch(w + (8 * TAPS + t) * row, 0, 2);
+        const auto put = [=, plane = u_plane_](int64_t lane) {
+          Number* const to = u + Products::place_of_kernel(k, lane, depth, lanes);
+          return [=](int f, auto& values) { Products::put_kernels(to + f * plane, values); };
+        };
+        if (c + LANES <= width)
+          take_kernels<Vector, KERNELS, FIRST, ROWS>(w, row, channels, put(c));
+        else
+          for (int64_t lane = c; lane < c + LANES; ++lane)
+            take_kernels<float, KERNELS, FIRST, ROWS>(w + lane - c, row, lane < width ? channels : 0, put(lane));
       }
   }
 
@@ -488,8 +467,8 @@ class Convolution {
   const bool relu_;
   float* const y_;
   const std::vector<Span> rows_, columns_;
-  const int64_t depth_, slices_, vectors_, blocks_, tiles_, chunk_, v_plane_, u_plane_, m_plane_;
-  float* v_ = nullptr;
+  const int64_t depth_, slices_, units_, blocks_, tiles_, chunk_, v_plane_, u_plane_, m_plane_;
+  Number* v_ = nullptr;
 };
 
 }  // namespace
@@ -497,14 +476,36 @@ class Convolution {
 // x: (images, height, width, in_channels); bias: (out_channels) or null; y: (images, height,
 // width, out_channels); w: pieces of (in_channels / groups, 3, 3, PIECE output channels), one
 // after another, of which the last of a group may be narrower.
+// parts: how many bfloat16 numbers stand for a float32 number in the products, 1 or 2; or 0 for
+// products in float32, as a processor without matrix units computes them always.
 // Returns 0, or 1 where there is not enough memory.
 extern "C" int winograd_conv(const float* x, const float* w, const float* bias, float* y, int64_t images,
                              int64_t height, int64_t width, int64_t in_channels, int64_t out_channels,
-                             int64_t groups, int64_t dilation, int relu, int threads) {
+                             int64_t groups, int64_t dilation, int relu, int parts, int threads) {
+  const Geometry geometry{images, height, width, in_channels, out_channels, groups, dilation};
+  const auto convolve = [&](auto products) {
+    Convolution<decltype(products)>(geometry, x, w, bias, relu, y).run(threads);
+  };
   try {
-    Convolution({images, height, width, in_channels, out_channels, groups, dilation}, x, w, bias, relu, y).run(threads);
+#ifdef WINOGRAD_TILE_REGISTERS
+    if (parts == 1 && TileRegisters::available())
+      convolve(BFloat16Products<1>{});
+    else if (parts == 2 && TileRegisters::available())
+      convolve(BFloat16Products<2>{});
+    else
+#endif
+      convolve(Float32Products{});
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
   }
+}
+
+// Whether this processor, and its system, have matrix units for products in bfloat16.
+extern "C" int winograd_has_matrix_units() {
+#ifdef WINOGRAD_TILE_REGISTERS
+  return TileRegisters::available();
+#else
+  return 0;
+#endif
 }

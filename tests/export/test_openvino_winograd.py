@@ -20,7 +20,7 @@ from mmseg_repvgg.engine.load_model import dataset_meta
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.exported import export
 from mmseg_repvgg.export.openvino_winograd import OPERATION, use_winograd
-from mmseg_repvgg.export.verify import reference, smooth_noise, verify
+from mmseg_repvgg.export.verify import TOLERANCES, reference, smooth_noise, verify
 from mmseg_repvgg.winograd import WinogradConv2d
 from repvgg_runtime.backends import open_backend
 from repvgg_runtime.kernels import build
@@ -202,6 +202,28 @@ def test_unknown_engine_is_refused(net, tmp_path):
             net.cfg, net.model, tmp_path / 'x.xml', 'openvino', dynamic=True, engine='fft'
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('precision', ['high', 'medium'])
+def test_precision_is_in_the_file(net, tmp_path, precision):
+    options = dict(size=(40, 56), output='logits', engine='winograd')
+    path = tmp_path / 'x.xml'
+    done = export(net.cfg, net.model, path, 'openvino', precision=precision, **options)
+    assert done.metadata.precision == precision
+    assert f'precision="{precision}"' in path.read_text()
+    error = done.agreement.logit_error
+    if build.library().winograd_has_matrix_units():
+        least = dict(high=1e-6, medium=1e-4)[precision]
+        assert least < error < TOLERANCES[precision]
+
+
+def test_precision_needs_the_engine(net, tmp_path):
+    with pytest.raises(ConfigError, match='--precision high needs --engine winograd'):
+        export(
+            *(net.cfg, net.model, tmp_path / 'x.xml', 'openvino'),
+            size=(32, 32),
+            precision='high',
+        )
 
 
 @pytest.mark.parametrize('to', ['onnx', 'torchscript'])

@@ -192,7 +192,7 @@ def test_torch_knows_the_operator():
     fast, x = WinogradConvReLU2d(conv3x3((8, 12))), torch.randn(1, 8, 9, 9)
     names = dict.fromkeys(('test_schema', 'test_faketensor'), 'SUCCESS')
     operator = torch.ops.mmseg_repvgg.winograd_conv2d.default
-    inputs = (x, fast.packed, fast.bias, 12, 1, 1, True)
+    inputs = (x, fast.packed, fast.bias, 12, 1, 1, True, 'highest')
     if hasattr(torch.library, 'opcheck'):  # torch 2.4
         assert torch.library.opcheck(operator, inputs, test_utils=tuple(names)) == names
     # torch.export of 2.3 looks up each parameter in the state dict, which has other keys.

@@ -11,7 +11,7 @@
 
 extern "C" int winograd_conv(const float* x, const float* w, const float* bias, float* y, int64_t images,
                              int64_t height, int64_t width, int64_t in_channels, int64_t out_channels,
-                             int64_t groups, int64_t dilation, int relu, int threads);
+                             int64_t groups, int64_t dilation, int relu, int parts, int threads);
 
 struct Case {
   int64_t images, height, width, in_channels, out_channels, groups, dilation;
@@ -60,7 +60,7 @@ double error(const Case& c, std::mt19937& generator) {
   const auto bias = random_numbers(generator, c.out_channels);
   std::vector<float> y(c.images * c.height * c.width * c.out_channels, NAN);
   if (winograd_conv(x.data(), packed(c, weight).data(), c.bias ? bias.data() : nullptr, y.data(), c.images, c.height,
-                    c.width, c.in_channels, c.out_channels, c.groups, c.dilation, c.relu, c.threads))
+                    c.width, c.in_channels, c.out_channels, c.groups, c.dilation, c.relu, 0, c.threads))
     return INFINITY;
   double largest = 0, off = 0;
   const float* got = y.data();
