@@ -12,7 +12,8 @@ from torch import nn
 from ..errors import ConfigError
 from ..models.comparison import check_fused
 from ..reparam import deploy, is_deployed
-from ..winograd import ENGINES, PRECISIONS, WinogradConv2d
+from ..winograd import WinogradConv2d
+from ..winograd.engines import check_engine
 from .same_buffers_hook import SameBuffersHook
 
 
@@ -49,14 +50,7 @@ class DeployHook(Hook):
             tolerance = 5e-2 if precision == 'medium' else 1e-3
         if not tolerance > 0:
             raise ConfigError(f'tolerance must be positive, but got {tolerance!r}')
-        if engine not in ENGINES:
-            raise ConfigError(
-                f'engine must be one of {tuple(ENGINES)}, but got {engine!r}'
-            )
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                f'precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
-            )
+        check_engine(engine, precision)
         self.verify, self.tolerance = verify, tolerance
         self.engine, self.precision = engine, precision
         self._deployed: nn.Module | None = None

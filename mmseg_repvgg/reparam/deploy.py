@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..winograd.conv import PRECISIONS, WinogradConv2d, WinogradConvReLU2d
-from ..winograd.engines import ENGINES, Conv
+from ..winograd.conv import WinogradConv2d, WinogradConvReLU2d
+from ..winograd.engines import ENGINES, Conv, check_engine
 from .blocks import RepConv, RepVGGBlock, hidden_methods
 from .phases import choose_phases
 
@@ -60,25 +60,22 @@ def deploy(
             that is faster in a trial on this machine, which takes some seconds.
         precision: How Winograd's products are computed on a CPU with matrix units (AMX):
             ``'highest'``, in float32; ``'high'``, with two bfloat16 numbers for each
-            float32 number; ``'medium'``, in bfloat16. Any other CPU
-            computes all three in float32.
+            float32 number; ``'medium'``, in bfloat16. Any other CPU computes all three in
+            float32. Only the engines with Winograd's algorithm take another than
+            ``'highest'``.
 
     Returns:
         The copy. None of its parameters requires gradients.
 
     Raises:
-        ValueError: If ``engine`` or ``precision`` is unknown, if a ``RepConv`` contains
+        ConfigError: If ``engine`` or ``precision`` is unknown, or they do not fit.
+        ValueError: If a ``RepConv`` contains
             other modules than plain convs, batch norms with running statistics and
             scales, if hooks or replaced methods change what it computes (pruning, the
             older weight norm, adapters), or if ``engine`` is ``'winograd'`` and the model
             is not on a CPU.
     """
-    if engine not in ENGINES:
-        raise ValueError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f'precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
-        )
+    check_engine(engine, precision)
     model = _unwrap(model)
 
     def computed_by(conv: Conv) -> Conv:

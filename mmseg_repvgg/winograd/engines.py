@@ -13,9 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.kernels.build import library
 
-from .conv import WinogradConv2d, fits
+from .conv import PRECISIONS, WinogradConv2d, fits
 
 Conv = nn.Conv2d | WinogradConv2d
 Engine = Callable[[Conv, str], Conv]
@@ -138,3 +139,22 @@ ENGINES: dict[str, Engine] = {
 
 ``reparam/phases.py`` adds what ``phases`` and ``auto`` do with runs of dilated convs.
 """
+
+
+def check_engine(engine: str, precision: str) -> None:
+    """Check the arguments that ``deploy`` and ``DeployHook`` share.
+
+    Raises:
+        ConfigError: If one is unknown, or the engine has no such precision.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f'engine must be one of {tuple(ENGINES)}, but got {engine!r}')
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f'precision must be one of {tuple(PRECISIONS)}, but got {precision!r}'
+        )
+    if precision != 'highest' and engine not in ('winograd', 'auto'):
+        raise ConfigError(
+            f"precision={precision!r} needs engine='winograd' or 'auto', but got "
+            f'engine={engine!r}'
+        )

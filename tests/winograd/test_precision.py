@@ -138,3 +138,11 @@ def test_unknown_precision_is_an_error():
         deploy(conv3x3((4, 4)), 'winograd', 'low')
     with pytest.raises(ConfigError, match=allowed):
         DeployHook(engine='winograd', precision='low')
+
+
+@pytest.mark.parametrize('engine', ['torch', 'phases'])
+def test_precision_is_refused_where_it_would_change_nothing(engine):
+    with pytest.raises(ConfigError, match=f"'high' needs .* got engine='{engine}'"):
+        deploy(conv3x3((4, 4)), engine, 'high')
+    with pytest.raises(ConfigError, match=f"'high' needs .* got engine='{engine}'"):
+        DeployHook(engine=engine, precision='high')
