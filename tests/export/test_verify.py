@@ -27,9 +27,11 @@ class InexactBackend:
 
     path = Path('x.onnx')
 
-    def __init__(self, model, output, error):
+    def __init__(self, model, output, error, precision='highest'):
         self.model, self.error = model, error
-        self.metadata = SimpleNamespace(output=output, normalize=False)
+        self.metadata = SimpleNamespace(
+            output=output, normalize=False, precision=precision
+        )
 
     @torch.inference_mode()
     def __call__(self, images):
@@ -45,10 +47,15 @@ class InexactBackend:
 
 
 @pytest.mark.parametrize(
-    ('output', 'within', 'beyond'), [('logits', 0.9e-4, 1.1e-4), ('labels', 1, 2)]
+    ('output', 'precision', 'within', 'beyond'),
+    [
+        ('logits', 'highest', 0.9e-4, 1.1e-4),
+        ('labels', 'highest', 1, 2),
+        ('logits', 'medium', 4.9e-2, 5.1e-2),
+    ],
 )
-def test_tolerance_is_the_documented_one(model, output, within, beyond):
-    fused = deploy(model)
-    verify(InexactBackend(fused, output, within), fused, [smooth_noise(1, *SIZE)])
+def test_tolerance_is_the_documented_one(model, output, precision, within, beyond):
+    fused, batches = deploy(model), [smooth_noise(1, *SIZE)]
+    verify(InexactBackend(fused, output, within, precision), fused, batches)
     with pytest.raises(ExportError):
-        verify(InexactBackend(fused, output, beyond), fused, [smooth_noise(1, *SIZE)])
+        verify(InexactBackend(fused, output, beyond, precision), fused, batches)
