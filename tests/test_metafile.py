@@ -21,6 +21,7 @@ HEADS = {
     'UPerHead': 'UPerNet',
     'SegformerHead': 'SegFormer',
 }
+BLOCKS = {'repvgg': 'RepVGG', 'qarepvgg': 'QARepVGG'}
 PARTS = [
     yaml.safe_load((REPO / path).read_text())
     for path in yaml.safe_load((REPO / 'model-index.yml').read_text())['Import']
@@ -58,7 +59,7 @@ def backbone_name(cfg):
         return f'ResNet-{backbone.depth}'
     dilation = backbone.get('dilation', 'full')
     suffix = {'full': '', None: '-undilated'}.get(dilation, f'-{dilation}')
-    return f'RepVGG-{backbone.arch}{suffix}'
+    return f'{BLOCKS[backbone.get("block", "repvgg")]}-{backbone.arch}{suffix}'
 
 
 def head_name(cfg):
