@@ -1,4 +1,4 @@
-"""What quantization to int8 costs and gains, as text."""
+"""A table of mIoU, size and speed before and after quantization to int8."""
 
 from functools import partial
 

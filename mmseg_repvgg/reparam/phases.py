@@ -151,7 +151,7 @@ def _run_on_phases(blocks: list[Any], d: int, image: Tensor) -> Tensor:
 
 
 def choose_phases(model: nn.Module, engine: str) -> None:
-    """Have sequences of fused blocks compute on phases or not, in place.
+    """Choose which sequences of fused blocks are computed on phases; in place.
 
     Args:
         model: A fused model.

@@ -135,7 +135,7 @@ ENGINES: dict[str, Engine] = {
     'winograd': by_rule,
     'auto': by_trial,
 }
-"""What each conv becomes, by the names of engines that ``deploy`` takes.
+"""Engines by the names that ``deploy`` takes.
 
 ``reparam/phases.py`` adds what ``phases`` and ``auto`` do with runs of dilated convs.
 """

@@ -1,4 +1,4 @@
-"""What a bug report shows, by the command that prints it."""
+"""The command ``env`` prints what a bug report needs."""
 
 import os
 import re
