@@ -112,7 +112,7 @@ class RepOptimizerConstructor(DefaultOptimWrapperConstructor):
 
 @torch.no_grad()
 def _initialize(conv: nn.Conv2d, block: RepConv) -> None:
-    """Set the kernel of a plain conv to the sum of the branches, its own kernel included."""
+    """Set the kernel of a plain conv to the sum of the branches, its own included."""
     branches: Any = block.branches
     three, one = branches['branch_3x3'].conv, branches['branch_1x1'].conv
     three.weight.copy_(conv.weight)
