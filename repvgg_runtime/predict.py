@@ -242,6 +242,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=['torch', 'phases', 'winograd', 'auto'],
         help='what computes a checkpoint on a CPU; default auto',
     )
+    add(
+        '--precision',
+        choices=['highest', 'high', 'medium'],
+        help='of the products of --engine winograd and auto on a CPU with AMX; default '
+        'highest (float32)',
+    )
     add('--tta', action='store_true', help='average over scales and flips (checkpoint)')
     add('--frames', type=int, help='stop a video or camera after so many frames')
     add(
@@ -338,6 +344,7 @@ def _run(args: argparse.Namespace) -> int:
         device=args.device,
         threads=args.threads,
         engine=args.engine,
+        precision=args.precision,
         tta=args.tta,
         trust=args.trust_checkpoint,
     )

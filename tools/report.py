@@ -56,6 +56,7 @@ def main() -> None:
         default='torch',
         help='engine of the fused form; default torch',
     )
+    cli.add_precision_argument(parser)
     parser.add_argument(
         '--fiftyone',
         action='store_true',
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument('--work-dir', help='for logs; default work_dirs/NAME_OF_CONFIG')
     cli.add_common_arguments(parser)
     args = parser.parse_args()
+    precision = args.precision or 'highest'
     if args.fiftyone:
         require('fiftyone', None)  # Before the images are segmented.
 
@@ -78,7 +80,7 @@ def main() -> None:
 
     if args.fiftyone:
         classes = loader.dataset.metainfo['classes']
-        images = segment_both_forms(runner.model, loader, args.engine)
+        images = segment_both_forms(runner.model, loader, args.engine, precision)
         images = show_progress(images, len(loader.dataset))
         open_app(images, Statistics(len(classes), ignored), classes)
         return
@@ -98,6 +100,7 @@ def main() -> None:
         against=args.against,
         ignore_index=ignored,
         engine=args.engine,
+        precision=precision,
     )
     metrics = numbers['metrics']
     worst = min(

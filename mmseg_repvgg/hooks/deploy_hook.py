@@ -10,7 +10,7 @@ from mmseg.registry import HOOKS
 from torch import nn
 
 from ..errors import ConfigError
-from ..models.comparison import check_fused
+from ..models.comparison import LOGIT_TOLERANCES, check_fused
 from ..reparam import deploy, is_deployed
 from ..winograd import WinogradConv2d
 from ..winograd.engines import check_engine
@@ -46,11 +46,11 @@ class DeployHook(Hook):
         engine: str = 'torch',
         precision: str = 'highest',
     ) -> None:
+        check_engine(engine, precision)
         if tolerance is None:
-            tolerance = 5e-2 if precision == 'medium' else 1e-3
+            tolerance = LOGIT_TOLERANCES[precision]
         if not tolerance > 0:
             raise ConfigError(f'tolerance must be positive, but got {tolerance!r}')
-        check_engine(engine, precision)
         self.verify, self.tolerance = verify, tolerance
         self.engine, self.precision = engine, precision
         self._deployed: nn.Module | None = None

@@ -26,7 +26,7 @@ from ..datasets.prepare_cityscapes import label_ids
 from ..engine.config import load_config
 from ..engine.load_model import image_bands, load_model
 from ..errors import ConfigError
-from ..models.comparison import check_fused
+from ..models.comparison import LOGIT_TOLERANCES, check_fused
 from ..reparam import deploy, is_deployed
 from ..winograd import WinogradConv2d
 from . import pretrained
@@ -46,6 +46,7 @@ class Segmenter(BaseSegmenter):
         checkpoint: The file, in any layout and form.
         engine: What computes the fused model, see :func:`~mmseg_repvgg.deploy`. ``auto``
             tries for each convolution whether Winograd's algorithm is faster on this CPU.
+        precision: Precision of the Winograd engine, as for ``deploy``; default highest.
         device: Device of torch; by default a GPU if there is one, else the CPU.
         tta: Average over the views of the config's ``tta_pipeline``.
         trust: Unpickle whatever the checkpoint holds.
@@ -66,6 +67,7 @@ class Segmenter(BaseSegmenter):
         checkpoint: str | os.PathLike[str],
         *,
         engine: str | None = 'auto',
+        precision: str | None = 'highest',
         device: str | None = None,
         tta: bool = False,
         trust: bool = False,
@@ -78,13 +80,14 @@ class Segmenter(BaseSegmenter):
             else:
                 cfg = load_config(Namespace(config=os.fspath(config)))
             model = load_model(cfg, checkpoint, trust=trust)
-            self._prepare(cfg, model, engine, device, tta, keep_trained)
+            self._prepare(cfg, model, engine, precision, device, tta, keep_trained)
 
     def _prepare(
         self,
         cfg: Config,
         model: Any,
         engine: str | None = 'auto',
+        precision: str | None = 'highest',
         device: str | None = None,
         tta: bool = False,
         keep_trained: bool = False,
@@ -101,13 +104,16 @@ class Segmenter(BaseSegmenter):
         super().__init__(classes, palette, label_ids(classes), image_bands(cfg))
         device = device or default_device()
         model = model.to(device)
-        self.model = deploy(model, (engine or 'auto') if device == 'cpu' else 'torch')
+        # Engines are for a CPU.
+        engine = (engine or 'auto') if device == 'cpu' else 'torch'
+        precision = (precision or 'highest') if device == 'cpu' else 'highest'
+        self.model = deploy(model, engine, precision)
         steps = find_test_pipeline(cfg)
         if not steps:
             raise ConfigError('the config has no test_dataloader and no test_pipeline')
         self._transforms = Compose(without_steps(steps, *_LOADING))
         batch = pseudo_collate([self._input(self._noise(model))])
-        check_fused(model, self.model, batch)
+        check_fused(model, self.model, batch, LOGIT_TOLERANCES[precision])
         self._tta = tta
         if tta:
             if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
@@ -251,6 +257,7 @@ class Segmenter(BaseSegmenter):
         source: str | os.PathLike[str],
         *,
         engine: str | None = 'auto',
+        precision: str | None = 'highest',
         device: str | None = None,
         tta: bool = False,
         trust: bool = False,
@@ -263,7 +270,7 @@ class Segmenter(BaseSegmenter):
 
         Args:
             source: The folder, or the id of a model on the Hugging Face hub.
-            engine: As for the class, as are ``device`` and ``tta``.
+            engine: As for the class, as are ``precision``, ``device`` and ``tta``.
             device: Device of torch.
             tta: Average over the views of the config's ``tta_pipeline``.
             trust: Build classes of any package that the config names.
@@ -277,7 +284,7 @@ class Segmenter(BaseSegmenter):
         segmenter = cls.__new__(cls)
         with quiet(MMLogger.get_current_instance()):
             cfg, model = pretrained.load(source, trust=trust, revision=revision)
-            segmenter._prepare(cfg, model, engine, device, tta)
+            segmenter._prepare(cfg, model, engine, precision, device, tta)
         return segmenter
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, **card: Any) -> str:

@@ -69,8 +69,15 @@ class Comparison:
         return self._differing / max(self._pixels, 1)
 
 
+LOGIT_TOLERANCES = {'highest': 1e-3, 'high': 1e-3, 'medium': 5e-2}
+"""Allowed difference of a logit, relative to the largest, by precision of the engine."""
+
+
 def check_fused(
-    original: nn.Module, fused: nn.Module, batch: dict[str, Any], tolerance: float = 1e-3
+    original: nn.Module,
+    fused: nn.Module,
+    batch: dict[str, Any],
+    tolerance: float = LOGIT_TOLERANCES['highest'],
 ) -> str:
     """Check that a fused segmentor computes what its original computes on a batch.
 

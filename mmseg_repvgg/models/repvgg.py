@@ -4,10 +4,7 @@ Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021,
 https://arxiv.org/abs/2101.03697.
 """
 
-import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +15,6 @@ from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmseg.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..checkpoints.key_names import to_native
 from ..checkpoints.loading import naming_checkpoint
@@ -26,10 +22,10 @@ from ..checkpoints.mmengine_patch import loading_safely
 from ..checkpoints.state_dict import describe_mismatch, extract_state_dict
 from ..errors import CheckpointError, ConfigError
 from ..reparam import deploy, is_deployed
-from ..reparam.blocks import RepConv, RepVGGBlock, ResidualBlock, SqueezeExcite
-from ..reparam.branches import NormFactory, build_conv
 from ..reparam.formulas import parse
-from .archs import Arch, Layer, get_arch, is_count, plan
+from ..reparam.recomputing import run_recomputed
+from .archs import Arch, get_arch, is_count, plan
+from .stages import build_slot, build_stage
 
 NUM_STAGES = 4
 _MISFIT = 'the checkpoint does not fit the RepVGG backbone'
@@ -117,14 +113,14 @@ class RepVGG(BaseModule):
         (stem,), *rest = plan(self.arch, dilation, in_channels)
         self.out_channels = tuple(rest[i][-1].out_channels for i in self.out_indices)
         norm = partial(_build_norm, self.norm_cfg)
-        conv = partial(
-            _build_conv, norm=norm, deploy=deploy, recompute_1x1=with_cp == '1x1'
+        slot = partial(
+            build_slot, norm=norm, deploy=deploy, recompute_1x1=with_cp == '1x1'
         )
-        (self.stem,) = _build_stage([stem], conv, block, self.arch.se, residual=False)
+        (self.stem,) = build_stage([stem], slot, block, self.arch.se, residual=False)
         # Stages behind the last output would never run, so they are not built.
         for index, layers in enumerate(rest[: max(self.out_indices) + 1], start=1):
             paired = residual and index < NUM_STAGES
-            stage = _build_stage(layers, conv, block, self.arch.se, paired)
+            stage = build_stage(layers, slot, block, self.arch.se, paired)
             self.add_module(f'stage_{index}', stage)
         self._freeze()
 
@@ -158,7 +154,7 @@ class RepVGG(BaseModule):
             return stage(x)
         # Each block is recomputed by itself, so only one block's maps exist at a time.
         for block in stage if isinstance(stage, nn.Sequential) else (stage,):
-            x = _run_checkpointed(block, x)
+            x = run_recomputed(block, x)
         return x
 
     def train(self, mode: bool = True) -> 'RepVGG':
@@ -314,82 +310,3 @@ def _check_block(block: str, deploy: bool) -> None:
             f'block={block!r} has no fused form, because of a ReLU in a branch: leave '
             'deploy out'
         )
-
-
-def _build_conv(
-    layer: Layer, block: str, norm: NormFactory, deploy: bool, recompute_1x1: bool
-) -> nn.Module:
-    """Build what fills a slot, in the training or the fused form."""
-    geometry = dataclasses.asdict(layer)
-    identity = geometry.pop('identity')
-    if deploy:
-        return build_conv(parse(block).kernel, **geometry, bias=True)
-    return RepConv(
-        **geometry,
-        identity=identity,
-        norm=norm,
-        block=block,
-        recompute_1x1=recompute_1x1,
-    )
-
-
-def _build_stage(
-    layers: Sequence[Layer], conv: Any, block: str, se: bool, residual: bool
-) -> nn.Sequential:
-    blocks: list[nn.Module] = [
-        RepVGGBlock(conv(layer, block), SqueezeExcite(layer.out_channels) if se else None)
-        for layer in layers
-    ]
-    _scale_by_depth(blocks)
-    return nn.Sequential(*(_pair(layers, blocks, conv) if residual else blocks))
-
-
-def _pair(
-    layers: Sequence[Layer], blocks: Sequence[Any], conv: Any
-) -> Iterator[ResidualBlock]:
-    if len(blocks) % 2:
-        raise ConfigError(
-            'residual=True needs an even number of layers in stages 2 to 4, but got '
-            f'{len(blocks)}'
-        )
-    for layer, first, second in zip(layers[::2], blocks[::2], blocks[1::2]):
-        shortcut = nn.Identity() if layer.identity else conv(layer, '1x1-bn')
-        yield ResidualBlock(first, second, shortcut)
-
-
-def _scale_by_depth(blocks: Iterable[nn.Module]) -> None:
-    """Initialize the scales of convs, so that deep blocks begin close to the identity.
-
-    As in the authors' code of RepOptimizers: sqrt(2 / l) for block l of a stage.
-    """
-    for depth, block in enumerate(blocks):
-        for name, module in block.named_modules():
-            if name.endswith('.scale'):
-                nn.init.constant_(module.weight, math.sqrt(2 / depth) if depth else 1)
-
-
-def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a block whose feature maps are recomputed in the backward pass."""
-    return checkpoint(
-        block,
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _running_stats_kept(block)),
-    )
-
-
-@contextmanager
-def _running_stats_kept(block: nn.Module) -> Iterator[None]:
-    """Make a forward pass update copies of the running statistics.
-
-    The first forward pass has updated them with this batch already.
-    """
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm, buffers in zip(norms, kept):
-        norm._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept):
-            norm._buffers.update(buffers)

@@ -98,8 +98,9 @@ class RepConv(nn.Module):
         """
         first, *others = self.branches.values()
         y = first(x)
-        for branch in others:
-            y = y + branch(x)
+        for number, branch in enumerate(others):
+            # Only a sum may be overwritten: the first output may be x itself.
+            y = y.add_(branch(x)) if number else y + branch(x)
         return self.bn(y)
 
     @torch.no_grad()

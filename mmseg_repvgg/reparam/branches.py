@@ -16,6 +16,7 @@ from .algebra import (
     to_float64,
 )
 from .formulas import KERNELS, Formula
+from .recomputing import RecomputedConv
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -77,39 +78,6 @@ class ChannelScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``x``, shape (B, channels, H, W)."""
         return x * self.weight.view(-1, 1, 1)
-
-
-class RecomputedConv(nn.Sequential):
-    """A convolution and the layers behind it; backward computes the convolution again.
-
-    Its output, which a norm would keep for the backward pass, is freed. Only the input is
-    kept, as every convolution keeps it.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
-        if not torch.is_grad_enabled():
-            return super().forward(x)
-        conv: Any
-        conv, *others = self
-        y = conv(x)
-        dtype, shape, address = y.dtype, y.shape, y.data_ptr()
-
-        def pack(kept: Tensor) -> Tensor | None:
-            return None if (kept.shape, kept.data_ptr()) == (shape, address) else kept
-
-        @torch.no_grad()
-        def unpack(kept: Tensor | None) -> Tensor:
-            if kept is not None:
-                return kept
-            # Autocast, which may have chosen the dtype, has ended.
-            bias = None if conv.bias is None else conv.bias.to(dtype)
-            return conv._conv_forward(x.to(dtype), conv.weight.to(dtype), bias)
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            for layer in others:
-                y = layer(y)
-        return y
 
 
 def build_branches(

@@ -50,7 +50,10 @@ class Segmented:
 
 
 def segment_both_forms(
-    model: nn.Module, dataloader: Any, engine: str = 'torch'
+    model: nn.Module,
+    dataloader: Any,
+    engine: str = 'torch',
+    precision: str = 'highest',
 ) -> Iterator[Segmented]:
     """Yield the images of a dataloader; leave the segmentor in evaluation mode.
 
@@ -61,12 +64,13 @@ def segment_both_forms(
         model: The segmentor, in either form.
         dataloader: A dataloader of images with truth.
         engine: What computes the fused form, see :func:`~mmseg_repvgg.deploy`.
+        precision: Precision of the Winograd engine, as for ``deploy``.
 
     Raises:
         DataError: If an image has no truth.
     """
     model.eval()
-    fused = deploy(model, engine)
+    fused = deploy(model, engine, precision)
     on_gpu = next(model.parameters()).is_cuda
     for batch in dataloader:
         for sample in batch['data_samples']:

@@ -75,6 +75,7 @@ def write_report(
     against: Sequence[str | Path] = (),
     ignore_index: int = 255,
     engine: str = 'torch',
+    precision: str = 'highest',
 ) -> Numbers:
     """Evaluate a segmentor and write the report, whole or not at all.
 
@@ -89,6 +90,7 @@ def write_report(
         against: Reports of other runs on the same images.
         ignore_index: The label of pixels that do not count.
         engine: What computes the fused form, see :func:`~mmseg_repvgg.deploy`.
+        precision: Precision of the Winograd engine, as for ``deploy``.
 
     Returns:
         The numbers of the report.
@@ -113,7 +115,7 @@ def write_report(
     room = picture_bytes(len(dataset))
     worst = Gallery(pictures, room * 9 // 10, draw_errors(palette, ignore_index))
     differing = Gallery(FORM_PICTURES, room // 10, draw_forms)
-    images = segment_both_forms(model, dataloader, engine)
+    images = segment_both_forms(model, dataloader, engine, precision)
     for index, image in enumerate(show_progress(images, len(dataset))):
         errors = statistics.add(image)
         worst.offer(index, errors.error, image)

@@ -45,6 +45,15 @@ def test_the_model_is_fused_by_the_engine(trained):
         assert is_deployed(segmenter.model)
 
 
+@pytest.mark.parametrize('precision', ['high', 'medium'])
+def test_the_engine_computes_with_the_precision(trained, precision):
+    segmenter = Segmenter(*trained, device='cpu', engine='winograd', precision=precision)
+    found = {m.precision for m in segmenter.model.modules() if hasattr(m, 'precision')}
+    assert found == {precision}
+    with pytest.raises(ConfigError, match="precision='high' needs engine='winograd'"):
+        Segmenter(*trained, device='cpu', engine='torch', precision='high')
+
+
 def test_images_of_several_sizes_are_one_list(segmenter, street_images):
     pixels = read_image(street_images[0])
     images = [pixels, pixels[:40, :60].copy(), street_images[1]]
@@ -104,8 +113,8 @@ def test_time_augmentation_averages_the_views(trained, street_images):
 
 
 def test_a_model_that_fusing_changes_is_refused(trained, monkeypatch):
-    def broken(model, engine='torch'):
-        fused = deploy(model, engine)
+    def broken(model, *options):
+        fused = deploy(model, *options)
         with torch.no_grad():
             next(fused.parameters()).mul_(1.5)
         return fused

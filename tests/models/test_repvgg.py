@@ -1,4 +1,4 @@
-"""The backbone: shapes and strides, freezing, recomputation and loading."""
+"""The backbone: shapes and strides, freezing and loading."""
 
 import copy
 
@@ -120,24 +120,6 @@ def test_norm_without_running_statistics_is_refused(norm_type):
         RepVGG(TINY, norm_cfg=cfg)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('with_cp', [True, '1x1'])
-@pytest.mark.parametrize('arch', [TINY, dict(TINY, se=True)])
-def test_with_cp_changes_neither_gradients_nor_statistics(arch, with_cp, dtype):
-    plain = RepVGG(arch).train()
-    saving = RepVGG(arch, with_cp=with_cp).train()
-    saving.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 40, 40)
-    for model in (plain, saving):
-        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
-            loss = sum(y.float().square().mean() for y in model(x))
-        loss.backward()
-    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
-        assert torch.equal(a.grad, b.grad), name
-    for (name, a), b in zip(plain.named_buffers(), saving.buffers()):
-        assert torch.equal(a, b), name
-
-
 def test_forward_hooks_of_stages_are_called():
     model, called = RepVGG(TINY).eval(), []
     for stage in model.stages:
@@ -145,40 +127,6 @@ def test_forward_hooks_of_stages_are_called():
     with torch.no_grad():
         model(torch.randn(1, 3, 32, 32))
     assert len(called) == 5
-
-
-def test_with_cp_recomputes_blocks():
-    calls = []
-    model = RepVGG(TINY, with_cp=True).train()
-    model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    model(torch.randn(2, 3, 32, 32))[-1].sum().backward()
-    assert len(calls) == 2
-
-
-def test_with_cp_of_1x1_convs_keeps_no_output_of_them():
-    def kept(with_cp):
-        """Return the bytes of maps that a forward pass keeps for the backward pass."""
-        model, storages = RepVGG(TINY, with_cp=with_cp).train(), {}
-
-        def note(tensor):
-            if tensor.dim() == 4:
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            outputs = model(torch.randn(2, 3, 64, 64))
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        del outputs
-        return sum(size for where, size in storages.items() if where not in weights)
-
-    outputs = []
-    model = RepVGG(TINY)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1):
-            module.register_forward_hook(lambda *a: outputs.append(a[-1].nbytes))
-    model(torch.randn(2, 3, 64, 64))
-    assert kept(False) - kept('1x1') == sum(outputs) > 0
 
 
 @pytest.mark.parametrize(
@@ -283,34 +231,6 @@ def test_checkpoint_of_another_block_is_refused():
 def test_bad_block_is_named(arguments, says):
     with pytest.raises(ConfigError, match=says):
         RepVGG(TINY, **arguments)
-
-
-def test_residual_pairs_have_the_shortcuts_of_resnet():
-    """Table 7: B0 gets 2, 3 and 8 blocks in stages 2 to 4."""
-    with torch.device('meta'):
-        model = RepVGG('B0', 'full', block='plain', residual=True)
-    assert [len(stage) for stage in model.stages[1:]] == [2, 3, 8, 1]
-    for stage in model.stages[1:4]:
-        kinds = [type(pair.shortcut) for pair in stage]
-        assert kinds[1:] == [nn.Identity] * (len(stage) - 1)
-        assert list(stage[0].shortcut.branches) == ['branch_1x1']
-    assert not any('shortcut' in name for name, _ in model.stage_4.named_modules())
-
-
-def test_residual_pairs_are_recomputed_with_cp():
-    calls = []
-    model = RepVGG(EVEN, with_cp=True, block='plain', residual=True).train()
-    model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
-    assert len(calls) == 2
-
-
-def test_scales_begin_by_depth():
-    """As in the authors' code of RepOptimizers."""
-    model = RepVGG(TINY, block='csla')
-    scales = [block.conv.branch_3x3.scale.weight[0].item() for block in model.stage_3]
-    assert scales == pytest.approx([1, 2**0.5, 1])
-    assert model.stage_3[2].conv.branch_identity.weight[0] == 1
 
 
 # Loading ---------------------------------------------------------------------------

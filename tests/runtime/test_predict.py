@@ -426,6 +426,7 @@ def test_ids_of_the_data_set(exported, pictures):
         (['--save', 'probabilities'], 'gives labels only: export it with'),
         (['--tta'], 'is an exported file, which takes no tta'),
         (['--engine', 'winograd'], 'is an exported file, which takes no engine'),
+        (['--precision', 'high'], 'is an exported file, which takes no precision'),
         (['--batch-size', '0'], '--batch-size must be at least 1, but got 0'),
         (['--threads', '0'], '--threads must be at least 1, but got 0'),
         (['--frames', '0'], '--frames must be at least 1, but got 0'),
