@@ -1,8 +1,8 @@
-"""Time and memory of a training step of the backbone, ours against mmpretrain's."""
+"""Time and memory of a training step: ours and mmpretrain's backbone, or our blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,23 +13,25 @@ from benchmarks.memory import peak_memory
 from benchmarks.timing import Spread, time_alternating
 from mmseg_repvgg import RepVGG
 
-FORMS: dict[str, dict[str, Any] | None] = {
+Options = dict[str, Any]
+
+FORMS: dict[str, Options | None] = {
     'mmpretrain': None,
     'ours': dict(with_cp=False),
     'ours, with_cp="1x1"': dict(with_cp='1x1'),
     'ours, with_cp=True': dict(with_cp=True),
 }
-"""Arguments of RepVGG by the name of the form; None for the peer, which comes first."""
+"""Arguments of RepVGG by the name of the form; None for mmpretrain's."""
 
 
 def build_step(
-    arch: str, form: str, shape: Sequence[int], seed: int = 0
+    arch: str, options: Options | None, shape: Sequence[int], seed: int = 0
 ) -> Callable[[], float]:
     """Build a network with output stride 32, as mmpretrain has it, and an optimizer.
 
     Args:
         arch: Name of the architecture, such as ``B1g2``.
-        form: A name in :data:`FORMS`.
+        options: Arguments of RepVGG; None builds mmpretrain's.
         shape: Shape of the images, (B, 3, H, W).
         seed: Seed of weights and images.
 
@@ -38,7 +40,6 @@ def build_step(
         loss.
     """
     torch.manual_seed(seed)
-    options = FORMS[form]
     net: nn.Module
     if options is None:
         from mmpretrain.models.backbones import RepVGG as PeerRepVGG
@@ -62,20 +63,28 @@ def build_step(
 
 
 def training_table(
-    arch: str, shape: Sequence[int], *, rounds: int, forms: Sequence[str] = (*FORMS,)
+    arch: str,
+    shape: Sequence[int],
+    *,
+    rounds: int,
+    forms: Mapping[str, Options | None] = FORMS,
 ) -> PrettyTable:
     """Measure the forms of a network against the first of them.
 
     Time is measured in alternating rounds, memory in a process for each form.
     """
-    memory = {form: peak_memory(build_step, arch, form, shape).total for form in forms}
-    steps = {form: build_step(arch, form, shape) for form in forms}
+    memory = {
+        form: peak_memory(build_step, arch, options, shape).total
+        for form, options in forms.items()
+    }
+    steps = {form: build_step(arch, options, shape) for form, options in forms.items()}
     times = time_alternating(steps, rounds=rounds, warmup=1)
     table = PrettyTable([arch, 'seconds', 'time', 'MB', 'memory'])
     table.set_style(TableStyle.MARKDOWN)
+    first = next(iter(forms))
     for form in forms:
         slowdown = [
-            own / peer for own, peer in zip(times.seconds[form], times.seconds[forms[0]])
+            own / peer for own, peer in zip(times.seconds[form], times.seconds[first])
         ]
         ratio = Spread.of(slowdown)
         table.add_row(
@@ -84,7 +93,7 @@ def training_table(
                 f'{times.spread(form).median:.2f}',
                 f'{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})',
                 f'{memory[form] / 1e6:.0f}',
-                f'{memory[form] / memory[forms[0]]:.2f}',
+                f'{memory[form] / memory[first]:.2f}',
             ]
         )
     return table
