@@ -13,6 +13,7 @@ DATA = {
     'CityscapesDataset': 'Cityscapes',
     'CamVidDataset': 'CamVid',
     'FolderDataset': 'a folder of your own',
+    'ImageNet': 'ImageNet',
 }
 HEADS = {
     'PSPHead': 'PSPNet',
@@ -47,15 +48,18 @@ def test_metadata_is_that_of_the_config(model):
     assert facts['Architecture'] == [backbone_name(cfg), head_name(cfg)]
     assert facts['Batch Size'] == cfg.auto_scale_lr.base_batch_size
     assert facts['Iterations'] == cfg.train_cfg.max_iters
-    size = cfg.model.data_preprocessor.size
-    assert facts['Crop Size'] == 'x'.join(map(str, size))
-    crops = [step.crop_size for step in dataset.pipeline if step.type == 'RandomCrop']
-    assert crops == [size]
+    crops = [
+        step.get('crop_size') or (step.scale, step.scale)
+        for step in dataset.pipeline
+        if step.type in ('RandomCrop', 'RandomResizedCrop')
+    ]
+    assert ['x'.join(map(str, crop)) for crop in crops] == [facts['Crop Size']]
+    assert cfg.model.data_preprocessor.get('size', crops[0]) == crops[0]
 
 
 def backbone_name(cfg):
     backbone = cfg.model.backbone
-    if backbone.type != 'RepVGG':
+    if backbone.type not in ('RepVGG', 'mmseg.RepVGG'):
         return f'ResNet-{backbone.depth}'
     dilation = backbone.get('dilation', 'full')
     suffix = {'full': '', None: '-undilated'}.get(dilation, f'-{dilation}')
@@ -63,6 +67,8 @@ def backbone_name(cfg):
 
 
 def head_name(cfg):
+    if 'head' in cfg.model:
+        return 'classifier'
     return 'FastFCN' if 'neck' in cfg.model else HEADS[cfg.model.decode_head.type]
 
 
