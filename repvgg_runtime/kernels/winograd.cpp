@@ -1,5 +1,6 @@
-// Winograd convolution F(4x4, 3x3) in float32 (Lavin and Gray, CVPR 2016,
-// https://arxiv.org/abs/1509.09308), of stride 1, any dilation and any groups.
+// Winograd convolution F(4x4, 3x3) of float32 maps (Lavin and Gray, CVPR 2016,
+// https://arxiv.org/abs/1509.09308), of stride 1, any dilation and any groups. Transforms and
+// sums are in float32, products in float32 or bfloat16.
 //
 // A conv of dilation d is d x d independent ordinary ones, each on every d-th pixel, so that
 // dilation is only a matter of which pixels a tile is made of.
@@ -15,8 +16,8 @@
 // groups of frequencies, whose kernels and products stay in the cache.
 //
 // Blocks and slices are such that what 2 and 3 work on stays in the cache of a core. Kernels
-// are transformed anew in every call: keeping them would take 4 times the memory of the
-// kernels, and reading them as long as making them.
+// are transformed in every call. Transformed kernels take 4 times the memory in float32, twice
+// in bfloat16, and reading them takes about as long as making them (docs/winograd.md).
 //
 // build.py compiles it to a library of its own, without Python or torch, whose threads are those
 // of OpenMP; or with WINOGRAD_TBB, and openvino_extension.cpp, to one of OpenVINO's threads.

@@ -30,7 +30,7 @@ def test_every_tool_has_a_subcommand():
     tools = {file.name for file in REPO.glob('tools/*.py')}
     # The first prepares tools; the others are for the figures in docs and the demo.
     others = {'startup.py', 'make_street_scenes.py'}
-    others |= {'benchmark_winograd.py', 'benchmark_training.py'}
+    others |= {'benchmark_winograd.py', 'benchmark_training.py', 'benchmark_layers.py'}
     targets = {target for target, _ in SUBCOMMANDS.values()}
     assert {target for target in targets if target.endswith('.py')} == tools - others
 
