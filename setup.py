@@ -14,6 +14,7 @@ VERSION = next(
 SAFETENSORS = ['safetensors>=0.4.1']
 EXPORT = ['onnx>=1.17', 'onnxruntime>=1.19', 'onnxscript>=0.5', 'openvino>=2026.4.1']
 QUANTIZE = ['nncf>=2.19']
+PRUNE = ['torch-pruning>=1.5']
 NCNN = ['ncnn>=1.0.20250503', 'pnnx>=20250530']
 CITYSCAPES = ['cityscapesscripts>=2.2']
 TENSORBOARD = ['tensorboard>=2.18']
@@ -92,6 +93,8 @@ setup(
         'export': EXPORT,
         # int8 files for OpenVINO.
         'quantize': [*EXPORT, *QUANTIZE],
+        # Removing channels of a fused network.
+        'prune': PRUNE,
         # The forms of tools/benchmark.py in ncnn.
         'ncnn': NCNN,
         # The official download and evaluation.
@@ -127,6 +130,7 @@ setup(
             *SAFETENSORS,
             *EXPORT,
             *QUANTIZE,
+            *PRUNE,
             *NCNN,
             *CITYSCAPES,
             *TENSORBOARD,

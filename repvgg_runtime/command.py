@@ -27,6 +27,7 @@ SUBCOMMANDS: Final = {
         'write the library that Winograd files of OpenVINO need elsewhere',
     ),
     'quantize': ('quantize.py', 'write an int8 file for OpenVINO'),
+    'prune': ('prune.py', 'remove channels of a fused network'),
     'evaluate': ('evaluate_backend.py', 'evaluate an exported file on a test set'),
     'convert': (
         'convert_checkpoint.py',

@@ -36,6 +36,8 @@ class Arch:
         b: Width multiplier of stage 5.
         groups: Groups of every second layer, beginning with the third of the net.
         se: Whether every block has squeeze-and-excitation.
+        channels: Channels of each layer of stages 1 to 5, where layers of a stage differ
+            in width, as in a pruned net. The default are the ``widths`` of the stages.
     """
 
     depths: tuple[int, int, int, int]
@@ -43,6 +45,7 @@ class Arch:
     b: float
     groups: int = 1
     se: bool = False
+    channels: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         depths, groups = self.depths, self.groups
@@ -69,6 +72,22 @@ class Arch:
                 f'the widths of an arch, here {self.widths}, must be positive and those '
                 f'of stages 2 to 5 divisible by groups={groups}'
             )
+        channels = tuple(
+            tuple(stage) if isinstance(stage, Sequence) else (stage,)
+            for stage in self.channels
+        ) or tuple((width,) * n for width, n in zip(self.widths, (1, *counts)))
+        later = [width for stage in channels[1:] for width in stage]
+        if (
+            [len(stage) for stage in channels] != [1, *counts]
+            or not all(map(is_count, (*channels[0], *later)))
+            or any(width % groups for width in later)
+        ):
+            raise ConfigError(
+                f'channels of an arch must be 5 lists with {(1, *counts)} positive '
+                f'integers, those of stages 2 to 5 divisible by groups={groups}, but got '
+                f'{self.channels!r}'
+            )
+        object.__setattr__(self, 'channels', channels)
 
     @property
     def widths(self) -> tuple[int, int, int, int, int]:
@@ -169,14 +188,15 @@ def plan(
         raise ConfigError(
             f"dilation must be 'full', 'fast' or None, but got {dilation!r}"
         )
-    first, *widths = arch.widths
+    ((first,), *later) = arch.channels
     # The index of the first dilated layer, if its stage has a rate above 1.
     start = {'full': 1, 'fast': 1 + sum(arch.depths) - FAST_LAYERS, None: math.inf}
     stages: list[tuple[Layer, ...]] = [(Layer(in_channels, first, stride=2),)]
     index, previous = 1, first
-    for width, depth, rate in zip(widths, arch.depths, STAGE_RATES):
+    for widths, rate in zip(later, STAGE_RATES):
         stage = []
-        for stride in (2, *[1] * (depth - 1)):
+        for position, width in enumerate(widths):
+            stride = 1 if position else 2
             stage.append(
                 Layer(
                     previous,

@@ -76,12 +76,32 @@ def test_fast_counts_layers_from_the_end_whatever_stage_they_are_in():
         (dict(depths=(1, 1, 1, 1), a='1', b=1), "a of an arch must be .*'1'"),
         (dict(depths=(1, 1, 1, 1), a=1, b=float('nan')), 'b of an arch must be .*nan'),
         (dict(depths=(1, 1, 1, 1), a=1, b=1, groups=0), 'groups of an arch .*got 0'),
+        (
+            dict(depths=(1, 1, 2, 1), a=1, b=1, channels=[[8], [8], [8], [8], [8]]),
+            r'channels of an arch must be 5 lists with \(1, 1, 1, 2, 1\) positive',
+        ),
+        (dict(depths=(1, 1, 1, 1), a=1, b=1, channels=[8, 8, 8, 8, 0]), 'positive'),
+        (
+            dict(depths=(1,) * 4, a=1, b=1, groups=2, channels=[[8], [8], [8], [7], [8]]),
+            'divisible by groups=2',
+        ),
         (7, 'one of A0, .* or a dict of .*, but got 7'),
     ],
 )
 def test_bad_arch_is_named(arch, says):
     with pytest.raises(ValueError, match=says):
         get_arch(arch)
+
+
+def test_layers_of_a_stage_may_differ_in_width():
+    channels = [[8], [16], [16, 24], [24, 24], [40]]
+    arch = get_arch(dict(depths=(1, 2, 2, 1), a=0.25, b=0.25, channels=channels))
+    (stem,), (two,), three, four, (five,) = plan(arch, 'fast')
+    assert [stem.out_channels, two.in_channels, two.out_channels] == [8, 8, 16]
+    assert [layer.in_channels for layer in (*three, *four, five)] == [16, 16, 24, 24, 24]
+    assert [layer.out_channels for layer in (*three, *four, five)] == [16, 24, 24, 24, 40]
+    assert [layer.identity for layer in (*three, *four)] == [False, False, False, True]
+    assert RepVGG(arch, deploy=True).out_channels == (16, 24, 24, 40)
 
 
 def test_bad_dilation_lists_what_is_allowed():
