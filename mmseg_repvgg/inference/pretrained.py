@@ -235,11 +235,13 @@ def _card(
     from .. import __version__
 
     backbone = cfg.model.get('backbone') or {}
+    arch = backbone.get('arch', '')
+    arch = arch if isinstance(arch, str) else ''  # Fields make no title.
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     rows = [f'| {name} | {value} |' for name, value in (card['metrics'] or {}).items()]
     return _CARD.format(
         licence=card['licence'] or 'other  # fill in that of the weights',
-        title=f'{backbone.get("type", "segmentor")} {backbone.get("arch", "")}'.rstrip(),
+        title=f'{backbone.get("type", "segmentor")} {arch}'.rstrip(),
         version=__version__,
         data=card['data'] or dataset.get('type', 'not given'),
         classes=', '.join(meta['classes']),
