@@ -7,6 +7,7 @@ from argparse import Namespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -134,6 +135,21 @@ def test_training_fine_tunes_the_pruned_net(pruned, tmp_path, monkeypatch):
             assert not torch.equal(value, start[key]), key
             assert (value - start[key]).abs().max() < 0.1, key
     load_model(read(done.config), tmp_path / 'tuned' / 'iter_4.pth')
+
+
+@pytest.mark.parametrize('kind', ['UPerHead', 'SegformerHead'])
+def test_heads_on_several_maps_are_pruned(trained, tmp_path, kind):
+    cfg = read(trained[0])
+    several = dict(type=kind, in_index=[0, 1, 2, 3], in_channels=[16, 32, 64, 128])
+    cfg.model.decode_head.update(several)
+    if kind == 'SegformerHead':
+        cfg.model.decode_head.pop('pool_scales')
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    model.dataset_meta = {}
+    done = prune(cfg, model, tmp_path / 'x.py', images=2)
+    head = load_model(read(done.config), done.checkpoint).decode_head
+    assert list(head.in_channels) == [stage[-1] for stage in done.after[1:]]
+    assert head.in_channels != several['in_channels']
 
 
 @pytest.mark.parametrize(
