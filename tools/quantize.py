@@ -8,10 +8,12 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from benchmarks.int8_table import int8_table
 from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.curves import save_figure
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.metadata import OUTPUTS
-from mmseg_repvgg.export.quantized import ENGINES, quantize
+from mmseg_repvgg.export.quantized import ENGINES, METHODS, quantize
+from mmseg_repvgg.export.ranges import draw_ranges
 
 
 def main() -> None:
@@ -51,6 +53,18 @@ def main() -> None:
         help='phases: no dilated convolutions',
     )
     parser.add_argument(
+        '--method',
+        choices=METHODS,
+        default=METHODS[0],
+        help='rounding of weights: so that errors compensate each other (gptq, default), '
+        'or to the nearest (nncf)',
+    )
+    parser.add_argument(
+        '--plot',
+        metavar='FILE',
+        help='draw the ranges of weights and inputs by layer (.png, .svg, .pdf)',
+    )
+    parser.add_argument(
         '--seed', type=int, default=0, help='seed that chooses the images; default 0'
     )
     parser.add_argument('--work-dir', help='default work_dirs/NAME_OF_CONFIG')
@@ -69,11 +83,14 @@ def main() -> None:
         output=args.output,
         normalize=args.normalize,
         engine=args.engine,
+        method=args.method,
         images=args.images,
         max_drop=args.max_drop,
         seed=args.seed,
     )
     print(int8_table(done))
+    if args.plot:
+        save_figure(draw_ranges(done.ranges), args.plot)
 
 
 if __name__ == '__main__':

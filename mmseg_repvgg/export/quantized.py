@@ -3,6 +3,10 @@
 NNCF puts rounding to 8 bits around the convolutions of an OpenVINO graph, with ranges
 measured on images of the training set. Pyramid pooling and upsampling stay in float32:
 they take no time, and what they average or blend would be rounded twice.
+
+Processors without VNNI overflow if the weights of the first convolution use all 8 bits,
+as the image does. They have 7. Rounded to the nearest, they cost RepVGG more than all
+other rounding; GPTQ rounds them without that loss.
 """
 
 import dataclasses
@@ -11,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -26,14 +31,19 @@ from ..engine.config_checks import check_keys
 from ..errors import ConfigError, ExportError
 from .exported import check_path, export, megabytes
 from .formats import save_openvino
+from .gptq import FIRST_STEPS, STEPS, round_weights
 from .graph import SegmentorGraph
 from .openvino_graph import convolutions, name_and_fold
+from .ranges import LayerRanges, read_ranges
 from .real_images import CalibrationImages, Validation
 from .staging import staged
 
 ENGINES = ('torch', 'phases')
+METHODS = ('gptq', 'nncf')
 _CPU_INFO = Path('/proc/cpuinfo')
 _INT8 = ('i8', 'u8')
+# Most calibration images from which the rounding of weights is computed.
+_ROUNDING_IMAGES = 32
 # Number of validation images that rank the layers: those on which most is lost.
 _RANKING_IMAGES = 30
 
@@ -53,6 +63,7 @@ class Quantized:
         max_drop: Points of mIoU that were allowed to be lost, if limited.
         scored: Number of images of the validation set.
         running: Number of the layers in int8 that compute in int8 on this machine.
+        ranges: Ranges of the layers in int8.
         contenders: Functions to time, which take images as the file does: the fused
             model in torch, OpenVINO in float32 and in int8.
         sample: An image of the validation set, as the file takes it.
@@ -68,6 +79,7 @@ class Quantized:
     max_drop: float | None
     scored: int
     running: int
+    ranges: list[LayerRanges]
     contenders: dict[str, Callable[[Array], Any]]
     sample: Array
 
@@ -82,6 +94,7 @@ def quantize(
     output: str = 'logits',
     normalize: bool = False,
     engine: str = 'torch',
+    method: str = METHODS[0],
     images: int = 300,
     max_drop: float | None = None,
     seed: int = 0,
@@ -101,6 +114,9 @@ def quantize(
             have the size of their label maps.
         normalize: See there.
         engine: ``'torch'``, or ``'phases'`` to compute dilated blocks without dilation.
+        method: How weights are rounded: ``'gptq'``, so that errors compensate each other,
+            see :func:`~mmseg_repvgg.export.gptq.round_weights`; ``'nncf'``, to the
+            nearest.
         images: Number of images of the training set to calibrate on; at least 1.
         max_drop: Points of mIoU that may be lost, at least 0. The layers that cost most
             are kept in float32 until the drop is met. None: all layers are in int8.
@@ -118,6 +134,8 @@ def quantize(
     check_path(path, 'openvino')
     if engine not in ENGINES:
         raise ConfigError(f'--engine must be one of {ENGINES}, but got {engine!r}')
+    if method not in METHODS:
+        raise ConfigError(f'--method must be one of {METHODS}, but got {method!r}')
     if images < 1:
         raise ConfigError(f'--images must be at least 1, but got {images}')
     # A comparison with NaN is false.
@@ -145,12 +163,29 @@ def quantize(
         validation = Validation(cfg, str(float_path))
         float_miou, _ = validation.score(before)
         calibration = CalibrationImages(cfg, str(float_path), images, seed)
-        facts = dict(by=f'NNCF {nncf.__version__}', images=len(calibration), seed=seed)
+        facts = dict(
+            by=f'NNCF {nncf.__version__}',
+            method=method,
+            images=len(calibration),
+            seed=seed,
+        )
+        source = float_path
+        if method == 'gptq':
+            network = SegmentorGraph(model, exported.metadata).eval()
+            # Neighbours may be frames of one scene.
+            step = -(-len(calibration) // _ROUNDING_IMAGES)
+            chosen = range(0, len(calibration), step)
+            batches = (torch.from_numpy(calibration[position]) for position in chosen)
+            rounded: Any = round_weights(
+                model, map(network.normalize, batches) if normalize else batches
+            )
+            source = stage.parent / 'rounded' / path.name
+            export(cfg, rounded, source, 'openvino', **options)
 
         def attempt(max_drop: float | None = None) -> tuple[Any, float, int]:
             """Return the written file, its mIoU and how many layers run in int8."""
             graph, layers, kept = _quantize_graph(
-                float_path, calibration, validation, max_drop
+                source, calibration, validation, max_drop, method
             )
             quantized = {**facts, 'layers': [*layers.values()], 'kept': kept}
             # An open file is still mapped: unlink it rather than overwrite it.
@@ -182,6 +217,7 @@ def quantize(
                     'calibrate on more --images'
                 )
         size_on_disk = megabytes(stage)
+        ranges = read_ranges(float_path, stage)
     network = SegmentorGraph(model, exported.metadata).eval()
 
     @torch.inference_mode()
@@ -199,6 +235,7 @@ def quantize(
         max_drop=max_drop,
         scored=len(validation),
         running=running,
+        ranges=ranges,
         contenders={
             'torch float32': run_torch,
             'OpenVINO float32': before,
@@ -214,6 +251,7 @@ def _quantize_graph(
     calibration: CalibrationImages,
     validation: Validation,
     max_drop: float | None,
+    method: str,
 ) -> tuple[Any, dict[str, str], list[str]]:
     """Quantize the convolutions of a file: all, or as many as a drop in mIoU allows.
 
@@ -234,8 +272,10 @@ def _quantize_graph(
         for operation, name in name_and_fold(model).items()
     }
     # Ranges from the least to the greatest value: cutting them off costs mIoU.
-    ranges = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
+    fix = nncf.OverflowFix
+    advanced = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX,
+        overflow_fix=fix.DISABLE if method == 'gptq' else fix.FIRST_LAYER,
     )
     options = dict(
         calibration_dataset=nncf.Dataset(calibration),
@@ -245,7 +285,7 @@ def _quantize_graph(
     )
     with quiet(logging.getLogger('nncf')):
         if max_drop is None:
-            quantized = nncf.quantize(model, advanced_parameters=ranges, **options)
+            quantized = nncf.quantize(model, advanced_parameters=advanced, **options)
         else:
             quantized = nncf.quantize_with_accuracy_control(
                 model,
@@ -255,7 +295,7 @@ def _quantize_graph(
                 ),
                 max_drop=max_drop,
                 drop_type=nncf.DropType.ABSOLUTE,
-                advanced_quantization_parameters=ranges,
+                advanced_quantization_parameters=advanced,
                 advanced_accuracy_restorer_parameters=(
                     nncf.AdvancedAccuracyRestorerParameters(
                         ranking_subset_size=min(_RANKING_IMAGES, len(validation))
@@ -263,6 +303,8 @@ def _quantize_graph(
                 ),
                 **options,
             )
+    if method == 'gptq':
+        _restore_first_weights(quantized)
     layers = {
         operation: names[operation]
         for operation, _, weight in convolutions(quantized)
@@ -270,6 +312,20 @@ def _quantize_graph(
     }
     kept = [name for operation, name in names.items() if operation not in layers]
     return quantized, layers, kept
+
+
+def _restore_first_weights(model: Any) -> None:
+    """Give the first convolution the steps of 7 bits, which NNCF has not found."""
+    (_, first, weight), *_ = convolutions(model)
+    scaled = first.input_value(1).get_node()
+    if scaled.get_type_name() != 'Multiply':
+        return  # It was kept in float32.
+    constant = require('openvino').op.Constant
+    scales = scaled.input_value(1).get_node().data * np.float32(STEPS / FIRST_STEPS)
+    levels = np.round(weight.data * (FIRST_STEPS / STEPS)).astype(np.int8)
+    convert = scaled.input_value(0).get_node()
+    convert.input(0).replace_source_output(constant(levels).output(0))
+    scaled.input(1).replace_source_output(constant(scales).output(0))
 
 
 def missing_for_int8() -> str | None:

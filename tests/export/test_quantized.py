@@ -19,6 +19,7 @@ from mmseg_repvgg.errors import (
 )
 from mmseg_repvgg.export import quantized
 from mmseg_repvgg.export.exported_segmentor import use_exported_file
+from mmseg_repvgg.export.openvino_graph import convolutions as graph_convolutions
 from mmseg_repvgg.export.quantized import quantize
 from mmseg_repvgg.export.real_images import Validation
 from mmseg_repvgg.export.verify import smooth_noise
@@ -57,6 +58,49 @@ def test_file_stores_its_layers(int8):
     assert (done.path.with_suffix('.bin')).stat().st_size < 0.3 * 4 * sum(
         p.numel() for n, p in deploy(model).named_parameters() if 'auxiliary' not in n
     )
+
+
+def int8_weights(file):
+    """Return the weights in int8 by the name of their operation."""
+    graph = openvino.Core().read_model(file)
+    return {name: weight.data for name, _, weight in graph_convolutions(graph)}
+
+
+def test_first_weights_have_seven_bits_and_the_others_eight(int8):
+    _, model, done = int8
+    first, *others = int8_weights(done.path).values()
+    assert np.abs(first).max() == 63
+    assert {np.abs(each).max() for each in others} == {127}
+    assert done.metadata.quantized['method'] == 'gptq'
+    # The scales fit the levels.
+    stem = deploy(model).backbone.stem.conv.weight
+    largest = stem.abs().amax((1, 2, 3)).numpy()
+    np.testing.assert_allclose(done.ranges[0].channels, largest, rtol=1e-5)
+
+
+def test_method_nncf_rounds_to_the_nearest(int8, tmp_path):
+    cfg, model, done = int8
+    path = tmp_path / 'x.xml'
+    found = quantize(cfg, model, path, size=SIZE, images=1, method='nncf')
+    assert found.metadata.quantized['method'] == 'nncf'
+    first, second, *_ = int8_weights(path).values()
+    assert np.abs(first).max() in (63, 64)
+    weight = deploy(model).backbone.stage_1[0].conv.weight.numpy().reshape(second.shape)
+    steps = np.abs(weight).max((-3, -2, -1), keepdims=True) / 127
+    assert np.abs(second - weight / steps).max() < 0.51
+    # GPTQ rounds some to the other side.
+    _, other, *_ = int8_weights(done.path).values()
+    assert np.abs(other - weight / steps).max() > 0.6
+
+
+@pytest.mark.slow
+def test_normalizing_file_is_rounded_by_normalized_images(int8, tmp_path):
+    cfg, model, plain = int8
+    path = tmp_path / 'x.xml'
+    quantize(cfg, model, path, size=SIZE, images=4, normalize=True)
+    pairs = zip(int8_weights(plain.path).values(), int8_weights(path).values())
+    for one, other in pairs:
+        assert np.mean(one == other) > 0.95
 
 
 @pytest.mark.isa
@@ -197,6 +241,7 @@ def test_unmet_drop_saves_no_file(int8, tmp_path, monkeypatch):
     ('options', 'says'),
     [
         (dict(engine='winograd'), "one of .'torch', 'phases'., but got 'winograd'"),
+        (dict(method='x'), "--method must be one of .'gptq', 'nncf'., but got 'x'"),
         (dict(images=0), '--images must be at least 1, but got 0'),
         (dict(max_drop=-1.0), '--max-drop must be at least 0 .*-1'),
         (dict(max_drop=float('nan')), '--max-drop must be at least 0 .*nan'),
@@ -261,6 +306,7 @@ def test_tool_writes_a_file_and_prints_its_cost(cfg, checkpoint, run_tool, tmp_p
     config = tmp_path / 'config.py'
     cfg.dump(config)
     options = ('--size', *SIZE, '--images', 4, '--max-drop', 100, '--output', 'labels')
+    options += ('--plot', tmp_path / 'ranges.png')
     done = run_tool('quantize.py', config, checkpoint, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     backend = open_backend(tmp_path / 'work' / 'small_int8.xml')
@@ -269,6 +315,7 @@ def test_tool_writes_a_file_and_prints_its_cost(cfg, checkpoint, run_tool, tmp_p
     assert f'in int8               {layers} of {layers} convolutions' in done.stdout
     assert 'on the 3 images of validation' in done.stdout
     assert 'kept in float32                 none' in done.stdout
+    assert (tmp_path / 'ranges.png').stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

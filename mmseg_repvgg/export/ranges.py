@@ -1,0 +1,102 @@
+"""Ranges of the weights and inputs of an int8 file's convolutions, and a plot of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from repvgg_runtime.extras import require
+
+from .openvino_graph import convolutions, name_and_fold
+
+_COLOUR, _LIGHT = '#0072B2', '#56B4E9'
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRanges:
+    """Ranges of a convolution in int8.
+
+    Attributes:
+        name: Name of the module.
+        inputs: Least and greatest value that its input can have in int8.
+        channels: Largest absolute weight of each output channel, in int8.
+        decibels: Power of the weights over that of their rounding, in dB.
+    """
+
+    name: str
+    inputs: tuple[float, float]
+    channels: npt.NDArray[np.float32]
+    decibels: float
+
+
+def read_ranges(float_file: Path, int8_file: Path) -> list[LayerRanges]:
+    """Compare the convolutions of an OpenVINO file in int8 with the same in float32."""
+    core = require('openvino').Core()
+    plain = core.read_model(float_file)
+    names = name_and_fold(plain)
+    weights = {name: weight.data for name, _, weight in convolutions(plain)}
+    found = []
+    for operation, node, weight in convolutions(core.read_model(int8_file)):
+        scaled = node.input_value(1).get_node()
+        if scaled.get_type_name() != 'Multiply':
+            continue  # It is in float32.
+        scales = scaled.input_value(1).get_node().data
+        before, after = weights[operation], weight.data * scales
+        noise = np.square(before - after).sum()
+        found.append(
+            LayerRanges(
+                names[operation].removeprefix('network.'),
+                _input_range(node),
+                # Grouped convolutions have the groups in front.
+                np.abs(after).max((-3, -2, -1)).ravel(),
+                float(10 * np.log10(np.square(before).sum() / noise)),
+            )
+        )
+    return found
+
+
+def draw_ranges(layers: Sequence[LayerRanges]) -> Figure:
+    """Draw the ranges of inputs and weights and the rounding of weights, by layer."""
+    figure = Figure(figsize=(0.3 * len(layers) + 2, 7.5))
+    figure.set_layout_engine('constrained')
+    panels = figure.subplots(3, sharex=True)
+    at = np.arange(len(layers))
+    low, high = np.array([layer.inputs for layer in layers]).T
+    panels[0].bar(at, high - low, bottom=low, color=_COLOUR)
+    panels[0].axhline(0, color='black', linewidth=0.6)
+    panels[0].set_ylabel('Range of\nthe input')
+    smallest, median, largest = np.array(
+        [np.quantile(layer.channels, (0, 0.5, 1)) for layer in layers]
+    ).T
+    panels[1].vlines(at, smallest, largest, color=_LIGHT, linewidth=4)
+    panels[1].plot(at, median, 'o', color=_COLOUR, markersize=4, label='median')
+    panels[1].set_yscale('log')
+    panels[1].set_ylabel('Largest weight\nof a channel')
+    panels[1].legend(frameon=False)
+    panels[2].bar(at, [layer.decibels for layer in layers], color=_COLOUR)
+    panels[2].set_ylabel('Weights over\nrounding (dB)')
+    panels[2].set_xticks(at, [layer.name for layer in layers], rotation=90, fontsize=7)
+    panels[2].set_xlim(-0.7, len(layers) - 0.3)
+    for panel in panels:
+        panel.grid(True, axis='y', color='#DDDDDD', linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[['top', 'right']].set_visible(False)
+    figure.align_ylabels()
+    return figure
+
+
+def _input_range(convolution: Any) -> tuple[float, float]:
+    """Return the range to which the input, or each of its concatenated parts, is cut."""
+    node = convolution.input_value(0).get_node()
+    parts = [node]
+    if node.get_type_name() == 'Concat':
+        parts = [value.get_node() for value in node.input_values()]
+    low, high = (
+        [float(part.input_value(index).get_node().data.item()) for part in parts]
+        for index in (3, 4)
+    )
+    return min(low), max(high)
