@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.datasets import CityscapesDataset
@@ -56,6 +58,17 @@ def leave_launcher() -> None:
 
 # Fixtures of a wider scope than a test's come before those of the test.
 leave_launcher()
+
+
+@pytest.fixture(autouse=True)
+def close_log_files():
+    """Close the log files of Runners, whose folders pytest deletes after the test."""
+    yield
+    for logger in MMLogger._instance_dict.values():
+        for handler in [*logger.handlers]:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+                logger.removeHandler(handler)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -165,7 +165,6 @@ def quantize(
         calibration = CalibrationImages(cfg, str(float_path), images, seed)
         facts = dict(
             by=f'NNCF {nncf.__version__}',
-            method=method,
             images=len(calibration),
             seed=seed,
         )
@@ -182,12 +181,14 @@ def quantize(
             source = stage.parent / 'rounded' / path.name
             export(cfg, rounded, source, 'openvino', **options)
 
-        def attempt(max_drop: float | None = None) -> tuple[Any, float, int]:
+        def attempt(
+            source: Path, method: str, max_drop: float | None = None
+        ) -> tuple[Any, float, int]:
             """Return the written file, its mIoU and how many layers run in int8."""
             graph, layers, kept = _quantize_graph(
                 source, calibration, validation, max_drop, method
             )
-            quantized = {**facts, 'layers': [*layers.values()], 'kept': kept}
+            quantized = dict(facts, method=method, layers=[*layers.values()], kept=kept)
             # An open file is still mapped: unlink it rather than overwrite it.
             for suffix in ('.xml', '.bin'):
                 stage.with_suffix(suffix).unlink(missing_ok=True)
@@ -198,15 +199,17 @@ def quantize(
             running = sum(types.get(operation) in _INT8 for operation in layers)
             return file, validation.score(file)[0], running
 
-        after, miou, running = attempt()
+        after, miou, running = attempt(source, method)
         whole_miou = miou
         if max_drop is not None and float_miou - miou > max_drop:
             print_log(
                 f'{miou:.2f} mIoU with all layers in int8, {float_miou - miou:.2f} less '
-                'than in float32. Searching for the layers to keep in float32',
+                'than in float32. Searching for the layers to keep in float32, with '
+                'weights rounded to the nearest',
                 'current',
             )
-            after, miou, running = attempt(max_drop)
+            # Layers that are kept must have their own weights, not those of GPTQ.
+            after, miou, running = attempt(float_path, 'nncf', max_drop)
             layers, kept = (len(after.metadata.quantized[k]) for k in ('layers', 'kept'))
             if not layers or float_miou - miou > max_drop:
                 raise ExportError(

@@ -90,13 +90,14 @@ def draw_ranges(layers: Sequence[LayerRanges]) -> Figure:
 
 
 def _input_range(convolution: Any) -> tuple[float, float]:
-    """Return the range to which the input, or each of its concatenated parts, is cut."""
-    node = convolution.input_value(0).get_node()
-    parts = [node]
-    if node.get_type_name() == 'Concat':
-        parts = [value.get_node() for value in node.input_values()]
-    low, high = (
-        [float(part.input_value(index).get_node().data.item()) for part in parts]
-        for index in (3, 4)
-    )
-    return min(low), max(high)
+    """Return the range to which the input is cut, as a whole or in concatenated parts."""
+    waiting, bounds = [convolution.input_value(0).get_node()], []
+    while waiting:
+        node = waiting.pop()
+        if node.get_type_name() == 'FakeQuantize':
+            bounds += [node.input_value(i).get_node().data.item() for i in (3, 4)]
+        else:
+            # Phases are moved and padded behind the rounding.
+            parts = node.get_input_size() if node.get_type_name() == 'Concat' else 1
+            waiting += [node.input_value(part).get_node() for part in range(parts)]
+    return min(bounds), max(bounds)
