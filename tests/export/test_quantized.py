@@ -18,8 +18,10 @@ from mmseg_repvgg.errors import (
     WriteError,
 )
 from mmseg_repvgg.export import quantized
+from mmseg_repvgg.export.exported import export
 from mmseg_repvgg.export.exported_segmentor import use_exported_file
 from mmseg_repvgg.export.openvino_graph import convolutions as graph_convolutions
+from mmseg_repvgg.export.openvino_graph import name_and_fold
 from mmseg_repvgg.export.quantized import quantize
 from mmseg_repvgg.export.real_images import Validation
 from mmseg_repvgg.export.verify import smooth_noise
@@ -215,6 +217,20 @@ def test_layers_are_kept_until_the_drop_is_met(int8, own_labels, tmp_path):
     assert found.running == len(facts['layers'])
     types = open_backend(path).precisions()
     assert sum(name in ('i8', 'u8') for name in types.values()) < len(types)
+    # Layers in float32 have the weights of the model, not rounded ones.
+    export(own_labels, model, tmp_path / 'float.xml', 'openvino', size=SIZE)
+    core = openvino.Core()
+    plain = core.read_model(tmp_path / 'float.xml')
+    name_and_fold(plain)
+    own = {name: weight.data for name, _, weight in graph_convolutions(plain)}
+    in_float = {
+        name: weight.data
+        for name, _, weight in graph_convolutions(core.read_model(path))
+        if weight.data.dtype == np.float32
+    }
+    assert len(in_float) == len(facts['kept'])
+    for name, weight in in_float.items():
+        assert np.array_equal(weight, own[name]), name
 
 
 def test_unmet_drop_saves_no_file(int8, tmp_path, monkeypatch):
