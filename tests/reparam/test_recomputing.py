@@ -1,4 +1,4 @@
-"""What the backward pass computes again."""
+"""Recomputation in the backward pass: equal gradients, less memory."""
 
 import pytest
 import torch
