@@ -21,18 +21,28 @@ pytestmark = pytest.mark.slow
 REPO = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def trained(street_config_file, tmp_path, run_tool):
-    """Train 2 iterations; return config, checkpoint and the finished process."""
-    result = run_tool(
-        'train.py',
-        street_config_file,
-        '--cfg-options',
-        'train_cfg.max_iters=2',
-        cwd=tmp_path,
-    )
+@pytest.fixture(scope='module')
+def training(street_root, small_street_config, tmp_path_factory, run_tool):
+    """Train 2 iterations; return config, folder and the finished process."""
+    folder = tmp_path_factory.mktemp('training')
+    cfg = small_street_config(street_root, folder)
+    cfg.dump(folder / 'config.py')
+    options = ['--cfg-options', 'train_cfg.max_iters=2']
+    result = run_tool('train.py', folder / 'config.py', *options, cwd=folder)
     assert result.returncode == 0, result.stderr
-    return street_config_file, tmp_path / 'work' / 'iter_2.pth', result
+    return cfg, folder, result
+
+
+@pytest.fixture
+def trained(training, tmp_path):
+    """Copy that; return config, checkpoint and the finished process."""
+    cfg, folder, result = training
+    work, config = tmp_path / 'work', tmp_path / 'street_config.py'
+    shutil.copytree(folder / 'work', work)
+    checkpoint = work / 'iter_2.pth'
+    (work / 'last_checkpoint').write_text(str(checkpoint))
+    Config({**cfg, 'work_dir': str(work)}).dump(config)
+    return config, checkpoint, result
 
 
 def metrics(result):
@@ -378,7 +388,7 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     from mmseg_repvgg import RepVGG, deploy
 
     state = torch.load(checkpoint, weights_only=False)['state_dict']
-    backbone = RepVGG('A0')
+    backbone = RepVGG(Config.fromfile(config).model.backbone.arch)
     backbone.load_state_dict(
         {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
     )

@@ -2,15 +2,14 @@
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mmseg.models import EncoderDecoder
-from torch import Tensor, nn
+from torch import Tensor
 
 from repvgg_runtime.extras import require
 
@@ -19,19 +18,10 @@ from ..datasets.checks import check_dataset, check_loading
 from ..engine.config_checks import check_keys, model_heads
 from ..engine.load_model import load_model
 from ..errors import CheckpointError, ConfigError
-from ..models import RepVGG
 from ..models.archs import get_arch
-from ..reparam import RepConv, deploy
-from ..reparam.blocks import RepVGGBlock
-from ..reparam.pruning import Step, estimate, removal_steps
+from ..reparam import deploy
+from .channels import LEAST, Stages, remove_channels
 from .staging import staged
-
-MULTIPLE = 8
-"""Processors compute this many channels at once: every layer keeps a multiple."""
-LEAST = 0.2
-"""Share of its channels that every layer keeps."""
-
-Stages = list[list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,179 +84,24 @@ def prune(
     require('torch_pruning', 'prune')
     # The result of `deploy` shares the weights of the heads with the model.
     net: Any = copy.deepcopy(deploy(model))
-    _require_chain(net)
-    before = _channels(net.backbone)
-    graph, layers = _trace(net)
-    _observe(net, layers, cfg, images)
-    choice = _choose(layers, share)
-    for layer, removed in zip(layers, choice):
-        layer.compensate(removed)
-    for layer, removed in zip(layers, choice):
-        _group(graph, layer.conv, removed).prune()
-    done = Pruned(path, path.with_suffix('.pth'), before, _channels(net.backbone))
+    before, after = remove_channels(net, _inputs(net, cfg, images), share)
+    done = Pruned(path, path.with_suffix('.pth'), before, after)
     _write(done, cfg, net, model.dataset_meta)
     return done
 
 
-class _Layer:
-    """A convolution of the backbone, and what reads its output.
-
-    Attributes:
-        conv: The convolution.
-        readers: The convolutions that read its output, each with the positions of the
-            output's channels among its input channels.
-        moments: Sums of products of channels of the output, (out_channels, out_channels).
-    """
-
-    def __init__(self, conv: nn.Conv2d, readers: list[tuple[nn.Conv2d, Tensor]]) -> None:
-        self.conv, self.readers = conv, readers
-        self.moments = torch.zeros(2 * [conv.out_channels], dtype=torch.float64)
-
-    def observe(self, block: nn.Module, inputs: Any, output: Tensor) -> None:
-        """Add an output of the block to the moments, as a forward hook."""
-        x = output.transpose(0, 1).flatten(1).double()
-        self.moments += x @ x.T
-
-    def steps(self) -> list[Step]:
-        """Return the steps of pruning this layer."""
-        kernels = [reader.weight[:, at].double() for reader, at in self.readers]
-        columns = torch.cat([kernel.transpose(0, 1).flatten(1) for kernel in kernels], 1)
-        return removal_steps(self.moments, columns @ columns.T, MULTIPLE, LEAST)
-
-    @torch.no_grad()
-    def compensate(self, removed: list[int]) -> None:
-        """Fold an estimate of channels that are to be removed into the readers."""
-        kept = sorted({*range(self.conv.out_channels)} - {*removed})
-        factors = estimate(self.moments, removed, kept)
-        for reader, at in self.readers:
-            kernel = reader.weight[:, at[removed]].double()
-            change = torch.einsum('orhw,kr->okhw', kernel, factors)
-            reader.weight[:, at[kept]] += change.to(reader.weight)
-
-
-def _require_chain(net: Any) -> None:
-    """Check that a fused segmentor has a plain chain of convolutions as its backbone."""
-    backbone = getattr(net, 'backbone', None)
-    if type(net) is not EncoderDecoder or not isinstance(backbone, RepVGG):
-        raise ConfigError(
-            'pruning needs an EncoderDecoder with a RepVGG, but got '
-            f'{type(net).__name__} with {type(backbone).__name__}'
-        )
-    obstacles = {
-        'squeeze-and-excitation': backbone.arch.se,
-        f'convolutions of {backbone.arch.groups} groups': backbone.arch.groups > 1,
-        'shortcuts': backbone.residual,
-        'a neck': net.with_neck,
-        'a ReLU in a branch': any(isinstance(m, RepConv) for m in backbone.modules()),
-    }
-    for obstacle, found in obstacles.items():
-        if found:
-            raise ConfigError(
-                f'pruning needs a plain chain of convolutions, but got {obstacle}'
-            )
-
-
-def _blocks(backbone: nn.Module) -> list[Any]:
-    return [m for m in backbone.modules() if isinstance(m, RepVGGBlock)]
-
-
-def _channels(backbone: RepVGG) -> Stages:
-    """Return the channels of each layer; stages that are not built have the arch's."""
-    widths = [width for stage in backbone.arch.channels for width in stage]
-    built = [block.conv.out_channels for block in _blocks(backbone)]
-    each = iter([*built, *widths[len(built) :]])
-    return [[next(each) for _ in stage] for stage in backbone.arch.channels]
-
-
-def _group(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
-    """Return what torch-pruning changes to remove output channels of a conv."""
-    pruning = require('torch_pruning', 'prune')
-    outputs = pruning.prune_conv_out_channels
-    return graph.get_pruning_group(conv, outputs, sorted(channels))
-
-
-def _run_all_heads(net: Any, image: Tensor) -> list[Tensor]:
-    auxiliary = net.auxiliary_head if net.with_auxiliary_head else []
-    several = isinstance(auxiliary, (list, nn.ModuleList))
-    heads = [net.decode_head, *(auxiliary if several else [auxiliary])]
-    maps = net.extract_feat(image)
-    return [head.forward(maps) for head in heads]
-
-
-def _trace(net: Any) -> tuple[Any, list[_Layer]]:
-    """Return torch-pruning's graph of a segmentor, and the layers of the backbone.
-
-    Raises:
-        ConfigError: If another layer than a plain convolution reads the backbone.
-    """
-    pruning = require('torch_pruning', 'prune')
-    # The graph is made from that of autograd.
-    net.requires_grad_(True)
-    image = torch.zeros(1, net.backbone.in_channels, 128, 128)
-    graph = pruning.DependencyGraph().build_dependency(
-        net, image, forward_fn=_run_all_heads
-    )
-    net.requires_grad_(False)
-    layers = []
-    for block in _blocks(net.backbone):
-        readers = []
-        for dependency, at in _group(
-            graph, block.conv, [*range(block.conv.out_channels)]
-        ):
-            module = dependency.target.module
-            if module is block.conv or not list(module.parameters()):
-                continue
-            reads = dependency.handler == pruning.prune_conv_in_channels
-            if not reads or type(module) is not nn.Conv2d or module.groups > 1:
-                raise ConfigError(
-                    'pruning needs plain convolutions that read the backbone, but got '
-                    f'{dependency.target.name}'
-                )
-            readers.append((module, torch.tensor(at)))
-        layers.append(_Layer(block.conv, readers))
-    return graph, layers
-
-
-@torch.no_grad()
-def _observe(net: Any, layers: list[_Layer], cfg: Config, images: int) -> None:
-    """Collect the moments of all layers on images of the training set."""
+def _inputs(net: Any, cfg: Config, images: int) -> Iterator[Tensor]:
+    """Preprocess at least that number of images of the training set, by batches."""
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.update(num_workers=0, persistent_workers=False)
     check_loading(loader.dataset)
-    hooks = [
-        block.register_forward_hook(layer.observe)
-        for block, layer in zip(_blocks(net.backbone), layers)
-    ]
     seen = 0
     for batch in Runner.build_dataloader(loader, seed=0):
         inputs = net.data_preprocessor(batch, True)['inputs']
-        net.backbone(inputs)
+        yield inputs
         seen += len(inputs)
         if seen >= images:
-            break
-    for hook in hooks:
-        hook.remove()
-
-
-def _choose(layers: list[_Layer], share: float) -> Stages:
-    """Choose the channels of each layer to remove: always those of least error."""
-    removed: Stages = [[] for _ in layers]
-    waiting = [layer.steps()[::-1] for layer in layers]
-    target = share * sum(layer.conv.out_channels for layer in layers)
-    while sum(map(len, removed)) < target:
-        errors = {
-            index: steps[-1].error / len(steps[-1].channels)
-            for index, steps in enumerate(waiting)
-            if steps
-        }
-        if not errors:
-            raise ConfigError(
-                f'--share {share} is too much for this backbone: every layer keeps a '
-                f'fifth of its channels and at least {MULTIPLE}'
-            )
-        best = min(errors, key=lambda index: errors[index])
-        removed[best] += waiting[best].pop().channels
-    return removed
+            return
 
 
 def _write(done: Pruned, cfg: Config, net: Any, dataset_meta: Any) -> None:

@@ -49,7 +49,7 @@ def test_unreadable_config_is_named(load, tmp_path, text, says):
     ('option', 'value', 'says'),
     [
         ('custom_hooks.99.engine', 'auto', '--cfg-options does not fit .*Index 99'),
-        ('model.backbone.arch.x', 1, '--cfg-options does not fit .*arch='),
+        ('model.backbone.type.x', 1, '--cfg-options does not fit .*type='),
     ],
 )
 def test_options_that_do_not_fit_are_named(street_config_file, load, option, value, says):

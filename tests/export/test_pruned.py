@@ -73,34 +73,6 @@ def test_config_and_checkpoint_make_the_pruned_model(pruned):
     }
 
 
-def test_channels_that_others_tell_are_removed_without_loss(trained, tmp_path):
-    cfg = read(trained[0])
-    net = deploy(load_model(cfg, trained[1]))
-    for conv in convs(net):
-        # Each pair of channels is one channel, in two sizes.
-        conv.weight[1::2], conv.bias[1::2] = 2 * conv.weight[::2], 2 * conv.bias[::2]
-    done = prune(cfg, net, tmp_path / 'half.py', share=0.45, images=8)
-    smaller = load_model(read(done.config), done.checkpoint)
-    assert sum(map(sum, done.after)) < 0.56 * sum(map(sum, done.before))
-    wanted, found = outputs(net), outputs(smaller)
-    assert (found - wanted).square().mean() < 1e-3 * wanted.square().mean()
-
-
-def test_compensation_is_better_than_none(trained, tmp_path, monkeypatch):
-    cfg = read(trained[0])
-    net = load_model(cfg, trained[1])
-    wanted, errors = outputs(net), []
-    for skipped in (False, True):
-        if skipped:
-            monkeypatch.setattr(
-                'mmseg_repvgg.export.pruned._Layer.compensate', lambda *_: None
-            )
-        done = prune(cfg, net, tmp_path / 'net.py', share=0.2, images=8)
-        smaller = load_model(read(done.config), done.checkpoint)
-        errors.append((outputs(smaller) - wanted).square().mean())
-    assert errors[0] < 0.7 * errors[1]
-
-
 def test_pruned_config_tests_and_exports(pruned, street_images, tmp_path):
     done = pruned[2]
     cfg = read(done.config)
@@ -150,42 +122,6 @@ def test_heads_on_several_maps_are_pruned(trained, tmp_path, kind):
     head = load_model(read(done.config), done.checkpoint).decode_head
     assert list(head.in_channels) == [stage[-1] for stage in done.after[1:]]
     assert head.in_channels != several['in_channels']
-
-
-@pytest.mark.parametrize(
-    ('changes', 'says'),
-    [
-        ({'backbone.arch.groups': 2}, 'convolutions of 2 groups'),
-        ({'backbone.arch.se': True}, 'squeeze-and-excitation'),
-        ({'backbone.block': 'relu_in_branches'}, 'ReLU'),
-        (
-            {
-                'backbone.arch.depths': (2, 2, 2, 1),
-                'backbone.residual': True,
-            },
-            'shortcuts',
-        ),
-        (
-            {
-                'decode_head.type': 'DepthwiseSeparableASPPHead',
-                'decode_head.c1_in_channels': 0,
-                'decode_head.c1_channels': 0,
-            },
-            'plain convolutions that read the backbone, but got decode_head',
-        ),
-    ],
-)
-@pytest.mark.filterwarnings('ignore:.*stay in the training form')
-def test_other_networks_are_refused(trained, tmp_path, changes, says):
-    cfg = read(trained[0])
-    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
-    cfg.model.decode_head.norm_cfg.type = cfg.model.auxiliary_head.norm_cfg.type = 'BN'
-    if 'Depthwise' in cfg.model.decode_head.type:
-        cfg.model.decode_head.pop('pool_scales')
-    model = MODELS.build(cfg.model).eval()
-    with pytest.raises(ConfigError, match=says):
-        prune(cfg, model, tmp_path / 'x.py')
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

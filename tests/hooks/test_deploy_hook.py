@@ -288,7 +288,7 @@ def test_an_engine_computes_the_evaluation(street_config, fused, randomize_norms
         scores[engine] = runner.test()['mIoU']
         assert runner.model is original
         assert seen == [0 if engine == 'torch' else max(seen)] * 3
-    assert max(seen) > 15
+    assert max(seen) == 8  # those of stride 1 with 32 channels or more
     assert scores['winograd'] == pytest.approx(scores['torch'], abs=0.01)
 
 

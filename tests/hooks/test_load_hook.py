@@ -93,7 +93,8 @@ def test_trusted_head_that_cannot_be_copied_is_an_error(street_config, monkeypat
 
 def test_a_backbone_alone_is_an_error(street_config):
     path = f'{street_config.work_dir}.pth'
-    torch.save(from_native(RepVGG('A0').state_dict(), 'official'), path)
+    backbone = RepVGG(street_config.model.backbone.arch)
+    torch.save(from_native(backbone.state_dict(), 'official'), path)
     with pytest.raises(CheckpointError, match='a backbone alone: auxiliary_head and dec'):
         run_test(street_config, path)
 
@@ -141,8 +142,8 @@ def test_dilation_is_ignored_if_no_built_layer_has_any(street_config):
     """The last two stages are not built."""
     cfg = street_config
     cfg.model.backbone.out_indices = (0, 1)
-    cfg.model.decode_head.update(in_channels=96, in_index=1)
-    cfg.model.auxiliary_head.update(in_channels=48, in_index=0)
+    cfg.model.decode_head.update(in_channels=32, in_index=1)
+    cfg.model.auxiliary_head.update(in_channels=16, in_index=0)
     meta = meta_of_backbone(cfg, **{**cfg.model.backbone, 'dilation': 'fast'})
     run_test(cfg, saved(cfg, lambda state: None, meta))
 
@@ -211,8 +212,8 @@ def test_a_model_wrapped_for_augmentation_is_loaded(street_config):
 def test_load_from_takes_another_projects_backbone(
     street_config, randomize_norms, layout, ema
 ):
-    source = randomize_norms(RepVGG('A0'))
-    classifier = {'weight': torch.ones(10, 1280), 'bias': torch.ones(10)}
+    source = randomize_norms(RepVGG(street_config.model.backbone.arch))
+    classifier = {'weight': torch.ones(10, 128), 'bias': torch.ones(10)}
     path = f'{street_config.work_dir}.pth'
     torch.save({'model': from_native(source.state_dict(), layout, classifier)}, path)
     street_config.load_from = path
