@@ -124,7 +124,7 @@ def test_segmentor_keeps_heads_and_meta(street_config, randomize_norms, tmp_path
     torch.save(state, src)
     conversion = convert(src, dst, fuse=True)
     heads = [k for k in model.state_dict() if not k.startswith('backbone.')]
-    assert conversion.arch == 'A0'
+    assert conversion.arch == 'of depths (1, 2, 6, 1)'
     assert conversion.rest == (len(heads), len(heads))
     written = read_checkpoint(dst)
     assert written.keys() == {'meta', 'state_dict'}
