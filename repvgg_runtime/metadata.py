@@ -36,7 +36,8 @@ class Metadata:
         dilation: Dilation of the backbone.
         quantized: None for a file in float32; otherwise ``layers``, the convolutions in
             int8, ``kept``, those in float32, ``images``, the number of calibration
-            images, ``seed``, which chose them, and ``by``, the quantizer.
+            images, ``seed``, which chose them, ``method``, how weights are rounded, and
+            ``by``, the quantizer.
         version: Version of this package that wrote the file.
         scale: Width and height to which the config's test pipeline resizes images; None
             if it keeps their size.

@@ -26,15 +26,15 @@ class FusedDecayConstructor(DefaultOptimWrapperConstructor):
 
     where :math:`t_i` is the factor by which the norm behind kernel i multiplies a
     channel, and the sums are over the branches that have this tap. Where only one has it,
-    this is the plain decay. The factors are constants, and the identity branch has no
-    part in it. Norms behind a kernel and biases of a block are not decayed, the scale of
-    its identity branch is.
+    this is the plain decay. The factors are constants, and the identity branch is not
+    part of the sums. Norms behind a kernel and biases of a block are not decayed; the
+    scale of its identity branch is.
 
     For RepVGG's own block, this is ``get_custom_L2`` and ``set_weight_decay`` of the
     authors' code (https://github.com/DingXiaoH/RepVGG, ``repvgg.py`` and
-    ``train/optimizer.py``). SGD adds the gradient of half the penalty to that of the
-    loss; AdamW, whose decay is decoupled, to the step. The factor is the
-    ``weight_decay`` of the optimizer. Parameters outside of the blocks are decayed as
+    ``train/optimizer.py``). The gradient of half the penalty, times the optimizer's
+    ``weight_decay``, is added to that of the loss for SGD and to the step for AdamW,
+    whose decay is decoupled. Parameters outside of the blocks are decayed as
     ``paramwise_cfg`` says.
 
     Args:

@@ -1,4 +1,4 @@
-"""Removing the channels of a fused backbone that matter least, and from its readers."""
+"""Channel pruning of a fused backbone and of the layers that read it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,9 +16,9 @@ from ..reparam.blocks import RepVGGBlock
 from ..reparam.pruning import Step, estimate, removal_steps
 
 MULTIPLE = 8
-"""Processors compute this many channels at once: every layer keeps a multiple."""
+"""Every layer keeps a multiple: processors compute this many channels at once."""
 LEAST = 0.2
-"""Share of its channels that every layer keeps."""
+"""Least share of its channels that a layer keeps."""
 
 Stages = list[list[int]]
 
@@ -28,9 +28,9 @@ def remove_channels(
 ) -> tuple[Stages, Stages]:
     """Remove output channels of the convolutions of a fused segmentor's backbone.
 
-    The channels of least error are removed, with the input channels of what reads them,
-    the heads included, and what is left makes up for them. The segmentor is changed in
-    place.
+    The channels of least error are removed, with the input channels of the layers that
+    read them, heads included. The remaining channels compensate for them. The segmentor
+    is changed in place.
 
     Args:
         net: A fused segmentor with a plain chain of convolutions as its backbone.
@@ -42,7 +42,7 @@ def remove_channels(
 
     Raises:
         ConfigError: If the backbone is no such chain, if another layer than a plain
-            convolution reads it, or if every layer would keep less than it must.
+            convolution reads it, or if layers would keep less than they must.
         ExtraError: If torch-pruning is missing.
     """
     _require_chain(net)
@@ -58,7 +58,7 @@ def remove_channels(
 
 
 class _Layer:
-    """A convolution of the backbone, and what reads its output.
+    """A convolution of the backbone and the convolutions that read its output.
 
     Attributes:
         conv: The convolution.
@@ -128,7 +128,7 @@ def _channels(backbone: RepVGG) -> Stages:
 
 
 def _group(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
-    """Return what torch-pruning changes to remove output channels of a conv."""
+    """Return torch-pruning's group of changes that remove output channels of a conv."""
     pruning = require('torch_pruning', 'prune')
     outputs = pruning.prune_conv_out_channels
     return graph.get_pruning_group(conv, outputs, sorted(channels))

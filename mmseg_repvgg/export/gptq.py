@@ -1,12 +1,12 @@
-"""Rounding of convolution weights to int8 that compensates its own errors (GPTQ).
+"""Rounding of convolution weights to int8 that compensates for its own errors (GPTQ).
 
-A weight that is rounded up can be compensated by the next ones if their inputs are alike.
-Weights are therefore rounded one input at a time, and the error of each is spread over
-those that are still to come, by the second moments of the inputs (Frantar et al., ICLR
-2023, https://arxiv.org/abs/2210.17323).
+Where the inputs of two weights are alike, one weight can compensate for the rounding of
+the other. Weights are therefore rounded one input at a time, and the error of each is
+spread over the weights that follow, by the second moments of the inputs (Frantar et al.,
+ICLR 2023, https://arxiv.org/abs/2210.17323).
 
 The largest weight of a filter sets its step. In RepVGG that is the weight of the identity
-branch, often thirty times as large as the others, so that the step is coarse for them.
+branch, often thirty times as large as the others, so the step is coarse for them.
 """
 
 from collections.abc import Iterable
@@ -21,11 +21,11 @@ from ..reparam import SqueezeExcite, deploy
 STEPS = 127
 """Steps from zero to the largest weight of a filter."""
 FIRST_STEPS = 63
-"""The same in the first convolution; processors without VNNI would overflow with more."""
-# Filters of more inputs, as in the decode head of PSPNet, are left to plain rounding:
+"""Steps in the first convolution; processors without VNNI would overflow with more."""
+# Filters of more inputs, as in the decode head of PSPNet, are rounded to the nearest:
 # they have no identity, and the moments of their inputs would take gigabytes.
 _MOST_INPUTS = 6000
-# Positions of each map that are looked at.
+# Positions of each map from which moments are computed.
 _POSITIONS = 512
 # Columns of weights that are rounded before the error is spread beyond them.
 _COLUMNS = 128
@@ -38,12 +38,12 @@ def round_weights(model: nn.Module, images: Iterable[Tensor]) -> nn.Module:
     """Return a fused copy whose convolutions have weights of 8 bits.
 
     A weight is a whole multiple of its filter's step: the filter's largest weight over
-    127, or over 63 in the first convolution. Squeeze-and-excitation, convolutions that do
-    not run and those of more than 6,000 inputs to a filter keep their weights.
+    127, or over 63 in the first convolution. Squeeze-and-excitation, auxiliary heads and
+    convolutions of more than 6,000 inputs to a filter keep their weights.
 
     Args:
         model: A segmentor of a backbone and one decode head, in any form.
-        images: Images as the backbone takes them, (B, bands, H, W), at least one batch.
+        images: Batches of normalized images, (B, bands, H, W); at least one.
     """
     copied: Any = deploy(model)
     gates = {
@@ -96,7 +96,7 @@ def _round(weight: Tensor, moments: Tensor, steps: int) -> Tensor:
     """Round the filters of a group, (filters, n), by the moments of their inputs."""
     sizes, largest = weight.abs().max(1, keepdim=True)
     step = sizes.clamp(min=torch.finfo(torch.float32).tiny) / steps
-    # The filter's step stays as it is only if its largest weight does.
+    # The filter keeps its step only if its largest weight does not change.
     fixed = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, largest, True)
     variances = moments.diagonal()
     if not variances.any():

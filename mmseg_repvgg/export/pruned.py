@@ -26,7 +26,7 @@ from .staging import staged
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """A pruned segmentor that was written.
+    """Files of a pruned segmentor.
 
     Attributes:
         config: The config of the fused form, whose ``load_from`` is the checkpoint.
@@ -51,21 +51,21 @@ def prune(
 ) -> Pruned:
     """Remove the channels of a fused backbone that matter least, and save the result.
 
-    Output channels of all convolutions of the backbone are removed, with the input
-    channels of what reads them, the heads included. Images of the training set tell which
-    channels matter least and what makes up for them, see ``reparam/pruning.py``. Nothing
-    is trained.
+    Output channels of the backbone's convolutions are removed, with the input channels of
+    the layers that read them, heads included. Channels are chosen, and the remaining ones
+    compensate for them, by second moments on training images (``reparam/pruning.py``).
+    Nothing is trained.
 
     Args:
         cfg: The config of the model, with the training set; it is not changed.
         model: From :func:`~mmseg_repvgg.engine.load_model.load_model`, in any form.
         path: The config to write, ``*.py``. The checkpoint is put beside it.
         share: Share of the backbone's channels to remove, above 0 and below 0.8.
-        images: Number of images of the training set to look at, at least 1.
+        images: Number of training images from which channels are chosen, at least 1.
 
     Raises:
-        ConfigError: If an argument is not allowed, or if the backbone is no plain chain
-            of convolutions or has readers that cannot be pruned.
+        ConfigError: If an argument is not allowed, if the backbone is not a plain chain
+            of convolutions, or if layers that read it cannot be pruned.
         DataError: If data is missing.
         ExtraError: If torch-pruning is missing.
         WriteError: If a file cannot be written. No error leaves a new file.
@@ -91,7 +91,7 @@ def prune(
 
 
 def _inputs(net: Any, cfg: Config, images: int) -> Iterator[Tensor]:
-    """Preprocess at least that number of images of the training set, by batches."""
+    """Yield preprocessed batches of the training set with at least ``images`` images."""
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.update(num_workers=0, persistent_workers=False)
     check_loading(loader.dataset)

@@ -1,12 +1,12 @@
 """Quantization to int8 after training with NNCF, scored on the validation set.
 
-NNCF puts rounding to 8 bits around the convolutions of an OpenVINO graph, with ranges
-measured on images of the training set. Pyramid pooling and upsampling stay in float32:
-they take no time, and what they average or blend would be rounded twice.
+NNCF rounds inputs and weights of the convolutions of an OpenVINO graph to 8 bits, with
+ranges measured on images of the training set. Pyramid pooling and upsampling stay in
+float32: they take no time, and averages and blends would be rounded twice.
 
-Processors without VNNI overflow if the weights of the first convolution use all 8 bits,
-as the image does. They have 7. Rounded to the nearest, they cost RepVGG more than all
-other rounding; GPTQ rounds them without that loss.
+Processors without VNNI overflow if both the image and the weights of the first
+convolution use all 8 bits, so these weights have 7. Rounded to the nearest, they cost
+RepVGG more mIoU than all other rounding; GPTQ avoids that loss.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ ENGINES = ('torch', 'phases')
 METHODS = ('gptq', 'nncf')
 _CPU_INFO = Path('/proc/cpuinfo')
 _INT8 = ('i8', 'u8')
-# Most calibration images from which the rounding of weights is computed.
+# Largest number of calibration images from which GPTQ computes moments.
 _ROUNDING_IMAGES = 32
 # Number of validation images that rank the layers: those on which most is lost.
 _RANKING_IMAGES = 30
@@ -60,9 +60,9 @@ class Quantized:
         miou: mIoU on the validation set, in percent.
         float_miou: mIoU of the same graph in float32.
         whole_miou: mIoU with all layers in int8.
-        max_drop: Points of mIoU that were allowed to be lost, if limited.
+        max_drop: Limit for the loss of mIoU, in points; None if there was none.
         scored: Number of images of the validation set.
-        running: Number of the layers in int8 that compute in int8 on this machine.
+        running: Number of layers that compute in int8 on this machine.
         ranges: Ranges of the layers in int8.
         contenders: Functions to time, which take images as the file does: the fused
             model in torch, OpenVINO in float32 and in int8.
@@ -108,11 +108,11 @@ def quantize(
         cfg: The config of the model, with the training and the validation set.
         model: From :func:`~mmseg_repvgg.engine.load_model.load_model`, in any form.
         path: The ``.xml`` to write; replaced if it exists.
-        size: See :func:`~mmseg_repvgg.export.exported.export`.
-        dynamic: See there.
+        size: As for :func:`~mmseg_repvgg.export.exported.export`.
+        dynamic: As for ``export``.
         output: ``'logits'`` or ``'labels'``; labels only if the validation set's images
             have the size of their label maps.
-        normalize: See there.
+        normalize: As for ``export``.
         engine: ``'torch'``, or ``'phases'`` to compute dilated blocks without dilation.
         method: How weights are rounded: ``'gptq'``, so that errors compensate each other,
             see :func:`~mmseg_repvgg.export.gptq.round_weights`; ``'nncf'``, to the
@@ -258,8 +258,8 @@ def _quantize_graph(
 ) -> tuple[Any, dict[str, str], list[str]]:
     """Quantize the convolutions of a file: all, or as many as a drop in mIoU allows.
 
-    To meet a drop, NNCF ranks the layers by what each costs and keeps one after the
-    other in float32. It may fail to meet it.
+    To meet a drop, NNCF ranks the layers by their cost and keeps one after the other in
+    float32. It may fail to meet it.
 
     Returns:
         The ``openvino.Model``, the names of the layers in int8 by their operation in it,
@@ -318,7 +318,7 @@ def _quantize_graph(
 
 
 def _restore_first_weights(model: Any) -> None:
-    """Give the first convolution the steps of 7 bits, which NNCF has not found."""
+    """Restore the 7-bit steps of the first convolution's weights, which NNCF replaced."""
     (_, first, weight), *_ = convolutions(model)
     scaled = first.input_value(1).get_node()
     if scaled.get_type_name() != 'Multiply':

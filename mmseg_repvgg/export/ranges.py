@@ -22,7 +22,7 @@ class LayerRanges:
 
     Attributes:
         name: Name of the module.
-        inputs: Least and greatest value that its input can have in int8.
+        inputs: Least and greatest input that int8 represents.
         channels: Largest absolute weight of each output channel, in int8.
         decibels: Power of the weights over that of their rounding, in dB.
     """
@@ -34,7 +34,12 @@ class LayerRanges:
 
 
 def read_ranges(float_file: Path, int8_file: Path) -> list[LayerRanges]:
-    """Compare the convolutions of an OpenVINO file in int8 with the same in float32."""
+    """Read the ranges of the int8 convolutions of a file.
+
+    Args:
+        float_file: The ``.xml`` in float32, to which weights are compared.
+        int8_file: The ``.xml`` in int8.
+    """
     core = require('openvino').Core()
     plain = core.read_model(float_file)
     names = name_and_fold(plain)
@@ -90,14 +95,14 @@ def draw_ranges(layers: Sequence[LayerRanges]) -> Figure:
 
 
 def _input_range(convolution: Any) -> tuple[float, float]:
-    """Return the range to which the input is cut, as a whole or in concatenated parts."""
+    """Return the range of the int8 input; that of a concatenation covers all parts."""
     waiting, bounds = [convolution.input_value(0).get_node()], []
     while waiting:
         node = waiting.pop()
         if node.get_type_name() == 'FakeQuantize':
             bounds += [node.input_value(i).get_node().data.item() for i in (3, 4)]
         else:
-            # Phases are moved and padded behind the rounding.
+            # Between rounding and convolution, phases are moved and padded.
             parts = node.get_input_size() if node.get_type_name() == 'Concat' else 1
             waiting += [node.input_value(part).get_node() for part in range(parts)]
     return min(bounds), max(bounds)

@@ -46,7 +46,7 @@ class RepVGG(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n of the
             four stages behind it.
         norm_eval: Whether batch norms use their running statistics in training as well.
-        with_cp: What the backward pass computes again to save memory: True for whole
+        with_cp: What the backward pass recomputes to save memory: True for whole
             blocks, ``'1x1'`` for the 1x1 convs, which is less work and saves less.
             Gradients and running statistics stay the same.
         norm_cfg: Config of a batch norm with running statistics (BN, SyncBN).

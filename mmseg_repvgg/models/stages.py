@@ -13,20 +13,20 @@ from ..reparam.formulas import parse
 from .archs import Layer
 
 SlotBuilder = Callable[[Layer, str], nn.Module]
-"""Builds what fills a slot for a layer and a block, as :func:`build_slot` does."""
+"""Builds the module in a slot from a layer and a block, as :func:`build_slot` does."""
 
 
 def build_slot(
     layer: Layer, block: str, norm: NormFactory, deploy: bool, recompute_1x1: bool
 ) -> nn.Module:
-    """Build what fills the slot of a block.
+    """Build the module in the slot of a block.
 
     Args:
         layer: The geometry.
         block: A name in ``BLOCKS`` or a formula.
         norm: Builds a batch norm for a number of channels.
         deploy: Whether to build the fused form, one convolution with bias.
-        recompute_1x1: Whether the backward pass computes 1x1 convs again.
+        recompute_1x1: Whether the backward pass recomputes 1x1 convs.
     """
     geometry = dataclasses.asdict(layer)
     identity = geometry.pop('identity')
@@ -47,11 +47,11 @@ def build_stage(
     """Build a stage.
 
     Args:
-        layers: Its layers, in order.
-        slot: Builds what fills the slot of each.
+        layers: The layers of the stage, in order.
+        slot: Builds the module in the slot of a layer.
         block: A name in ``BLOCKS`` or a formula.
         se: Whether each block has squeeze-and-excitation.
-        residual: Whether to put the blocks in pairs with a shortcut around each.
+        residual: Whether to put the blocks in pairs with a shortcut around each pair.
 
     Raises:
         ConfigError: If ``residual`` is set and the number of layers is odd.
@@ -80,7 +80,8 @@ def _pair(
 def _scale_by_depth(blocks: Iterable[nn.Module]) -> None:
     """Initialize the scales of convs, so that deep blocks begin close to the identity.
 
-    As in the authors' code of RepOptimizers: sqrt(2 / l) for block l of a stage.
+    The values are those of the authors' code of RepOptimizers: sqrt(2 / l) for block l of
+    a stage, 1 for the first.
     """
     for depth, block in enumerate(blocks):
         for name, module in block.named_modules():

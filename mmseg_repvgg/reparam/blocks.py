@@ -1,8 +1,8 @@
-"""The RepVGG block: one ``conv`` slot, and the type of what sits in it is the state.
+"""The RepVGG block: the type of the module in its ``conv`` slot is its form.
 
 In training the slot holds a multi-branch :class:`RepConv`; deployed, the plain
-``nn.Conv2d`` that :meth:`RepConv.fuse` returns. Nothing else of the block knows
-(Ding et al., CVPR 2021, section 3.3, https://arxiv.org/abs/2101.03697).
+``nn.Conv2d`` that :meth:`RepConv.fuse` returns. Nothing else in the block depends on the
+form (Ding et al., CVPR 2021, section 3.3, https://arxiv.org/abs/2101.03697).
 """
 
 from copy import copy
@@ -40,7 +40,7 @@ class RepConv(nn.Module):
             dilation has replaced a stride of 2, a checkpoint has no identity branch.
         norm: Builds a batch norm for a number of channels.
         block: A name in ``BLOCKS`` or a formula, see ``reparam/formulas.py``.
-        recompute_1x1: Whether the backward pass computes 1x1 convs again, to save memory.
+        recompute_1x1: Whether the backward pass recomputes 1x1 convs, to save memory.
 
     Raises:
         ConfigError: If ``block`` is unknown.

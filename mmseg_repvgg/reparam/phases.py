@@ -74,7 +74,7 @@ def from_phases(x: Tensor, d: int, like: Tensor) -> Tensor:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    # Copying channel by channel takes up to a hundred times as long there.
+    # Copying such a map channel by channel takes up to a hundred times as long.
     return _is_sized(x) and x.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -1,10 +1,10 @@
-"""Removing channels of a map so that the layers that read it change least.
+"""Removal of channels of a map that changes the layers that read it least.
 
-Where some channels of a map are removed, the linear layers that read it can make up for
-what the other channels tell about them: with the second moments G = E[x x^T] of the
-channels, x_removed is estimated as A^T x_kept, and A is folded into the kernels. This is
-Optimal Brain Surgeon (Hassibi and Stork, 1992) for whole channels, as in ZipLM (Kurtic et
-al., NeurIPS 2023, https://arxiv.org/abs/2302.04089).
+The remaining channels compensate for the removed ones: x_removed is estimated as
+A^T x_kept by least squares, from the second moments G = E[x x^T] of the channels, and A
+is folded into the kernels of the linear layers that read the map. This is Optimal Brain
+Surgeon (Hassibi and Stork, 1992) for whole channels, as in ZipLM (Kurtic et al., NeurIPS
+2023, https://arxiv.org/abs/2302.04089).
 """
 
 from typing import NamedTuple
@@ -21,8 +21,8 @@ class Step(NamedTuple):
 
     Attributes:
         channels: The channels that it removes.
-        error: The mean squared error that it adds to the outputs of the readers, relative
-            to their mean square.
+        error: The mean squared error that it adds to the outputs of the layers that read
+            the map, relative to their mean square.
     """
 
     channels: list[int]
@@ -42,7 +42,7 @@ def removal_steps(
         coupling: Sum of W^T W over the layers that read the map, where W has a column for
             each channel, shape (n, n), float64.
         multiple: Channels of a step.
-        least: Share of the channels that is kept, from 0 to 1.
+        least: Least share of the channels that is kept, from 0 to 1.
     """
     total = (moments * coupling).sum()
     inverse = torch.linalg.inv(damped(moments))

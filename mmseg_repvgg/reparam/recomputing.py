@@ -1,4 +1,4 @@
-"""Computing feature maps again in the backward pass, to save memory."""
+"""Recomputation of feature maps in the backward pass, which saves memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class RecomputedConv(nn.Sequential):
-    """A convolution and the layers behind it; backward computes the convolution again.
+    """A convolution and the layers behind it; backward recomputes the convolution.
 
-    Its output, which a norm would keep for the backward pass, is freed. Only the input is
-    kept, as every convolution keeps it.
+    Its output, which a norm would keep for the backward pass, is freed. Only its input is
+    kept, as for any convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
