@@ -71,11 +71,11 @@ test-quick: lint  ## Check style and types and run the tests that are not slow
 	$(PYTEST) -m 'not slow' $(RUNTIMES)
 	$(PYTEST) -m 'not slow' $(OTHERS)
 
-# GCC for other processors does not know the flag.
-NO_AVX512 := $(if $(filter x86_64,$(shell uname -m)),-mno-avx512f)
+# GCC for other processors does not know the flags.
+NO_AVX512 := $(if $(filter x86_64,$(shell uname -m)),-mno-avx512f -mno-amx-bf16)
 
 test-avx2: $(VENV)/.ready-dev  ## Run the tests that depend on the instruction set without AVX-512
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 WINOGRAD_CXXFLAGS=$(NO_AVX512) $(PYTEST) -m isa
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 WINOGRAD_CXXFLAGS='$(NO_AVX512)' $(PYTEST) -m isa
 
 test-gpu: $(VENV)/.ready-dev  ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m cuda tests/gpu

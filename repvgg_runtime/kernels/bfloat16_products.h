@@ -157,7 +157,7 @@ struct BFloat16Products {
   static constexpr int64_t WIDTH = 4;                    // units in a block, at most
   static constexpr int64_t ROWS = SQUARE, DEPTH = STEP;  // tiles and input channels come in multiples
   static constexpr int64_t KERNELS = 2;                  // input channels that are stored at a time
-  static constexpr int FREQUENCY_ROWS = 2;               // rows of frequencies at a time
+  static constexpr int PASSES = 3;                       // in which the frequencies are computed
   static constexpr int64_t SLICE = 192 / PARTS;          // input channels at a time, at most
   static constexpr int64_t STRIP = 2 * SQUARE;           // tiles that threads share out
   static constexpr int64_t PART = 9 * STRIP;             // tiles whose products stay in the cache

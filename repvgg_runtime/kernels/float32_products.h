@@ -6,6 +6,7 @@
 
 #include "vectors.h"
 
+template <int64_t MOST, int TIMES>
 struct Float32Products {
   using Number = float;
 
@@ -20,10 +21,10 @@ struct Float32Products {
   static constexpr int64_t WIDTH = LANES == 8 ? 2 : 4;  // units in a block, at most
   static constexpr int64_t ROWS = 1, DEPTH = 1;         // tiles and input channels come in multiples
   static constexpr int64_t KERNELS = 1;                 // input channels that are stored at a time
-  static constexpr int FREQUENCY_ROWS = 6;              // rows of frequencies at a time
-  static constexpr int64_t SLICE = 128;                 // input channels at a time, at most
+  static constexpr int PASSES = TIMES;                  // in which the frequencies are computed
+  static constexpr int64_t SLICE = MOST;                // input channels at a time, at most
   static constexpr int64_t STRIP = 24;                  // tiles that threads share out: a multiple of rows
-  static constexpr int64_t PART = 264;                  // tiles whose products stay in the cache
+  static constexpr int64_t PART = 312;                  // tiles whose products stay in the cache
   static constexpr int64_t MEMORY = 48 << 20;           // bytes of tiles transformed at a time, about
   static constexpr int64_t AHEAD = 128;                 // floats, by which memory is asked for before it is used
 
@@ -56,7 +57,7 @@ struct Float32Products {
   }
 
  private:
-  // Stores, and asks for the memory that will be stored to a little later: of 36 planes written
+  // Stores, and asks for the memory that will be stored to a little later: of the planes written
   // in turn the processor itself sees no pattern.
   template <class V>
   static void put(float* to, V value) {

@@ -1,19 +1,20 @@
-// Winograd convolution F(4x4, 3x3) of float32 maps (Lavin and Gray, CVPR 2016,
+// Winograd convolution F(4x4, 3x3) or F(6x6, 3x3) of float32 maps (Lavin and Gray, CVPR 2016,
 // https://arxiv.org/abs/1509.09308), of stride 1, any dilation and any groups. Transforms and
 // sums are in float32, products in float32 or bfloat16.
 //
 // A conv of dilation d is d x d independent ordinary ones, each on every d-th pixel, so that
 // dilation is only a matter of which pixels a tile is made of.
 //
-//   1. Tiles of 6x6 input pixels are transformed, as many at a time as MEMORY allows.
+//   1. Tiles of input pixels are transformed, as many at a time as MEMORY allows.
 //   2. For a block of output channels, and a slice of the input channels, the kernels are
-//      transformed, and multiplied with the tiles: one matrix product for each of the 36
+//      transformed, and multiplied with the tiles: one matrix product for each of the 36 or 64
 //      frequencies, added up over the slices.
-//   3. The products are transformed back to 4x4 output pixels, with bias and ReLU.
+//   3. The products are transformed back to output pixels, with bias and ReLU.
 //
-// The products are a template argument: by multiply-add instructions (float32_products.h) or by
-// matrix units (bfloat16_products.h), which are so fast that memory limits them. They take 2 in
-// groups of frequencies, whose kernels and products stay in the cache.
+// The tiles (transforms.h) and the products are template arguments: products by multiply-add
+// instructions (float32_products.h) or by matrix units (bfloat16_products.h), which are so fast
+// that memory limits them. Step 2 is made in passes of some frequencies each, whose kernels and
+// products stay in the cache.
 //
 // Blocks and slices are such that what 2 and 3 work on stays in the cache of a core. Kernels
 // are transformed in every call. Transformed kernels take 4 times the memory in float32, twice
@@ -41,13 +42,11 @@
 
 #include "bfloat16_products.h"
 #include "float32_products.h"
+#include "transforms.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr int TILE = 4;         // output pixels of a tile, in each direction
-constexpr int SIDE = TILE + 2;  // input pixels
-constexpr int FREQUENCIES = SIDE * SIDE;
 constexpr int TAPS = 9;
 
 constexpr int64_t PIECE = 16;         // output channels of which kernels lie together
@@ -55,53 +54,11 @@ static_assert(PIECE % LANES == 0, "a vector of kernels is of one piece");
 constexpr int64_t CHUNK = 192;        // tiles transformed at a time, at least
 constexpr int64_t AHEAD = 128;        // floats, by which memory is asked for before it is read
 
-// Points of interpolation: 0, A, -A, B, -B and infinity. Of all pairs of sixteenths this
-// one has the least error in float32.
-constexpr float A = 0.625f, B = 1.5f, A2 = A * A, B2 = B * B;
-
-// The three transforms of one row or column; points of opposite sign share their terms.
-
-template <class V>
-void transform_input(const V (&x)[SIDE], V (&v)[SIDE]) {
-  const V even_a = x[4] - B2 * x[2], odd_a = A * (x[3] - B2 * x[1]);
-  const V even_b = x[4] - A2 * x[2], odd_b = B * (x[3] - A2 * x[1]);
-  v[0] = A2 * B2 * x[0] - (A2 + B2) * x[2] + x[4];
-  v[1] = even_a + odd_a;
-  v[2] = even_a - odd_a;
-  v[3] = even_b + odd_b;
-  v[4] = even_b - odd_b;
-  v[5] = A2 * B2 * x[1] - (A2 + B2) * x[3] + x[5];
-}
-
-template <class V>
-void transform_kernel(const V (&g)[3], V (&u)[SIDE]) {
-  constexpr float scale = 1 / (A2 * B2);
-  constexpr float scale_a = 1 / (2 * A2 * (A2 - B2)), scale_b = 1 / (2 * B2 * (B2 - A2));
-  const V even_a = scale_a * g[0] + (scale_a * A2) * g[2], odd_a = (scale_a * A) * g[1];
-  const V even_b = scale_b * g[0] + (scale_b * B2) * g[2], odd_b = (scale_b * B) * g[1];
-  u[0] = scale * g[0];
-  u[1] = even_a + odd_a;
-  u[2] = even_a - odd_a;
-  u[3] = even_b + odd_b;
-  u[4] = even_b - odd_b;
-  u[5] = g[2];
-}
-
-template <class V>
-void transform_output(const V (&m)[SIDE], V (&y)[TILE]) {
-  const V even_a = m[1] + m[2], odd_a = A * (m[1] - m[2]);
-  const V even_b = m[3] + m[4], odd_b = B * (m[3] - m[4]);
-  y[0] = m[0] + even_a + even_b;
-  y[1] = odd_a + odd_b;
-  y[2] = A2 * even_a + B2 * even_b;
-  y[3] = A2 * odd_a + B2 * odd_b + m[5];
-}
-
-// Calls `function` with the numbers 0, STEP, 2 STEP and so on below SIDE, as types.
-template <int STEP, int FROM = 0, class Function>
+// Calls `function` with the numbers below END, as types.
+template <int END, int FROM = 0, class Function>
 void for_each(const Function& function) {
   function(std::integral_constant<int, FROM>{});
-  if constexpr (FROM + STEP < SIDE) for_each<STEP, FROM + STEP>(function);
+  if constexpr (FROM + 1 < END) for_each<END, FROM + 1>(function);
 }
 
 struct Geometry {
@@ -114,27 +71,30 @@ struct Geometry {
 constexpr int64_t NOWHERE = -1;  // padding, or not asked for
 
 // The rows or columns that a tile reads and writes.
+template <class Tiles>
 struct Span {
-  int64_t from[SIDE], to[TILE];
+  int64_t from[Tiles::SIDE], to[Tiles::TILE];
 };
 
 using Line = std::vector<int64_t>;  // pixels of a side, with padding around them
 
-void cut(const Line& line, std::vector<Span>& spans) {
+template <class Tiles>
+void cut(const Line& line, std::vector<Span<Tiles>>& spans) {
   const int64_t size = line.size();
   const auto pixel = [&](int64_t i) { return i < 0 || i >= size ? NOWHERE : line[i]; };
-  for (int64_t begin = 0; begin < size; begin += TILE) {
-    Span& span = spans.emplace_back();
-    for (int i = 0; i < SIDE; ++i) span.from[i] = pixel(begin + i - 1);
-    for (int i = 0; i < TILE; ++i) span.to[i] = pixel(begin + i);
+  for (int64_t begin = 0; begin < size; begin += Tiles::TILE) {
+    Span<Tiles>& span = spans.emplace_back();
+    for (int i = 0; i < Tiles::SIDE; ++i) span.from[i] = pixel(begin + i - 1);
+    for (int i = 0; i < Tiles::TILE; ++i) span.to[i] = pixel(begin + i);
   }
 }
 
 // Cuts a side into spans. Each phase, of every `dilation`-th pixel, is a line for itself, or
 // all are one line with a pixel of padding between them, whatever takes fewer spans: two
-// phases of 45 are 23 spans together and 24 apart, of 16 they are 9 and 8.
-std::vector<Span> spans(int64_t side, int64_t dilation) {
-  std::vector<Span> apart, joined;
+// phases of 45 are 23 spans of 4 together and 24 apart, of 16 they are 9 and 8.
+template <class Tiles>
+std::vector<Span<Tiles>> spans(int64_t side, int64_t dilation) {
+  std::vector<Span<Tiles>> apart, joined;
   Line all;
   for (int64_t phase = 0; phase < std::min(dilation, side); ++phase) {
     Line line;
@@ -192,8 +152,9 @@ int64_t padded(int64_t size) {
 }
 
 // Transforms one tile of as many channels as V has lanes, from `x`; puts each frequency.
-template <class V, class Put>
-void take_tile(const Geometry& g, const Span& rows, const Span& columns, const float* x, const Put& put) {
+template <class Tiles, class V, class Put>
+void take_tile(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& columns, const float* x, const Put& put) {
+  constexpr int SIDE = Tiles::SIDE;
   V half[SIDE][SIDE];
   for (int j = 0; j < SIDE; ++j) {
     V column[SIDE] = {};
@@ -203,33 +164,34 @@ void take_tile(const Geometry& g, const Span& rows, const Span& columns, const f
       column[i] = load<V>(pixel);
       __builtin_prefetch(pixel + AHEAD);
     }
-    transform_input(column, half[j]);
+    Tiles::input(column, half[j]);
   }
   for (int i = 0; i < SIDE; ++i) {
     V row[SIDE], out[SIDE];
     for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
-    transform_input(row, out);
+    Tiles::input(row, out);
     for (int j = 0; j < SIDE; ++j) put(i * SIDE + j, out[j]);
   }
 }
 
 // Transforms the kernels of N input channels, of which `channels` exist, and as many output
 // channels as V has lanes; puts the frequencies of `ROWS` rows from `FIRST` on.
-template <class V, int N, int FIRST, int ROWS, class Put>
+template <class Tiles, class V, int N, int FIRST, int ROWS, class Put>
 void take_kernels(const float* w, int64_t tap, int64_t channels, const Put& put) {
+  constexpr int SIDE = Tiles::SIDE;
   V half[N][3][SIDE] = {};
   for (int n = 0; n < N; ++n, w += TAPS * tap) {
     if (n >= channels) break;
     for (int j = 0; j < 3; ++j) {
       const V column[3] = {load<V>(w + j * tap), load<V>(w + (3 + j) * tap), load<V>(w + (6 + j) * tap)};
-      transform_kernel(column, half[n][j]);
+      Tiles::kernel(column, half[n][j]);
     }
   }
   for (int i = FIRST; i < FIRST + ROWS; ++i) {
     V out[N][SIDE];
     for (int n = 0; n < N; ++n) {
       const V row[3] = {half[n][0][i], half[n][1][i], half[n][2][i]};
-      transform_kernel(row, out[n]);
+      Tiles::kernel(row, out[n]);
     }
     for (int j = 0; j < SIDE; ++j) {
       V values[N];
@@ -239,10 +201,12 @@ void take_kernels(const float* w, int64_t tap, int64_t channels, const Put& put)
   }
 }
 
-// Transforms one tile back, of as many channels as V has lanes, from 36 planes to `y`.
-template <class V>
-void give_tile(const Geometry& g, const Span& rows, const Span& columns, const float* m, int64_t plane, V bias,
-               bool relu, float* y) {
+// Transforms one tile back, of as many channels as V has lanes, from the planes of all
+// frequencies to `y`.
+template <class Tiles, class V>
+void give_tile(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& columns, const float* m, int64_t plane,
+               V bias, bool relu, float* y) {
+  constexpr int SIDE = Tiles::SIDE, TILE = Tiles::TILE;
   V half[SIDE][TILE];
   for (int j = 0; j < SIDE; ++j) {
     V column[SIDE];
@@ -251,13 +215,13 @@ void give_tile(const Geometry& g, const Span& rows, const Span& columns, const f
       column[i] = load<V>(from);
       __builtin_prefetch(from + AHEAD);
     }
-    transform_output(column, half[j]);
+    Tiles::output(column, half[j]);
   }
   for (int i = 0; i < TILE; ++i) {
     if (rows.to[i] == NOWHERE) continue;
     V row[SIDE], out[TILE];
     for (int j = 0; j < SIDE; ++j) row[j] = half[j][i];
-    transform_output(row, out);
+    Tiles::output(row, out);
     for (int j = 0; j < TILE; ++j) {
       if (columns.to[j] == NOWHERE) continue;
       V value = out[j] + bias;
@@ -295,12 +259,12 @@ void in_parallel(int threads, int64_t count, const Work& work) {
 
 thread_local Workspace tiles_space, kernels_space, products_space;
 
-template <class Products>
+template <class Tiles, class Products>
 class Convolution {
  public:
   Convolution(const Geometry& geometry, const float* x, const float* w, const float* bias, bool relu, float* y)
       : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y),
-        rows_(spans(g_.height, g_.dilation)), columns_(spans(g_.width, g_.dilation)),
+        rows_(spans<Tiles>(g_.height, g_.dilation)), columns_(spans<Tiles>(g_.width, g_.dilation)),
         depth_(evenly(g_.group_in(), Products::SLICE, Products::DEPTH)),
         slices_((g_.group_in() + depth_ - 1) / depth_),
         units_((g_.group_out() + Products::UNIT - 1) / Products::UNIT),
@@ -336,11 +300,14 @@ class Convolution {
 
  private:
   using Number = typename Products::Number;
+  static constexpr int SIDE = Tiles::SIDE, FREQUENCIES = Tiles::FREQUENCIES;
+  static constexpr int FREQUENCY_ROWS = SIDE / Products::PASSES;  // rows of frequencies at a time
+  static_assert(SIDE % Products::PASSES == 0, "all passes compute as many rows");
   static constexpr int64_t BLOCK = Products::WIDTH * Products::UNIT;  // output channels in a block
 
   struct Tile {
     int64_t image;
-    const Span &rows, &columns;
+    const Span<Tiles>&rows, &columns;
   };
 
   Tile tile(int64_t index) const {
@@ -372,8 +339,8 @@ class Convolution {
         return [=](int f, auto value) { Products::put_tile(to + f * plane, value); };
       };
       int64_t c = 0;
-      for (; c + LANES <= width; c += LANES) take_tile<Vector>(g_, at.rows, at.columns, x + c, put(c));
-      for (; c < width; ++c) take_tile<float>(g_, at.rows, at.columns, x + c, put(c));
+      for (; c + LANES <= width; c += LANES) take_tile<Tiles, Vector>(g_, at.rows, at.columns, x + c, put(c));
+      for (; c < width; ++c) take_tile<Tiles, float>(g_, at.rows, at.columns, x + c, put(c));
       for (; c < depth; ++c)
         for (int f = 0; f < FREQUENCIES; ++f) put(c)(f, 0.0f);
     }
@@ -391,18 +358,18 @@ class Convolution {
     float* const m = products_space.get<float>(FREQUENCIES * m_plane_);
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t begin = first + part * most, end = std::min(begin + most, last);
-      const auto multiply = [&](auto row) {
-        constexpr int FIRST = decltype(row)::value;
+      const auto multiply = [&](auto pass) {
+        constexpr int FIRST = decltype(pass)::value * FREQUENCY_ROWS;
         for (int64_t slice = 0; slice < slices_; ++slice) {
           Number* const here = u + slice * kept;
           if (part == 0) take<FIRST>(group, slice, offset, width, lanes, here);
           const Number* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_;
-          for (int f = FIRST * SIDE; f < (FIRST + Products::FREQUENCY_ROWS) * SIDE; ++f)
+          for (int f = FIRST * SIDE; f < (FIRST + FREQUENCY_ROWS) * SIDE; ++f)
             Products::multiply(unit, begin, end - begin, depth_of_slice(slice), lanes, v + f * v_plane_,
                                here + f * u_plane_, m + f * m_plane_, slice > 0);
         }
       };
-      for_each<Products::FREQUENCY_ROWS>(multiply);
+      for_each<Products::PASSES>(multiply);
       for (int64_t t = begin; t < end; ++t) {
         if (t + 1 < end) expect_outputs(tile(start + t + 1), channel, width);
         give(tile(start + t), channel, width, m + (t - begin) * lanes);
@@ -415,16 +382,16 @@ class Convolution {
     float* const y = output(at) + channel;
     int64_t c = 0;
     for (; c + LANES <= width; c += LANES)
-      give_tile(g_, at.rows, at.columns, m + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
+      give_tile<Tiles>(g_, at.rows, at.columns, m + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
     for (; c < width; ++c)
-      give_tile(g_, at.rows, at.columns, m + c, m_plane_, bias<float>(channel + c), relu_, y + c);
+      give_tile<Tiles>(g_, at.rows, at.columns, m + c, m_plane_, bias<float>(channel + c), relu_, y + c);
   }
 
   // Transforms the kernels from a slice of input channels, of a group, to `width` output channels
   // from `offset` on, in some rows of frequencies; what fills up the slice and the lanes is 0.
   template <int FIRST>
   void take(int64_t group, int64_t slice, int64_t offset, int64_t width, int64_t lanes, Number* u) const {
-    constexpr int KERNELS = Products::KERNELS, ROWS = Products::FREQUENCY_ROWS;
+    constexpr int KERNELS = Products::KERNELS, ROWS = FREQUENCY_ROWS;
     const int64_t depth = depth_of_slice(slice);
     for (int64_t k = 0; k < depth; k += KERNELS)
       for (int64_t c = 0; c < lanes; c += LANES) {
@@ -438,10 +405,10 @@ class Convolution {
           return [=](int f, auto& values) { Products::put_kernels(to + f * plane, values); };
         };
         if (c + LANES <= width)
-          take_kernels<Vector, KERNELS, FIRST, ROWS>(w, row, channels, put(c));
+          take_kernels<Tiles, Vector, KERNELS, FIRST, ROWS>(w, row, channels, put(c));
         else
           for (int64_t lane = c; lane < c + LANES; ++lane)
-            take_kernels<float, KERNELS, FIRST, ROWS>(w + lane - c, row, lane < width ? channels : 0, put(lane));
+            take_kernels<Tiles, float, KERNELS, FIRST, ROWS>(w + lane - c, row, lane < width ? channels : 0, put(lane));
       }
   }
 
@@ -467,10 +434,22 @@ class Convolution {
   const float *const x_, *const w_, *const bias_;
   const bool relu_;
   float* const y_;
-  const std::vector<Span> rows_, columns_;
+  const std::vector<Span<Tiles>> rows_, columns_;
   const int64_t depth_, slices_, units_, blocks_, tiles_, chunk_, v_plane_, u_plane_, m_plane_;
   Number* v_ = nullptr;
 };
+
+// The time of products and transforms of kernels, which take as long as the products of 64 tiles.
+template <class Tiles>
+int64_t cost(const Geometry& g) {
+  const int64_t rows = spans<Tiles>(g.height, g.dilation).size(), columns = spans<Tiles>(g.width, g.dilation).size();
+  return (g.images * rows * columns + 64) * Tiles::FREQUENCIES;
+}
+
+// With few channels, transforms of larger tiles cost what their products save.
+bool pays_with_large_tiles(const Geometry& g) {
+  return std::min(g.group_in(), g.group_out()) >= 96 && cost<Tiles6>(g) < cost<Tiles4>(g);
+}
 
 }  // namespace
 
@@ -478,24 +457,28 @@ class Convolution {
 // width, out_channels); w: pieces of (in_channels / groups, 3, 3, PIECE output channels), one
 // after another, of which the last of a group may be narrower.
 // parts: how many bfloat16 numbers stand for a float32 number in the products, 1 or 2; or 0 for
-// products in float32, as a processor without matrix units computes them always.
+// products in float32. A processor without matrix units computes all products in float32, and
+// with 1 or 2 parts uses larger tiles, which are less exact, where they are faster.
 // Returns 0, or 1 where there is not enough memory.
 extern "C" int winograd_conv(const float* x, const float* w, const float* bias, float* y, int64_t images,
                              int64_t height, int64_t width, int64_t in_channels, int64_t out_channels,
                              int64_t groups, int64_t dilation, int relu, int parts, int threads) {
   const Geometry geometry{images, height, width, in_channels, out_channels, groups, dilation};
-  const auto convolve = [&](auto products) {
-    Convolution<decltype(products)>(geometry, x, w, bias, relu, y).run(threads);
+  const auto convolve = [&](auto tiles, auto products) {
+    Convolution<decltype(tiles), decltype(products)>(geometry, x, w, bias, relu, y).run(threads);
   };
   try {
 #ifdef WINOGRAD_TILE_REGISTERS
     if (parts == 1 && TileRegisters::available())
-      convolve(BFloat16Products<1>{});
+      convolve(Tiles4{}, BFloat16Products<1>{});
     else if (parts == 2 && TileRegisters::available())
-      convolve(BFloat16Products<2>{});
+      convolve(Tiles4{}, BFloat16Products<2>{});
     else
 #endif
-      convolve(Float32Products{});
+    if (parts != 0 && pays_with_large_tiles(geometry))
+      convolve(Tiles6{}, Float32Products<192, 2>{});
+    else
+      convolve(Tiles4{}, Float32Products<128, 1>{});
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;

@@ -1,4 +1,4 @@
-"""Precisions of the Winograd engine, by matrix units and by their emulation."""
+"""Precisions of the Winograd engine: by matrix units, their emulation, and without them."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from mmseg_repvgg import RepVGG, deploy
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.hooks.deploy_hook import DeployHook
 from mmseg_repvgg.winograd import WinogradConv2d
-from mmseg_repvgg.winograd.conv import WinogradConvReLU2d
+from mmseg_repvgg.winograd.conv import PRECISIONS, WinogradConvReLU2d
 from repvgg_runtime.kernels import build
 
 pytestmark = pytest.mark.skipif(
@@ -29,6 +29,14 @@ def compiled(folder, *flags):
 def emulated(tmp_path_factory):
     """A library in which plain C++ computes what the matrix units compute."""
     return compiled(tmp_path_factory.mktemp('emulated'), '-DWINOGRAD_EMULATE_TILES')
+
+
+@pytest.fixture(scope='module')
+def without_units(tmp_path_factory):
+    """A library that does not use the matrix units of this processor."""
+    library = compiled(tmp_path_factory.mktemp('without_units'), '-U__AMX_BF16__')
+    assert not library.winograd_has_matrix_units()
+    return library
 
 
 @pytest.fixture
@@ -95,14 +103,45 @@ def test_matrix_units_leave_the_bfloat16_of_pytorch_right():
         assert torch.equal(low(rows), by_torch)
 
 
-@pytest.mark.parametrize('precision', ['high', 'medium'])
-def test_without_matrix_units_products_are_in_float32(use, precision, tmp_path):
-    without = compiled(tmp_path, '-U__AMX_BF16__')
-    assert not without.winograd_has_matrix_units()
-    use(without)
-    conv, x = conv3x3((48, 32)), torch.randn(1, 48, 20, 21)
-    exact = WinogradConv2d(conv)(x)
-    assert torch.equal(WinogradConv2d(conv, precision)(x), exact)
+@pytest.mark.isa
+@pytest.mark.parametrize(
+    ('channels', 'dilation', 'groups', 'size'),
+    [
+        ((97, 99), 1, 1, (67, 60)),
+        ((192, 208), 2, 2, (61, 66)),
+        # Two slices of input channels.
+        ((200, 104), 4, 1, (45, 49)),
+    ],
+)
+def test_without_matrix_units_large_maps_are_computed_in_large_tiles(
+    without_units, use, channels, dilation, groups, size
+):
+    use(without_units)
+    conv = conv3x3(channels, dilation, groups)
+    x = torch.randn(2, channels[0], *size)
+    expected = conv.double()(x.double())
+    exact, high, medium = (
+        WinogradConv2d(conv.float(), precision)(x) for precision in PRECISIONS
+    )
+    assert off(exact, expected) < 5e-6
+    assert off(high, expected) < 2e-5
+    assert not torch.equal(high, exact)
+    assert torch.equal(medium, high)
+
+
+@pytest.mark.parametrize(
+    ('channels', 'size'), [((48, 32), (80, 81)), ((128, 128), (20, 21))]
+)
+def test_without_matrix_units_small_layers_are_computed_in_small_tiles(
+    without_units, use, channels, size
+):
+    use(without_units)
+    conv, x = conv3x3(channels), torch.randn(1, channels[0], *size)
+    exact, high, medium = (
+        WinogradConv2d(conv, precision)(x) for precision in PRECISIONS
+    )
+    assert torch.equal(high, exact)
+    assert torch.equal(medium, exact)
 
 
 def test_nan_stays_nan(emulated, use):
