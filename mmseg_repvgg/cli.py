@@ -33,8 +33,9 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--precision',
         choices=list(PRECISIONS),
-        help='of the products of --engine winograd on a CPU with AMX: highest (default), '
-        'float32; high, two bfloat16 numbers for each number; medium, bfloat16',
+        help='of --engine winograd: highest (default), float32; on a CPU with AMX high, '
+        'two bfloat16 numbers for each number, and medium, bfloat16; on another CPU '
+        'larger tiles, less exact',
     )
 
 

@@ -245,8 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         '--precision',
         choices=['highest', 'high', 'medium'],
-        help='of the products of --engine winograd and auto on a CPU with AMX; default '
-        'highest (float32)',
+        help='of --engine winograd and auto; default highest (float32)',
     )
     add('--tta', action='store_true', help='average over scales and flips (checkpoint)')
     add('--frames', type=int, help='stop a video or camera after so many frames')

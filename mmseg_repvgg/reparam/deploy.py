@@ -60,9 +60,10 @@ def deploy(
             that is faster in a trial on this machine, which takes some seconds.
         precision: How Winograd's products are computed on a CPU with matrix units (AMX):
             ``'highest'``, in float32; ``'high'``, with two bfloat16 numbers for each
-            float32 number; ``'medium'``, in bfloat16. Any other CPU computes all three in
-            float32. Only the engines with Winograd's algorithm take another than
-            ``'highest'``.
+            float32 number; ``'medium'``, in bfloat16. Any other CPU computes them in
+            float32, for ``'high'`` and ``'medium'`` by F(6x6, 3x3) where it is faster,
+            which is less exact. Only the engines with Winograd's algorithm take
+            another than ``'highest'``.
 
     Returns:
         The copy. None of its parameters requires gradients.

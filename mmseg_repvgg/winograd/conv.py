@@ -1,9 +1,9 @@
-"""3x3 convolutions by Winograd's algorithm F(4x4, 3x3), for inference on a CPU.
+"""3x3 convolutions by Winograd's algorithm, for inference on a CPU.
 
-A tile of 4x4 outputs takes 36 multiplications per input channel, where a direct
-convolution takes 144 (Lavin and Gray, CVPR 2016, https://arxiv.org/abs/1509.09308). A
-convolution of dilation d is d x d independent ordinary ones, each on every d-th pixel, so
-dilation costs nothing.
+By F(4x4, 3x3) a tile of 4x4 outputs takes 36 multiplications per input channel, where a
+direct convolution takes 144 (Lavin and Gray, CVPR 2016,
+https://arxiv.org/abs/1509.09308). A convolution of dilation d is d x d independent
+ordinary ones, each on every d-th pixel, so dilation costs nothing.
 
 The arithmetic is in ``winograd.cpp``. It is the PyTorch operator
 ``mmseg_repvgg::winograd_conv2d``, which ``torch.compile`` and ``torch.export`` know.
@@ -19,6 +19,8 @@ from repvgg_runtime.kernels.build import library
 
 PRECISIONS = {'highest': 0, 'high': 2, 'medium': 1}
 """Number of bfloat16 numbers for each float32 number in the products; 0 is float32.
+
+Without matrix units all products are in float32, and any other than 0 allows F(6x6, 3x3).
 
 The names are those of :func:`torch.set_float32_matmul_precision`.
 """
@@ -184,7 +186,8 @@ class WinogradConv2d(nn.Module):
         precision: How the products are computed on a CPU with matrix units for bfloat16
             (AMX): ``'highest'``, in float32; ``'high'``, with two bfloat16 numbers for
             each float32 number; ``'medium'``, in bfloat16. Transforms and sums are in
-            float32. Any other CPU computes the products in float32.
+            float32. Any other CPU computes the products in float32, and ``'high'`` and
+            ``'medium'`` by F(6x6, 3x3) where it is faster, which is less exact.
 
     Raises:
         ValueError: If Winograd's algorithm cannot compute the convolution, or there is no

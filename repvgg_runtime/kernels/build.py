@@ -63,8 +63,8 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled ``winograd.cpp``, or None, after one warning, if there is none.
 
     Its function ``winograd_conv`` uses as many threads as it is told, and several threads
-    may call it at a time. ``winograd_has_matrix_units`` says whether precisions other than
-    ``'highest'`` have products in bfloat16 on this processor.
+    may call it at a time. ``winograd_has_matrix_units`` says whether precisions other
+    than ``'highest'`` have products in bfloat16 on this processor.
     """
     with _lock:
         return _winograd()

@@ -127,6 +127,19 @@ def test_operation_computes_the_convolution(options, relu):
         assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.isa
+@pytest.mark.parametrize('precision', ['high', 'medium'])
+def test_operation_has_the_precision_of_pytorch(precision):
+    conv = nn.Conv2d(96, 96, 3, padding=1).requires_grad_(False)
+    images = torch.randn(1, 96, 54, 54)
+    model = graph_of(conv, lambda ops, images, maps: [maps])
+    assert use_winograd(model, nn.ModuleDict({'conv': conv}), precision) == 1
+    (found,) = compute(model, images.numpy())
+    same, exact = (WinogradConv2d(conv, name)(images) for name in (precision, 'highest'))
+    difference = np.abs(found - exact.numpy()).max()
+    assert np.abs(found - same.numpy()).max() < 0.1 * difference
+
+
 @pytest.mark.parametrize(
     'after',
     [

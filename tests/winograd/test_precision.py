@@ -1,4 +1,4 @@
-"""Precisions of the Winograd engine: by matrix units, their emulation, and without them."""
+"""Precisions of the Winograd engine, with matrix units, emulated ones and none."""
 
 import shutil
 
@@ -137,9 +137,7 @@ def test_without_matrix_units_small_layers_are_computed_in_small_tiles(
 ):
     use(without_units)
     conv, x = conv3x3(channels), torch.randn(1, channels[0], *size)
-    exact, high, medium = (
-        WinogradConv2d(conv, precision)(x) for precision in PRECISIONS
-    )
+    exact, high, medium = (WinogradConv2d(conv, precision)(x) for precision in PRECISIONS)
     assert torch.equal(high, exact)
     assert torch.equal(medium, exact)
 
