@@ -448,7 +448,7 @@ int64_t cost(const Geometry& g) {
 
 // With few channels, transforms of larger tiles cost what their products save.
 bool pays_with_large_tiles(const Geometry& g) {
-  return std::min(g.group_in(), g.group_out()) >= 96 && cost<Tiles6>(g) < cost<Tiles4>(g);
+  return std::min(g.group_in(), g.group_out()) > 128 && cost<Tiles6>(g) < cost<Tiles4>(g);
 }
 
 }  // namespace

@@ -130,8 +130,8 @@ def test_operation_computes_the_convolution(options, relu):
 @pytest.mark.isa
 @pytest.mark.parametrize('precision', ['high', 'medium'])
 def test_operation_has_the_precision_of_pytorch(precision):
-    conv = nn.Conv2d(96, 96, 3, padding=1).requires_grad_(False)
-    images = torch.randn(1, 96, 54, 54)
+    conv = nn.Conv2d(160, 160, 3, padding=1).requires_grad_(False)
+    images = torch.randn(1, 160, 54, 54)
     model = graph_of(conv, lambda ops, images, maps: [maps])
     assert use_winograd(model, nn.ModuleDict({'conv': conv}), precision) == 1
     (found,) = compute(model, images.numpy())

@@ -107,10 +107,10 @@ def test_matrix_units_leave_the_bfloat16_of_pytorch_right():
 @pytest.mark.parametrize(
     ('channels', 'dilation', 'groups', 'size'),
     [
-        ((97, 99), 1, 1, (67, 60)),
-        ((192, 208), 2, 2, (61, 66)),
+        ((161, 163), 1, 1, (67, 60)),
+        ((288, 352), 2, 2, (61, 66)),
         # Two slices of input channels.
-        ((200, 104), 4, 1, (45, 49)),
+        ((200, 136), 4, 1, (45, 49)),
     ],
 )
 def test_without_matrix_units_large_maps_are_computed_in_large_tiles(
@@ -124,13 +124,13 @@ def test_without_matrix_units_large_maps_are_computed_in_large_tiles(
         WinogradConv2d(conv.float(), precision)(x) for precision in PRECISIONS
     )
     assert off(exact, expected) < 5e-6
-    assert off(high, expected) < 2e-5
+    assert off(high, expected) < 3e-5
     assert not torch.equal(high, exact)
     assert torch.equal(medium, high)
 
 
 @pytest.mark.parametrize(
-    ('channels', 'size'), [((48, 32), (80, 81)), ((128, 128), (20, 21))]
+    ('channels', 'size'), [((48, 32), (80, 81)), ((160, 160), (20, 21))]
 )
 def test_without_matrix_units_small_layers_are_computed_in_small_tiles(
     without_units, use, channels, size
