@@ -6,6 +6,7 @@
 
 #include "vectors.h"
 
+// Sums of `MOST` input channels at a time; all frequencies are computed in `TIMES` passes.
 template <int64_t MOST, int TIMES>
 struct Float32Products {
   using Number = float;
