@@ -105,11 +105,17 @@ def test_winograd_scores_the_same(trained, tmp_path, run_tool):
 
 
 def test_test_time_augmentation(trained, tmp_path, run_tool):
-    config, checkpoint, _ = trained
-    result = run_tool('test.py', config, checkpoint, '--tta', cwd=tmp_path)
+    _, checkpoint, _ = trained
+    work = checkpoint.parent
+    # The config that the training wrote, into the work dir of the test.
+    config = work / 'config.py'
+    before = config.read_bytes()
+    options = ['--tta', '--work-dir', work]
+    result = run_tool('test.py', config, checkpoint, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert 'evaluating the fused model' in result.stdout
     metrics(result)
+    assert config.read_bytes() == before
 
 
 def test_resume_and_amp(trained, tmp_path, run_tool):

@@ -42,7 +42,7 @@ def main() -> None:
     cfg = load_config(args)
     prepare_testing(cfg, args.checkpoint, fused=False, trust=args.trust_checkpoint)
     cfg.log_level = logging.WARNING
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, evaluating=True)
     with naming_checkpoint(args.checkpoint):
         runner.load_or_resume()
     dataloader = runner.test_dataloader

@@ -27,7 +27,7 @@ def main() -> None:
     cfg = load_config(args)
     check_keys(cfg, TEST_KEYS, 'a test loop')
     use_exported_file(cfg, args.file, args.device)
-    build_runner(cfg, verbose=args.verbose).test()
+    build_runner(cfg, verbose=args.verbose, evaluating=True).test()
 
 
 if __name__ == '__main__':

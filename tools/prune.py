@@ -68,7 +68,7 @@ def main() -> None:
         test = load_config(given)
         test.work_dir, test.experiment_name = cfg.work_dir, f'prune_{name}'
         prepare_testing(test, str(source.checkpoint), trust=trust)
-        miou[name] = build_runner(test).test()['mIoU']
+        miou[name] = build_runner(test, evaluating=True).test()['mIoU']
     print(pruning_table(done, sources, miou, tuple(args.size) if args.size else None))
 
 

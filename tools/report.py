@@ -73,7 +73,7 @@ def main() -> None:
     choose_split(cfg, args.split)
     prepare_testing(cfg, args.checkpoint, trust=args.trust_checkpoint)
     cfg.log_level = logging.WARNING
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, evaluating=True)
     with naming_checkpoint(args.checkpoint):
         runner.load_or_resume()
     loader, ignored = runner.test_dataloader, ignored_label(cfg)

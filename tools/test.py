@@ -65,7 +65,7 @@ def main() -> None:
         precision=args.precision,
         trust=args.trust_checkpoint,
     )
-    runner = build_runner(cfg, verbose=args.verbose)
+    runner = build_runner(cfg, verbose=args.verbose, evaluating=True)
     for warning in size_warnings(cfg) if args.format_only else []:
         runner.logger.warning(warning)
     runner.test()

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, master_only
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
@@ -28,14 +28,21 @@ _MMENGINE_HOOKS = {
 }
 
 
-def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
+def build_runner(
+    cfg: Config, *, verbose: bool = False, evaluating: bool = False
+) -> Runner:
     """Build the Runner of a config, adapted to this machine.
 
     Every image and label map that it loads is checked. The config that it dumps and saves
     with its checkpoints keeps mmseg's loading, and so serves mmseg's own tools. Without a
-    GPU, several processes communicate through gloo. The config is changed in place.
-    ``verbose`` shows config, environment and hooks on the screen as well, and log lines
-    instead of a progress bar.
+    GPU, several processes communicate through gloo.
+
+    Args:
+        cfg: The config; changed in place.
+        verbose: Show config, environment and hooks on the screen as well, and log lines
+            instead of a progress bar.
+        evaluating: Put the config beside the log. That in the work dir, which says how
+            the network was trained, and which may be the file that was given, stays.
 
     Raises:
         ConfigError: If the processes would start from different checkpoints.
@@ -55,6 +62,9 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
     if get_device() == 'cpu' and cfg.get('launcher', 'none') != 'none':
         start_gloo(cfg)
     runner_type: Any = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+    if evaluating:
+        members = dict(dump_config=_dump_config_beside_log)
+        runner_type = type('Runner', (runner_type,), members)
     if verbose:
         remove_hook(cfg, ProgressHook)
         runner = runner_type.from_cfg(cfg)
@@ -73,6 +83,12 @@ def build_runner(cfg: Config, *, verbose: bool = False) -> Runner:
             'node sees'
         )
     return runner
+
+
+@master_only
+def _dump_config_beside_log(self: Runner) -> None:
+    name = os.path.basename(self.cfg.filename or 'config.py')
+    self.cfg.dump(os.path.join(self.log_dir, name))
 
 
 def _build_quietly(runner_type: type[Runner], cfg: Config) -> Runner:

@@ -1,6 +1,9 @@
 """Building a Runner."""
 
+from pathlib import Path
+
 import pytest
+from mmengine.config import Config
 
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.errors import WriteError
@@ -27,3 +30,19 @@ def test_the_number_of_samples_is_an_option_of_every_config(street_config):
     street_config.default_hooks.samples = dict(count=0)
     hooks = build_runner(street_config).hooks
     assert [hook.count for hook in hooks if isinstance(hook, SampleHook)] == [0]
+
+
+def test_an_evaluation_keeps_the_config_of_the_work_dir(street_config, tmp_path):
+    """Which may be the config that the evaluation was given."""
+    path = tmp_path / 'work' / 'net.py'
+    path.parent.mkdir()
+    street_config.dump(path)
+    kept = path.read_bytes()
+    cfg = Config.fromfile(path)
+    cfg.model = dict(type='SegTTAModel', module=cfg.model)
+    runner = build_runner(cfg, evaluating=True)
+    assert path.read_bytes() == kept
+    beside = Config.fromfile(Path(runner.log_dir) / 'net.py')
+    assert beside.model.type == 'SegTTAModel'
+    build_runner(cfg)
+    assert Config.fromfile(path).model.type == 'SegTTAModel'

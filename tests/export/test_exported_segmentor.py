@@ -140,8 +140,11 @@ def test_padding_after_normalization_is_refused(cfg, exported):
 
 @pytest.mark.slow
 def test_tools_print_the_table_of_the_checkpoint(cfg, checkpoint, run_tool, tmp_path):
-    config = tmp_path / 'config.py'
+    # In the work dir, as a training leaves it; no tool may change it.
+    config = tmp_path / 'work' / 'config.py'
+    config.parent.mkdir(exist_ok=True)
     cfg.dump(config)
+    before = config.read_bytes()
 
     def run(*args):
         return run_tool(*args, cwd=tmp_path)
@@ -162,3 +165,4 @@ def test_tools_print_the_table_of_the_checkpoint(cfg, checkpoint, run_tool, tmp_
         assert len(rows) == 1 + 19
         tables.append(rows)
     assert tables[0] == tables[1]
+    assert config.read_bytes() == before
