@@ -80,6 +80,17 @@ def test_first_weights_have_seven_bits_and_the_others_eight(int8):
     np.testing.assert_allclose(done.ranges[0].channels, largest, rtol=1e-5)
 
 
+def test_biases_stay_as_they_are(int8):
+    """NNCF's correction of biases would lose more than the rounding by GPTQ."""
+    _, model, done = int8
+    graph = openvino.Core().read_model(done.path)
+    convs = [m for m in deploy(model).backbone.modules() if isinstance(m, nn.Conv2d)]
+    for conv, (_, operation, _) in zip(convs, graph_convolutions(graph)):
+        (add,) = (i.get_node() for i in operation.output(0).get_target_inputs())
+        bias = add.input_value(1).get_node().data
+        np.testing.assert_allclose(bias.flatten(), conv.bias.numpy(), rtol=1e-5)
+
+
 def test_method_nncf_rounds_to_the_nearest(int8, tmp_path):
     cfg, model, done = int8
     path = tmp_path / 'x.xml'
