@@ -279,7 +279,7 @@ def _quantize_graph(
     advanced = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX,
         overflow_fix=fix.DISABLE if method == 'gptq' else fix.FIRST_LAYER,
-        # NNCF's estimate of the shift that rounding causes is worse than what GPTQ leaves.
+        # NNCF would estimate the shift by rounding, worse than what GPTQ leaves of it.
         disable_bias_correction=method == 'gptq',
     )
     options = dict(
