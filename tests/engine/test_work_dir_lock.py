@@ -17,7 +17,7 @@ from mmseg_repvgg.engine.training import prepare_training
 from mmseg_repvgg.engine.work_dir_lock import LOCK, lock_work_dir
 from mmseg_repvgg.errors import TrainingError
 
-pytestmark = pytest.mark.skipif(not work_dir_lock.fcntl, reason='nothing is locked')
+pytestmark = pytest.mark.skipif(not work_dir_lock.fcntl, reason='needs fcntl')
 
 # The child stands for a dataloader's worker that outlives a killed trainer.
 TRAINING = """
