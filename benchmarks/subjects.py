@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +22,12 @@ from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.export.formats import write_onnx
 from mmseg_repvgg.export.graph import SegmentorGraph
+from mmseg_repvgg.export.int8_graph import quantize_graph
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.phases import PhasedSequential
 from repvgg_runtime.backends import open_backend
 from repvgg_runtime.extras import require
 from repvgg_runtime.metadata import Metadata
-from repvgg_runtime.signal_stack import keep_signal_stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,18 +164,15 @@ class Subject:
         return path
 
     @property
-    @keep_signal_stack()
     def int8(self) -> Path:
         """int8 file for OpenVINO: the given one, or one calibrated on random numbers."""
         if self.source.int8 is not None:
             return Path(self.source.int8)
         path = Path(self.setup.folder) / f'{self.source.name}.int8.xml'
         if not path.is_file():
-            openvino, nncf = require('openvino'), require('nncf', 'quantize')
-            logging.getLogger('nncf').setLevel(logging.ERROR)
-            data = nncf.Dataset([self.input.numpy()])
-            model = openvino.Core().read_model(self.onnx)
-            openvino.save_model(nncf.quantize(model, data), path)
+            images = [self.input.numpy()]
+            graph, _, _ = quantize_graph(self.onnx, images, 'nncf')
+            require('openvino').save_model(graph, path, compress_to_fp16=False)
         return path
 
     def _segmentor(self) -> nn.Module:

@@ -11,8 +11,9 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.curves import save_figure
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.export.int8_graph import METHODS
 from mmseg_repvgg.export.metadata import OUTPUTS
-from mmseg_repvgg.export.quantized import ENGINES, METHODS, quantize
+from mmseg_repvgg.export.quantized import ENGINES, quantize
 from mmseg_repvgg.export.ranges import draw_ranges
 
 

@@ -1,51 +1,41 @@
-"""Quantization to int8 after training with NNCF, scored on the validation set.
+"""Quantization to int8 after training, scored on the validation set.
 
-NNCF rounds inputs and weights of the convolutions of an OpenVINO graph to 8 bits, with
-ranges measured on images of the training set. Pyramid pooling and upsampling stay in
-float32: they take no time, and averages and blends would be rounded twice.
-
-Processors without VNNI overflow if both the image and the weights of the first
-convolution use all 8 bits, so these weights have 7. Rounded to the nearest, they cost
-RepVGG more mIoU than all other rounding; GPTQ avoids that loss.
+Ranges are measured on images of the training set. Processors without VNNI overflow if
+both the image and the weights of the first convolution use all 8 bits, so these weights
+have 7. Rounded to the nearest, they cost RepVGG more mIoU than all other rounding; GPTQ
+avoids that loss.
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 
 from repvgg_runtime.backends import Array, open_backend
-from repvgg_runtime.extras import quiet, require
+from repvgg_runtime.extras import require
 from repvgg_runtime.metadata import Metadata
-from repvgg_runtime.signal_stack import keep_signal_stack
 
 from ..datasets.checks import check_dataset
 from ..engine.config_checks import check_keys
 from ..errors import ConfigError, ExportError
 from .exported import check_path, export, megabytes
 from .formats import save_openvino
-from .gptq import FIRST_STEPS, STEPS, round_weights
+from .gptq import round_weights
 from .graph import SegmentorGraph
-from .openvino_graph import convolutions, name_and_fold
+from .int8_graph import INT8, METHODS, quantize_graph
 from .ranges import LayerRanges, read_ranges
 from .real_images import CalibrationImages, Validation
 from .staging import staged
 
 ENGINES = ('torch', 'phases')
-METHODS = ('gptq', 'nncf')
 _CPU_INFO = Path('/proc/cpuinfo')
-_INT8 = ('i8', 'u8')
 # Largest number of calibration images from which GPTQ computes moments.
 _ROUNDING_IMAGES = 32
-# Number of validation images that rank the layers: those on which most is lost.
-_RANKING_IMAGES = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +175,8 @@ def quantize(
             source: Path, method: str, max_drop: float | None = None
         ) -> tuple[Any, float, int]:
             """Return the written file, its mIoU and how many layers run in int8."""
-            graph, layers, kept = _quantize_graph(
-                source, calibration, validation, max_drop, method
-            )
+            limit = None if max_drop is None else (max_drop, validation)
+            graph, layers, kept = quantize_graph(source, calibration, method, limit)
             quantized = dict(facts, method=method, layers=[*layers.values()], kept=kept)
             # An open file is still mapped: unlink it rather than overwrite it.
             for suffix in ('.xml', '.bin'):
@@ -196,7 +185,7 @@ def quantize(
             save_openvino(graph, stage, metadata)
             file: Any = open_backend(stage, threads=threads)
             types = file.precisions()
-            running = sum(types.get(operation) in _INT8 for operation in layers)
+            running = sum(types.get(operation) in INT8 for operation in layers)
             return file, validation.score(file)[0], running
 
         after, miou, running = attempt(source, method)
@@ -246,91 +235,6 @@ def quantize(
         },
         sample=validation.inputs(0)[0],
     )
-
-
-@keep_signal_stack()
-def _quantize_graph(
-    file: Path,
-    calibration: CalibrationImages,
-    validation: Validation,
-    max_drop: float | None,
-    method: str,
-) -> tuple[Any, dict[str, str], list[str]]:
-    """Quantize the convolutions of a file: all, or as many as a drop in mIoU allows.
-
-    To meet a drop, NNCF ranks the layers by their cost and keeps one after the other in
-    float32. It may fail to meet it.
-
-    Returns:
-        The ``openvino.Model``, the names of the layers in int8 by their operation in it,
-        and the names of those in float32.
-    """
-    openvino = require('openvino')
-    nncf = require('nncf', 'quantize')
-    estimators = require('nncf.quantization.range_estimator', 'quantize')
-    model = openvino.Core().read_model(file)
-    # NNCF finds a bias only if it is a constant.
-    names = {
-        operation: name.removeprefix('network.')
-        for operation, name in name_and_fold(model).items()
-    }
-    # Ranges from the least to the greatest value: cutting them off costs mIoU.
-    fix = nncf.OverflowFix
-    advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX,
-        overflow_fix=fix.DISABLE if method == 'gptq' else fix.FIRST_LAYER,
-        # NNCF would estimate the shift by rounding, worse than what GPTQ leaves of it.
-        disable_bias_correction=method == 'gptq',
-    )
-    options = dict(
-        calibration_dataset=nncf.Dataset(calibration),
-        subset_size=len(calibration),
-        preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(types=['MatMul', 'Interpolate'], validate=False),
-    )
-    with quiet(logging.getLogger('nncf')):
-        if max_drop is None:
-            quantized = nncf.quantize(model, advanced_parameters=advanced, **options)
-        else:
-            quantized = nncf.quantize_with_accuracy_control(
-                model,
-                validation_dataset=nncf.Dataset(range(len(validation))),
-                validation_fn=lambda compiled, indices: validation.score(
-                    lambda images: compiled(images)[0], indices
-                ),
-                max_drop=max_drop,
-                drop_type=nncf.DropType.ABSOLUTE,
-                advanced_quantization_parameters=advanced,
-                advanced_accuracy_restorer_parameters=(
-                    nncf.AdvancedAccuracyRestorerParameters(
-                        ranking_subset_size=min(_RANKING_IMAGES, len(validation))
-                    )
-                ),
-                **options,
-            )
-    if method == 'gptq':
-        _restore_first_weights(quantized)
-    layers = {
-        operation: names[operation]
-        for operation, _, weight in convolutions(quantized)
-        if weight.get_element_type().get_type_name() in _INT8
-    }
-    kept = [name for operation, name in names.items() if operation not in layers]
-    return quantized, layers, kept
-
-
-def _restore_first_weights(model: Any) -> None:
-    """Restore the 7-bit steps of the first convolution's weights, which NNCF replaced."""
-    (_, first, weight), *_ = convolutions(model)
-    scaled = first.input_value(1).get_node()
-    if scaled.get_type_name() != 'Multiply':
-        return  # It was kept in float32.
-    constant = require('openvino').op.Constant
-    scales = scaled.input_value(1).get_node().data * np.float32(STEPS / FIRST_STEPS)
-    levels = np.round(weight.data * (FIRST_STEPS / STEPS)).astype(np.int8)
-    convert = scaled.input_value(0).get_node()
-    convert.input(0).replace_source_output(constant(levels).output(0))
-    scaled.input(1).replace_source_output(constant(scales).output(0))
 
 
 def missing_for_int8() -> str | None:

@@ -32,6 +32,7 @@ from benchmarks.tradeoff import draw_tradeoff
 from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.curves import save_figure
 from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
+from mmseg_repvgg.export.int8_graph import INT8
 from mmseg_repvgg.reparam import RepConv
 from repvgg_runtime.cores import usable_cores
 from repvgg_runtime.kernels.build import library
@@ -304,6 +305,29 @@ def test_int8_on_random_numbers_is_noted(sources):
     assert (int8.precision, 1e-4 < int8.output_error < 1) == ('int8', True)
     # It is never the best form, which is float32.
     assert report.best('ours').form == 'openvino'
+
+
+@pytest.mark.slow
+@needs_export
+@pytest.mark.skipif(not find_spec('nncf'), reason='of the extra `quantize`')
+def test_every_convolution_is_timed_in_int8(ours, tmp_path):
+    ours.model.backbone.arch.groups = 2
+    ours.dump(tmp_path / 'grouped.py')
+    source = Source('grouped', str(tmp_path / 'grouped.py'))
+    subject = Subject(source, Setup((1, 3, 33, 65), 1, 'cpu', True, str(tmp_path)))
+    core = importlib.import_module('openvino').Core()
+    model = core.read_model(subject.int8)
+    facts = [
+        operation.get_rt_info()
+        for operation in core.compile_model(model, 'CPU').get_runtime_model().get_ops()
+    ]
+    types = {
+        fact['originalLayersNames'].astype(str): fact['runtimePrecision'].astype(str)
+        for fact in facts
+        if 'Convolution' in fact['layerType'].astype(str)
+    }
+    assert len(types) == 7
+    assert not {name: found for name, found in types.items() if found not in INT8}
 
 
 @pytest.mark.slow
