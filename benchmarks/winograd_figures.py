@@ -1,7 +1,7 @@
 """Measure the gains and costs of the Winograd engine.
 
 A network at full and at fast dilation is timed against a peer in the fastest of the stock
-runtimes, in alternating rounds; see ``docs/winograd.md``.
+runtimes, in alternating rounds; see ``docs/winograd_measured.md``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Speed:
         return self.timings.speedup('full winograd', self.best_of_peer(*forms))
 
     def ratios(self) -> dict[str, Spread]:
-        """Return the ratios of times in ``docs/winograd.md``, by description."""
+        """Return the ratios of times in ``docs/winograd_measured.md``, by description."""
         peers: list[tuple[str, ...]] = [STOCK, ('winograd',)]
         if f'peer {OUR_HEAD[0]}' in self.timings.seconds:
             peers.insert(1, OUR_HEAD)
