@@ -20,13 +20,12 @@ from mmseg_repvgg import __version__
 from mmseg_repvgg.engine.config import network_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.export.formats import write_onnx
+from mmseg_repvgg.export.formats import save_openvino, write_onnx
 from mmseg_repvgg.export.graph import SegmentorGraph
 from mmseg_repvgg.export.int8_graph import quantize_graph
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.phases import PhasedSequential
 from repvgg_runtime.backends import open_backend
-from repvgg_runtime.extras import require
 from repvgg_runtime.metadata import Metadata
 
 
@@ -172,7 +171,7 @@ class Subject:
         if not path.is_file():
             images = [self.input.numpy()]
             graph, _, _ = quantize_graph(self.onnx, images, 'nncf')
-            require('openvino').save_model(graph, path, compress_to_fp16=False)
+            save_openvino(graph, path, exporting_facts(self.setup.shape))
         return path
 
     def _segmentor(self) -> nn.Module:

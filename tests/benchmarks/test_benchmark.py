@@ -33,7 +33,9 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.analysis.curves import save_figure
 from mmseg_repvgg.errors import CheckpointError, ConfigError, WriteError
 from mmseg_repvgg.export.int8_graph import INT8
+from mmseg_repvgg.export.openvino_graph import convolutions
 from mmseg_repvgg.reparam import RepConv
+from repvgg_runtime.backends import open_backend
 from repvgg_runtime.cores import usable_cores
 from repvgg_runtime.kernels.build import library
 
@@ -315,17 +317,9 @@ def test_every_convolution_is_timed_in_int8(ours, tmp_path):
     ours.dump(tmp_path / 'grouped.py')
     source = Source('grouped', str(tmp_path / 'grouped.py'))
     subject = Subject(source, Setup((1, 3, 33, 65), 1, 'cpu', True, str(tmp_path)))
-    core = importlib.import_module('openvino').Core()
-    model = core.read_model(subject.int8)
-    facts = [
-        operation.get_rt_info()
-        for operation in core.compile_model(model, 'CPU').get_runtime_model().get_ops()
-    ]
-    types = {
-        fact['originalLayersNames'].astype(str): fact['runtimePrecision'].astype(str)
-        for fact in facts
-        if 'Convolution' in fact['layerType'].astype(str)
-    }
+    precisions = open_backend(subject.int8).precisions()
+    model = importlib.import_module('openvino').Core().read_model(subject.int8)
+    types = {name: precisions[name] for name, *_ in convolutions(model)}
     assert len(types) == 7
     assert not {name: found for name, found in types.items() if found not in INT8}
 
