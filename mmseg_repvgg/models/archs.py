@@ -32,8 +32,8 @@ class Arch:
 
     Attributes:
         depths: Layers of stages 2 to 5; stage 1 is always one layer, the stem.
-        a: Width multiplier of stages 1 to 4.
-        b: Width multiplier of stage 5.
+        a: Width multiplier of stages 1 to 4, unless there are ``channels``.
+        b: Width multiplier of stage 5, unless there are ``channels``.
         groups: Groups of every second layer, beginning with the third of the net.
         se: Whether every block has squeeze-and-excitation.
         channels: Channels of each layer of stages 1 to 5, where layers of a stage differ
@@ -67,11 +67,6 @@ class Arch:
             raise ConfigError(
                 f'groups of an arch must be a positive integer, but got {groups!r}'
             )
-        if min(self.widths) < 1 or any(width % groups for width in self.widths[1:]):
-            raise ConfigError(
-                f'the widths of an arch, here {self.widths}, must be positive and those '
-                f'of stages 2 to 5 divisible by groups={groups}'
-            )
         channels = tuple(
             tuple(stage) if isinstance(stage, Sequence) else (stage,)
             for stage in self.channels
@@ -85,13 +80,13 @@ class Arch:
             raise ConfigError(
                 f'channels of an arch must be 5 lists with {(1, *counts)} positive '
                 f'integers, those of stages 2 to 5 divisible by groups={groups}, but got '
-                f'{self.channels!r}'
+                f'{channels}'
             )
         object.__setattr__(self, 'channels', channels)
 
     @property
     def widths(self) -> tuple[int, int, int, int, int]:
-        """Channels of stages 1 to 5."""
+        """Channels of stages 1 to 5 by the multipliers."""
         a, b = self.a, self.b
         return min(64, int(64 * a)), int(64 * a), int(128 * a), int(256 * a), int(512 * b)
 
@@ -228,23 +223,20 @@ def infer_arch(backbone: Mapping[str, Tensor]) -> Arch | None:
     shapes, se = kernel_shapes(backbone), has_se(backbone)
     if len(shapes) < 2:
         return None
-    candidates = [*ARCHS.values(), *_estimate(shapes, se)]
+    candidates = [*ARCHS.values(), *_of_these_widths(shapes, se)]
     fitting = [arch for arch in candidates if arch.se == se and _fits(arch, shapes)]
     return fitting[0] if fitting else None
 
 
-def _estimate(shapes: KernelShapes, se: bool) -> list[Arch]:
-    """Work out the architecture that may have these shapes, if there is one."""
+def _of_these_widths(shapes: KernelShapes, se: bool) -> list[Arch]:
+    """Return the architecture whose layers have the widths of these kernels, if any."""
     try:
-        widths = [stage[0][0] for stage in shapes]
         layers = [shape for stage in shapes for shape in stage]
         groups = max(x[0] // y[1] for x, y in zip(layers, layers[1:]))
-        # A width is its multiple rounded down, so the widest stage tells it best.
-        widest = min(3, len(widths) - 1)
-        a = widths[widest] / (32 << widest)
-        b = widths[4] / 512 if len(widths) > 4 else 1
-        d2, d3, d4, d5 = [len(stage) for stage in shapes[1:]] + [1] * (5 - len(shapes))
-        return [Arch((d2, d3, d4, d5), a, b, groups, se)]
+        widths = [tuple(shape[0] for shape in stage) for stage in shapes]
+        channels = (*widths, *[(groups,)] * (5 - len(shapes)))
+        d2, d3, d4, d5 = map(len, channels[1:])
+        return [Arch((d2, d3, d4, d5), 1, 1, groups, se, channels)]
     except (LookupError, ZeroDivisionError, ConfigError):
         return []
 

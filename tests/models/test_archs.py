@@ -127,8 +127,20 @@ def test_named_arch_is_inferred_in_both_forms(arch, deploy):
 
 def test_arch_without_a_name_is_inferred():
     fields = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25, groups=2, se=True)
-    backbone = state_dict(fields)
-    assert infer_arch(backbone) == get_arch(fields)
+    assert_layers_are_inferred(get_arch(fields))
+
+
+def test_arch_of_a_pruned_net_is_inferred():
+    channels = [[7], [12], [10, 18], [22, 6, 14], [30]]
+    fields = dict(depths=(1, 2, 3, 1), a=0.25, b=0.25, groups=2, channels=channels)
+    assert_layers_are_inferred(get_arch(fields))
+
+
+def assert_layers_are_inferred(arch):
+    for deploy in (False, True):
+        inferred = infer_arch(state_dict(arch, deploy=deploy))
+        assert plan(inferred) == plan(arch)
+        assert inferred.se == arch.se
 
 
 def test_shapes_of_another_net_give_no_arch():
