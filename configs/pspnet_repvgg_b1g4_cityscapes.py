@@ -1,11 +1,6 @@
-_base_ = [
-    '_base_/models/pspnet.py',
-    '_base_/datasets/cityscapes.py',
-    '_base_/schedules/cityscapes_40e.py',
-    '_base_/runtime.py',
-]
+_base_ = './pspnet_repvgg_a0_cityscapes.py'
 model = dict(
-    backbone=dict(type='RepVGG', arch='B1g4', norm_cfg={{_base_.norm_cfg}}),
+    backbone=dict(arch='B1g4'),
     decode_head=dict(in_channels=2048),
     auxiliary_head=dict(in_channels=512),
 )

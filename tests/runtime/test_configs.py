@@ -70,7 +70,9 @@ def test_only_what_the_configs_build_on_is_copied(tmp_path):
         '_base_/models/encoder_decoder.py',
         '_base_/models/pspnet.py',
         '_base_/models/pspnet_small.py',
+        '_base_/datasets/segmentation.py',
         '_base_/datasets/street.py',
+        '_base_/schedules/segmentation.py',
         '_base_/schedules/street.py',
         '_base_/runtime.py',
     }

@@ -2,6 +2,7 @@
 # sizes fit a stride of 8 when 8 divides size - 1), so that two CPU cores learn something
 # in half an hour; labels are compared at their full size. The recipe was chosen on
 # ResNet-18, see docs/results.md.
+_base_ = './segmentation.py'
 scale = (241, 181)
 crop_size = (161, 161)
 train_pipeline = [
@@ -41,11 +42,6 @@ tta_pipeline = [
 ]
 # data_root: the data set's own default, CAMVID_ROOT or data/camvid.
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type='CamVidDataset',
         data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
@@ -53,11 +49,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CamVidDataset',
         data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
@@ -65,16 +56,9 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CamVidDataset',
         data_prefix=dict(img_path='leftImg8bit/test', seg_map_path='gtFine/test'),
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,5 +1,6 @@
 # Cityscapes as the PSPNet reference augments it: scale 0.5 to 2, rotation by up to 10
 # degrees, blur, flip, crops of 713x713; 2 images a GPU, 16 in all on 8.
+_base_ = './segmentation.py'
 crop_size = (713, 713)
 train_pipeline = [
     dict(type='SeedSample'),
@@ -54,9 +55,6 @@ data_root = 'data/cityscapes'
 train_dataloader = dict(
     batch_size=2,
     num_workers=4,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -65,11 +63,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
     num_workers=4,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -78,5 +72,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

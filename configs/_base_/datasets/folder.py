@@ -1,5 +1,6 @@
 # A folder of your own: images/{train,val} of any size, and masks/{train,val} with a PNG
 # of the same name for each. A leaf or `train --data` gives data_root and metainfo.
+_base_ = './segmentation.py'
 crop_size = (512, 512)
 train_pipeline = [
     dict(type='SeedSample'),
@@ -43,11 +44,6 @@ tta_pipeline = [
 ]
 dataset_type = 'FolderDataset'
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_prefix=dict(img_path='images/train', seg_map_path='masks/train'),
@@ -55,11 +51,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_prefix=dict(img_path='images/val', seg_map_path='masks/val'),
@@ -67,5 +58,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

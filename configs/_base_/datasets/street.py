@@ -1,5 +1,6 @@
 # Street scenes drawn by code (tools/make_street_scenes.py), 128x256, in the folder layout
 # of Cityscapes: for the demo and the tests, where no real data is at hand.
+_base_ = './segmentation.py'
 crop_size = (128, 128)
 train_pipeline = [
     dict(type='SeedSample'),
@@ -36,11 +37,6 @@ tta_pipeline = [
 dataset_type = 'CityscapesDataset'
 data_root = 'data/street'
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='PositionSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -49,11 +45,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    worker_init_fn=dict(type='init_worker'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -62,5 +53,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

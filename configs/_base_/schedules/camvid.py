@@ -1,34 +1,15 @@
 # From scratch on two CPU cores, in mixed precision where this is faster.
+_base_ = './segmentation.py'
 max_iters = 1500
 optim_wrapper = dict(
     type='AutocastOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
 )
+# PolyLR reaches 0 at end - 1.
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, begin=0, end=50, by_epoch=False),
-    dict(
-        type='PolyLR',
-        power=0.9,
-        eta_min=0.0,
-        begin=0,
-        end=max_iters + 1,  # PolyLR reaches 0 at end - 1
-        by_epoch=False,
-    ),
+    dict(type='LinearLR', start_factor=0.1, end=50, by_epoch=False),
+    dict(type='PolyLR', power=0.9, end=max_iters + 1, by_epoch=False),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=25, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='CrashSafeCheckpointHook',
-        by_epoch=False,
-        interval=300,
-        save_best='mIoU',
-        max_keep_ckpts=2,
-    ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
-    samples=dict(type='SampleHook', count=4),
-)
+train_cfg = dict(max_iters=max_iters, val_interval=300)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=300))
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -15,9 +15,7 @@ optim_wrapper = dict(
 param_scheduler = [dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False)]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=epoch)
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
         type='CrashSafeCheckpointHook',
         by_epoch=False,
@@ -25,6 +23,5 @@ default_hooks = dict(
         save_best='accuracy/top1',
         max_keep_ckpts=3,
     ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=256)

@@ -1,0 +1,19 @@
+# What the data sets share: how images are loaded for training and, one by one, for
+# evaluation.
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
+    sampler=dict(type='PositionSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    worker_init_fn=dict(type='init_worker'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
