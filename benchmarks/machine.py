@@ -7,7 +7,6 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import torch
 
 from mmseg_repvgg.errors import ConfigError
 from repvgg_runtime.cores import usable_cores
+from repvgg_runtime.environment import versions
+from repvgg_runtime.processor import processor_name
 
 _PACKAGES = (
     'mmseg_repvgg',
@@ -44,25 +45,21 @@ def describe_machine() -> dict[str, Any]:
 
     Unknown values are None or left out.
     """
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    installed = dict(versions())
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     return {
-        'processor': _line('/proc/cpuinfo', 'model name') or platform.processor(),
+        'processor': processor_name(),
         'vector_instructions': torch.backends.cpu.get_cpu_capability(),
         'cores': usable_cores(),
-        'memory_gb': _gigabytes(_line('/proc/meminfo', 'MemTotal')),
+        'memory_gb': round(memory / 1e9, 1),
         'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         'cudnn': torch.backends.cudnn.version(),
         'cudnn_benchmark': torch.backends.cudnn.benchmark,
         'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
-        'versions': versions,
+        'versions': {name: installed[name] for name in _PACKAGES if name in installed},
         'settings': {name: os.environ[name] for name in _SETTINGS if name in os.environ},
-        'load': round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None,
+        'load': round(os.getloadavg()[0], 2),
         'commit': _commit(),
     }
 
@@ -86,19 +83,6 @@ def using_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _line(path: str, key: str) -> str | None:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return None
-    found = (line.split(':', 1)[1].strip() for line in lines if line.startswith(key))
-    return next(found, None)
-
-
-def _gigabytes(said: str | None) -> float | None:
-    return round(int(said.split()[0]) * 1024 / 1e9, 1) if said else None
 
 
 def _commit() -> str | None:

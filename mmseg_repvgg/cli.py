@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -83,7 +84,14 @@ def add_common_arguments(
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool; print a UserError in one line and exit with status 2."""
+    """Run a tool; print a UserError in one line and exit with status 2.
+
+    SIGTERM ends the tool as an exception does, so that no temporary file is left.
+    """
+    # One of several processes may wait for the others where no Python handler runs.
+    if 'RANK' not in os.environ:
+        # An exit by an exception removes temporary files.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # mmseg warns of settings that are intended here.
     for message in ('When align_corners=True', 'The draw is False'):
         warnings.filterwarnings('ignore', message)

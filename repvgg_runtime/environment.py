@@ -12,9 +12,9 @@ import platform
 import re
 from collections.abc import Iterator
 from importlib import import_module, metadata
-from pathlib import Path
 
 from .cores import usable_cores
+from .processor import instruction_sets, processor_name
 
 # Distributions of the same modules, of which one is needed.
 _PACKAGES: tuple[tuple[str, ...], ...] = (
@@ -51,15 +51,8 @@ def _installed(name: str) -> str | None:
 
 def processor() -> Rows:
     """Yield the processor, its instruction sets, and what torch makes of them."""
-    facts = {}
-    if os.path.exists('/proc/cpuinfo'):
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        facts = dict(
-            re.split(r'\s*:\s*', line, maxsplit=1) for line in lines if ':' in line
-        )
-    flags = (facts.get('flags') or facts.get('Features') or '').split()
-    sets = ' '.join(filter(_INSTRUCTIONS.fullmatch, flags))
-    yield 'name', facts.get('model name') or platform.machine()
+    sets = ' '.join(filter(_INSTRUCTIONS.fullmatch, instruction_sets()))
+    yield 'name', processor_name()
     yield 'instruction sets', sets or 'unknown'
     torch = import_module('torch')
     version = re.search(r'MKL-DNN (v\S+)', torch.__config__.show())

@@ -3,12 +3,31 @@
 import argparse
 import io
 import os
+import signal
 import sys
 
 import pytest
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _restore_handler():
+    usual = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, usual)
+
+
+def test_sigterm_ends_a_tool_as_an_exception_does(monkeypatch):
+    def main():
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail('the tool continues')
+
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def parse(*given, **uses):

@@ -44,7 +44,9 @@ def test_every_arch_has_configs_for_cityscapes():
     grouped = [f'b{n}{groups}' for n in (1, 2, 3) for groups in ('', 'g2', 'g4')]
     archs = ('a0', 'a1', 'a2', 'b0', *grouped)
     assert set(REPVGG) == {
-        f'pspnet_repvgg_{arch}{fast}_cityscapes' for arch in archs for fast in ('', '_fast')
+        f'pspnet_repvgg_{arch}{fast}_cityscapes'
+        for arch in archs
+        for fast in ('', '_fast')
     }
 
 

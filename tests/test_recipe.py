@@ -5,7 +5,6 @@ each choice are in docs/recipe.md.
 """
 
 import math
-from argparse import Namespace
 from functools import partial
 
 import numpy as np
@@ -48,12 +47,7 @@ def cityscapes(tmp_path_factory, street_root):
 
 
 def load(repo, name):
-    path = str(repo / 'configs' / f'{name}.py')
-    return load_config(
-        Namespace(
-            config=path, work_dir=None, launcher='none', cfg_options=None, local_rank=0
-        )
-    )
+    return load_config(repo / 'configs' / f'{name}.py')
 
 
 @pytest.fixture(scope='module')

@@ -39,7 +39,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     prepare_testing(cfg, args.checkpoint, fused=False, trust=args.trust_checkpoint)
     cfg.log_level = logging.WARNING
     runner = build_runner(cfg, evaluating=True)

@@ -2,15 +2,12 @@
 
 import argparse
 import logging
-import signal
-import sys
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmengine.logging import MMLogger
 
 from mmseg_repvgg import cli
 from mmseg_repvgg.checkpoints.key_names import LAYOUTS
-from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.models.archs import ARCHS
 from mmseg_repvgg.models.convert import convert
 
@@ -36,11 +33,6 @@ def main() -> None:
         default=1e-5,
         help='value that the batch norms add to the variance, if not 1e-5',
     )
-    parser.add_argument(
-        '--safetensors',
-        action='store_true',
-        help='require that DST ends in .safetensors',
-    )
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     parser.add_argument(
         '--trust-checkpoint',
@@ -48,12 +40,8 @@ def main() -> None:
         help='unpickle anything in SRC, which can run code; only if you trust its origin',
     )
     args = parser.parse_args()
-    if args.safetensors and not args.dst.endswith('.safetensors'):
-        raise ConfigError(f'with --safetensors, {args.dst} must end in .safetensors')
     # The backbones that are compared would log their loading.
     MMLogger.get_instance('convert', log_level=logging.WARNING)
-    # Exit normally on SIGTERM, so that the temporary file is removed.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     conversion = convert(
         args.src,

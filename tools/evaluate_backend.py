@@ -24,7 +24,7 @@ def main() -> None:
     cli.add_common_arguments(parser, trust=False, verbose=True)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     check_keys(cfg, TEST_KEYS, 'a test loop')
     use_exported_file(cfg, args.file, args.device)
     build_runner(cfg, verbose=args.verbose, evaluating=True).test()

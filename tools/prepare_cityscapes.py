@@ -1,7 +1,6 @@
 """Prepare Cityscapes for training: unpack, check, write labelTrainIds images."""
 
 import argparse
-import signal
 import sys
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
@@ -20,8 +19,6 @@ def main() -> None:
         '--jobs', type=int, metavar='N', help='number of threads; default one per core'
     )
     args = parser.parse_args()
-    # Exit normally on SIGTERM, so that no temporary file is left.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     report = prepare_cityscapes(args.root, check=args.check, jobs=args.jobs)
     print(report)

@@ -1,7 +1,6 @@
 """Remove the channels of a fused backbone that matter least; print what it costs."""
 
 import argparse
-from argparse import Namespace
 from pathlib import Path
 
 import startup  # noqa: F401, I001  (before torch and mmseg)
@@ -48,7 +47,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     folder = Path(args.out or f'{cfg.work_dir}/pruned')
     done = prune(
         cfg,
@@ -64,8 +63,7 @@ def main() -> None:
     }
     miou = {}
     for name, source in sources.items():
-        given = Namespace(config=source.given, cfg_options=source.options)
-        test = load_config(given)
+        test = load_config(source.given, source.options)
         test.work_dir, test.experiment_name = cfg.work_dir, f'prune_{name}'
         prepare_testing(test, str(source.checkpoint), trust=trust)
         miou[name] = build_runner(test, evaluating=True).test()['mIoU']

@@ -73,7 +73,7 @@ def main() -> None:
     cli.add_common_arguments(parser)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     name = f'{Path(args.checkpoint).stem}_int8.xml'
     done = quantize(
         cfg,

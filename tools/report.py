@@ -69,7 +69,7 @@ def main() -> None:
     if args.fiftyone:
         require('fiftyone', None)  # Before the images are segmented.
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     choose_split(cfg, args.split)
     prepare_testing(cfg, args.checkpoint, trust=args.trust_checkpoint)
     cfg.log_level = logging.WARNING

@@ -51,7 +51,13 @@ def main() -> None:
     cli.add_common_arguments(parser, launcher=True, verbose=True)
     args = parser.parse_args()
 
-    cfg = load_config(args)
+    cfg = load_config(
+        args.config,
+        args.cfg_options,
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+        local_rank=args.local_rank,
+    )
     prepare_testing(
         cfg,
         args.checkpoint,

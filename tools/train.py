@@ -72,7 +72,13 @@ def main() -> None:
     elif args.config is None:
         parser.error('give a config, or --data and --classes')
 
-    cfg = load_config(args)
+    cfg = load_config(
+        args.config,
+        args.cfg_options,
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+        local_rank=args.local_rank,
+    )
     if args.data:
         use_folder(cfg, args.data, args.classes)
     prepare_training(

@@ -1,7 +1,6 @@
 """Loading a config for the tools, and adapting its hooks."""
 
 import os
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,28 @@ from ..models.archs import ARCHS
 from ..registry_types import builds
 
 
-def load_config(args: Namespace) -> Config:
+def load_config(
+    config: str | os.PathLike[str],
+    cfg_options: Mapping[str, Any] | None = None,
+    *,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> Config:
     """Read a config file and apply the options of the command line.
 
     Args:
-        args: ``config``, a file or the name of a config of this project; optionally
-            ``work_dir``, by default that of the config, else
-            ``work_dirs/NAME_OF_CONFIG``; ``cfg_options``; and for tools that run in
-            several processes ``launcher`` and ``local_rank``.
+        config: A file, or the name of a config of this project.
+        cfg_options: Changes of the config, by dotted key.
+        work_dir: Folder of the run; by default that of the config, else
+            ``work_dirs/NAME_OF_CONFIG``.
+        launcher: What started the processes, if several.
+        local_rank: Number of this process on its machine.
 
     Raises:
         ConfigError: If the file cannot be read as a config, or the options don't fit it.
     """
-    path = str(find_config(args.config))
+    path = str(find_config(config))
     try:
         cfg = Config.fromfile(path)
     except (OSError, SyntaxError) as error:
@@ -42,16 +50,16 @@ def load_config(args: Namespace) -> Config:
     if cfg.get('data_preprocessor'):
         # A Runner does the same, but not every tool has one.
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    cfg.launcher = getattr(args, 'launcher', 'none')
-    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
+    cfg.launcher = launcher
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     try:
-        cfg.merge_from_dict(getattr(args, 'cfg_options', None) or {})
+        cfg.merge_from_dict(dict(cfg_options or {}))
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f'--cfg-options does not fit {path}: {error.args[0]}'
         ) from error
     default = cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
-    cfg.work_dir = getattr(args, 'work_dir', None) or default
+    cfg.work_dir = work_dir or default
     return cfg
 
 
@@ -77,7 +85,7 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
             f'{given} is neither a config file (*.py) nor an architecture: '
             f'{", ".join(ARCHS)}, or with dilation, such as B2-fast and B2-full'
         )
-    cfg = load_config(Namespace(config=given, cfg_options=options))
+    cfg = load_config(given, options)
     if 'backbone' not in (cfg.get('model') or {}):
         raise ConfigError(f'{given} has no model with a backbone')
     return cfg

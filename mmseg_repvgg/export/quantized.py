@@ -19,6 +19,7 @@ from mmengine.model import BaseModel
 from repvgg_runtime.backends import Array, open_backend
 from repvgg_runtime.extras import require
 from repvgg_runtime.metadata import Metadata
+from repvgg_runtime.processor import instruction_sets
 
 from ..datasets.checks import check_dataset
 from ..engine.config_checks import check_keys
@@ -33,7 +34,6 @@ from .real_images import CalibrationImages, Validation
 from .staging import staged
 
 ENGINES = ('torch', 'phases')
-_CPU_INFO = Path('/proc/cpuinfo')
 # Largest number of calibration images from which GPTQ computes moments.
 _ROUNDING_IMAGES = 32
 
@@ -239,7 +239,7 @@ def quantize(
 
 def missing_for_int8() -> str | None:
     """Return what an x86 processor lacks for fast int8; None if nothing or unknown."""
-    info = _CPU_INFO.read_text() if _CPU_INFO.exists() else ''
-    if 'flags' not in info or 'vnni' in info:
+    sets = instruction_sets()
+    if 'sse2' not in sets or any('vnni' in name for name in sets):
         return None
     return 'this processor has neither VNNI nor AMX, with which int8 is faster'

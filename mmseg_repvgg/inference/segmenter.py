@@ -2,7 +2,6 @@
 
 import os
 import threading
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,10 +74,7 @@ class Segmenter(BaseSegmenter):
     ) -> None:
         # mmseg warns of settings that are intended, and loading is logged for trainings.
         with quiet(MMLogger.get_current_instance()):
-            if isinstance(config, Config):
-                cfg = config.copy()
-            else:
-                cfg = load_config(Namespace(config=os.fspath(config)))
+            cfg = config.copy() if isinstance(config, Config) else load_config(config)
             model = load_model(cfg, checkpoint, trust=trust)
             self._prepare(cfg, model, engine, precision, device, tta, keep_trained)
 

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..extras import require
+from ..processor import instruction_sets, processor_name
 from .library_cache import find_libraries, store_library
 
 SOURCE = Path(__file__).with_name('winograd.cpp')
@@ -215,12 +216,8 @@ def _flags() -> list[str]:
 
 def _machine() -> str:
     """Describe the processor, on which ``-march=native`` depends, and the C library."""
-    system = ' '.join(platform.libc_ver())
-    with contextlib.suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith(('flags', 'Features')):
-                return f'{line} {system}'
-    return f'{platform.processor()} {platform.machine()} {system}'
+    sets = instruction_sets() or [processor_name(), platform.machine()]
+    return ' '.join([*sets, *platform.libc_ver()])
 
 
 def _said(error: Exception) -> object:

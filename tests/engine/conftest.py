@@ -1,7 +1,5 @@
 """Fixtures for configs as the tools load them."""
 
-from argparse import Namespace
-
 import pytest
 import torch
 from mmseg.registry import MODELS
@@ -14,8 +12,7 @@ def _load():
     """Return a function that loads a config file with options."""
 
     def load(path, work_dir=None, **options):
-        args = dict(work_dir=work_dir, launcher='none', local_rank=0)
-        return load_config(Namespace(config=str(path), cfg_options=options, **args))
+        return load_config(path, options, work_dir=work_dir)
 
     return load
 

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from argparse import Namespace
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ pytest.importorskip('torch_pruning', reason="needs pip install -e '.[prune]'")
 
 
 def read(config):
-    return load_config(Namespace(config=str(config)))
+    return load_config(config)
 
 
 def convs(net):

@@ -381,7 +381,7 @@ def test_tool_reports_the_conversion(source, native, tmp_path, run_tool):
 def test_tool_writes_safetensors(source, native, tmp_path, run_tool):
     pytest.importorskip('safetensors')
     dst = tmp_path / 'dst.safetensors'
-    done = run_tool(TOOL, source, dst, '--safetensors', '--to', 'timm', cwd=tmp_path)
+    done = run_tool(TOOL, source, dst, '--to', 'timm', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert b'stem.conv_kxk.conv.weight' in dst.read_bytes()[:65536]
     assert_same(load(dst).backbone, native['training'])
@@ -391,7 +391,6 @@ def test_tool_writes_safetensors(source, native, tmp_path, run_tool):
     ('args', 'says'),
     [
         (['missing.pth', 'dst.pth'], 'missing.pth does not exist'),
-        (['source.pth', 'dst.pth', '--safetensors'], 'must end in .safetensors'),
         (['source.pth', 'dst.pth', '--arch', 'B1'], 'another arch'),
     ],
 )

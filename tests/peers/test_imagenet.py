@@ -3,8 +3,6 @@
 Run by `make test-peers`, in an environment of its own.
 """
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 import torch
@@ -37,18 +35,16 @@ def images(tmp_path):
 
 def small(name, images, work_dir):
     cfg = load_config(
-        Namespace(
-            config=name,
-            work_dir=str(work_dir),
-            cfg_options={
-                'model.head.in_channels': 128,
-                'model.head.num_classes': 2,
-                'model.data_preprocessor.num_classes': 2,
-                'train_cfg.max_iters': 2,
-                'train_cfg.val_interval': 2,
-                'default_hooks.checkpoint.interval': 2,
-            },
-        )
+        name,
+        {
+            'model.head.in_channels': 128,
+            'model.head.num_classes': 2,
+            'model.data_preprocessor.num_classes': 2,
+            'train_cfg.max_iters': 2,
+            'train_cfg.val_interval': 2,
+            'default_hooks.checkpoint.interval': 2,
+        },
+        work_dir=str(work_dir),
     )
     cfg.model.backbone.arch = TINY
     if 'num_classes' in cfg.model.head.loss:

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-from argparse import Namespace
 
 import cv2
 import numpy as np
@@ -25,8 +24,7 @@ RUN = dict(config='c', checkpoint='a.pth', split='val', version='1', date='today
 
 def make_runner(trained, folder, **options):
     config, checkpoint = trained
-    args = Namespace(config=config, work_dir=str(folder / 'work'), cfg_options=options)
-    cfg = load_config(args)
+    cfg = load_config(config, options, work_dir=str(folder / 'work'))
     prepare_testing(cfg, checkpoint)
     runner = build_runner(cfg)
     runner.load_or_resume()

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,7 @@ READERS = {
     'source.png': read_labels,
     'scalars.json': read_log,
     'report.json': Report.load,
-    'config.py': lambda path: load_config(Namespace(config=str(path))),
+    'config.py': lambda path: load_config(path),
     'a.onnx': open_backend,
     'a.xml': open_backend,
 }
