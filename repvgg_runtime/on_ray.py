@@ -109,7 +109,7 @@ def predict_on_ray(
     """
     if not images:
         return {}
-    # It warns that a worker could not start again if the driver ended, which ends all.
+    # Ray warns that its workers do not outlive this process, which is intended.
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     ray = require('ray', 'ray')
     data = require('ray.data', 'ray')

@@ -158,7 +158,7 @@ def predict_video(
 
 
 def film_name(source: Input, frames: int | None) -> str:
-    """Return the name of a film; that of a part of a video does not stand for the whole.
+    """Return the name of a film; that of a part of a video tells how long it is.
 
     Args:
         source: The video or camera.

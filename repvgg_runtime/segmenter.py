@@ -31,7 +31,7 @@ class Prediction:
 
     Attributes:
         labels: Index of the class of each pixel, of the image's own size.
-        probabilities: Probability of each class, unless they were not asked for.
+        probabilities: Probability of each class; None if they were not asked for.
     """
 
     labels: Labels

@@ -102,7 +102,7 @@ RUNNERS = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def _runners_are_strangers(monkeypatch):
+def _runners_have_names_of_their_own(monkeypatch):
     """Give each Runner a name of its own.
 
     mmengine names them by the second they begin in: of two in the same one, the second
@@ -376,7 +376,7 @@ class Starter:
         return process
 
     def left(self) -> list[int]:
-        """Who is alive of them and of those that they have started."""
+        """Return the ids of the living processes, and of those that they have started."""
         found = []
         for path in Path('/proc').glob('[0-9]*/environ'):
             with contextlib.suppress(OSError):  # It has ended, or is another user's.

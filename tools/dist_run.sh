@@ -3,11 +3,12 @@
 #
 #   bash tools/dist_run.sh TOOL CONFIG PROCESSES_PER_NODE [ARGUMENTS]
 #
-# One node: nothing more to say; torchrun finds a free port (or PORT says which).
-# Several: on each node, with NNODES, NODE_RANK and MASTER_ADDR set (and PORT, default 29500).
-# MAX_RESTARTS, default 0, is how often all processes are started again after one of them failed;
-# a training then needs --resume, to go on from its last checkpoint.
-# PYTHON chooses the interpreter, default python.
+# On one node, torchrun finds a free port unless PORT names one.
+# On several, run it on each node with NNODES, NODE_RANK and MASTER_ADDR set (and PORT, default
+# 29500).
+# MAX_RESTARTS, default 0, is how often all processes are restarted after one has failed. A
+# training then needs --resume, which continues from its last checkpoint.
+# PYTHON is the interpreter, default python.
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: bash tools/dist_train.sh CONFIG PROCESSES_PER_NODE [ARGUMENTS]" >&2
@@ -42,8 +43,8 @@ fi
 if [ "$nodes" -eq 1 ] && [ -z "${PORT:-}" ]; then
     rendezvous=(--standalone)
 else
-    # The node that serves the port sees to it that nobody else has it: a process that
-    # joined another run's rendezvous would hang, or worse, train with it.
+    # The node that serves the port checks that it is free: a process that joined the
+    # rendezvous of another run would hang or train with it.
     if [ "$rank" -eq 0 ] && ! "$python" -c "
 import socket, sys
 with socket.socket() as s:
@@ -60,7 +61,7 @@ with socket.socket() as s:
     fi
 fi
 if [ "$restarts" -gt 0 ]; then
-    # Else what starts again finds the addresses of the processes before it, and fails
+    # Otherwise a restart finds the addresses of the previous processes and fails
     # (https://github.com/pytorch/pytorch/issues/135712).
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 fi

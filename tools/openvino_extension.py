@@ -6,7 +6,7 @@ from pathlib import Path
 import startup  # noqa: F401  (before torch and mmseg)
 
 from mmseg_repvgg import cli
-from repvgg_runtime.kernels.build import compile_library, openvino_extension
+from repvgg_runtime.kernels.build import save_openvino_extension
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     )
     parser.add_argument('out', type=Path, help='the file to write, such as winograd.so')
     args = parser.parse_args()
-    compile_library(openvino_extension(), args.out)
+    save_openvino_extension(args.out)
     print(f'written: {args.out}')
 
 

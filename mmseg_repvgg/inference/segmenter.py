@@ -266,8 +266,8 @@ class Segmenter(BaseSegmenter):
 
         Args:
             source: The folder, or the id of a model on the Hugging Face hub.
-            engine: As for the class, as are ``device`` and ``tta``.
-            precision: As for the class.
+            engine: See the class, also for the next three.
+            precision: Precision of the Winograd engine.
             device: Device of torch.
             tta: Average over the views of the config's ``tta_pipeline``.
             trust: Build classes of any package that the config names.

@@ -19,11 +19,12 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..atomic_write import atomic_path
 from ..errors import ConfigError
 from ..extras import require
 from ..processor import instruction_sets, processor_name
@@ -136,9 +137,30 @@ def add_openvino_extension(core: Any) -> None:
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
+    with _lock, _naming_the_compiler():
+        _find_or_build(openvino_extension(), load)
+
+
+def save_openvino_extension(path: Path) -> None:
+    """Compile Winograd's convolution for OpenVINO in programs of your own.
+
+    Args:
+        path: The library to write.
+
+    Raises:
+        ConfigError: If it cannot be compiled.
+        ExtraError: If OpenVINO is not installed.
+        WriteError: If the file cannot be written.
+    """
+    library = openvino_extension()
+    with atomic_path(path) as temporary, _naming_the_compiler():
+        compile_library(library, temporary)
+
+
+@contextlib.contextmanager
+def _naming_the_compiler() -> Iterator[None]:
     try:
-        with _lock:
-            _find_or_build(openvino_extension(), load)
+        yield
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise ConfigError(
             f'the Winograd engine for OpenVINO cannot be compiled: {_said(error)}. '

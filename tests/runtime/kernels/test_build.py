@@ -202,6 +202,20 @@ def test_extension_without_a_cache_is_built_for_the_process(copies, monkeypatch,
     assert 'compiled for this process alone' in caplog.text
 
 
+@needs_compiler
+def test_extension_is_written_where_it_is_wanted(copies, tmp_path):
+    build.save_openvino_extension(tmp_path / 'new' / 'winograd.so')
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['winograd.so']
+
+
+def test_extension_that_cannot_be_compiled_is_an_error(tmp_path, monkeypatch):
+    pytest.importorskip('openvino')
+    monkeypatch.setenv('CXX', 'no-compiler')
+    with pytest.raises(ConfigError, match='there is no no-compiler. Install'):
+        build.save_openvino_extension(tmp_path / 'winograd.so')
+    assert not list(tmp_path.iterdir())
+
+
 def test_openvino_without_headers_is_an_error(tmp_path, monkeypatch):
     openvino = pytest.importorskip('openvino')
     monkeypatch.setattr(openvino, '__file__', str(tmp_path / '__init__.py'))
