@@ -24,16 +24,12 @@ from benchmarks.subjects import Setup, Source, Subject
 from benchmarks.timing import Spread, Timings, time_alternating
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.reparam import deploy
-from mmseg_repvgg.winograd import WinogradConv2d
 
 STOCK = ('channels-last', 'onnxruntime', 'openvino')
 """Forms of the peer that do not use this package."""
 
 OUR_HEAD = tuple(f'{form}, winograd head' for form in STOCK)
 """The same forms of its backbone, with a head computed by Winograd."""
-
-# Number of points of F(4x4, 3x3) in two dimensions.
-FREQUENCIES = 36
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,8 @@ class Speed:
 
     Attributes:
         size: Height and width of the image.
-        timings: Times of ``peer FORM``, ``full FORM``, ``fast winograd`` and
-            ``products``; for a segmentor also of ``peer FORM, winograd head``.
+        timings: Times of ``peer FORM``, ``full FORM`` and ``fast winograd``; for a
+            segmentor also of ``peer FORM, winograd head``.
     """
 
     size: tuple[int, int]
@@ -72,7 +68,6 @@ class Speed:
                 'full winograd', 'full channels-last'
             ),
             'full over fast, winograd': speedup('full winograd', 'fast winograd'),
-            'own products over full': speedup('full winograd', 'products'),
         }
 
 
@@ -84,7 +79,7 @@ def measure_speed(
     warmup: int = 1,
     rounds: int = 9,
 ) -> Speed:
-    """Time a network with Winograd against a peer, itself, and its matrix products.
+    """Time a network with Winograd against a peer and itself.
 
     The peer is also timed with the Winograd engine: as a whole (``peer winograd``) and,
     for a segmentor, in the head alone, with the backbone in every stock runtime (``peer
@@ -118,7 +113,6 @@ def measure_speed(
             'full winograd': winograd(full),
             'fast winograd': winograd(fast),
             'peer winograd': winograd(other),
-            'products': products(deploy(full.fused, 'winograd'), full.input),
         }
         subjects = [full, fast, other]
         for form in STOCK:
@@ -164,63 +158,6 @@ def _joined(body: Run, head: Callable[[Tensor], Tensor]) -> Run:
 def dilated(source: Source, how: str) -> Source:
     """Return the same RepVGG network with another dilation."""
     return replace(source, options={**source.options, 'model.backbone.dilation': how})
-
-
-@torch.inference_mode()
-def products(network: nn.Module, x: Tensor) -> Run:
-    """Return a function that computes only the matrix products of Winograd convs.
-
-    They are ``torch.bmm`` of (36 * groups, tiles, in) and (36 * groups, in, out) with the
-    shapes of the network, on random numbers that are in memory before.
-
-    Args:
-        network: A network with :class:`~mmseg_repvgg.winograd.WinogradConv2d` layers.
-        x: Its input.
-    """
-    shapes: list[tuple[int, int, int, int]] = []
-
-    def note(conv: nn.Module, _: Any, y: Tensor) -> None:
-        assert isinstance(conv, WinogradConv2d)
-        n, _, *size = y.shape
-        rows, columns = (_tiles(side, conv.dilation[0]) for side in size)
-        channels = conv.in_channels // conv.groups, conv.out_channels // conv.groups
-        shapes.append((FREQUENCIES * conv.groups, n * rows * columns, *channels))
-
-    hooks = [
-        module.register_forward_hook(note)
-        for module in network.modules()
-        if isinstance(module, WinogradConv2d)
-    ]
-    network(x)
-    for hook in hooks:
-        hook.remove()
-    operands = []
-    tiles = torch.randn(max(b * rows * depth for b, rows, depth, _ in shapes))
-    out = torch.empty(max(b * rows * columns for b, rows, _, columns in shapes))
-    for b, rows, depth, columns in shapes:
-        # Each conv has its own kernels, as in the network.
-        kernels = torch.randn(b, depth, columns)
-        operands.append(
-            (
-                tiles[: b * rows * depth].view(b, rows, depth),
-                kernels,
-                out[: b * rows * columns].view(b, rows, columns),
-            )
-        )
-
-    def run() -> None:
-        with torch.inference_mode():
-            for left, right, result in operands:
-                torch.bmm(left, right, out=result)
-
-    return run
-
-
-def _tiles(side: int, dilation: int) -> int:
-    """Count tiles of 4 pixels: of each phase, or of all phases joined with padding."""
-    phases = [-(-(side - first) // dilation) for first in range(min(dilation, side))]
-    joined = sum(phases) + len(phases) - 1
-    return min(sum(-(-phase // 4) for phase in phases), -(-joined // 4))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks import winograd_figures
 from benchmarks.runtimes import FORMS, difference
@@ -16,9 +15,7 @@ from benchmarks.winograd_figures import (
     measure_errors,
     measure_growth,
     measure_speed,
-    products,
 )
-from mmseg_repvgg import deploy
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.winograd import WinogradConv2d
 
@@ -47,7 +44,6 @@ def test_speed_covers_all_forms(ours, peer):
         'full winograd',
         'fast winograd',
         'peer winograd',
-        'products',
         *(f'peer {form}' for form in STOCK + OUR_HEAD),
     }
     assert all(len(seconds) == 3 for seconds in speed.timings.seconds.values())
@@ -87,37 +83,6 @@ def test_peer_with_our_head_computes_the_same(peer, form, tmp_path, monkeypatch)
     assert conv.out_channels == OPTIONS['model.decode_head.channels']
 
 
-def test_products_have_the_shapes_of_the_convs(monkeypatch):
-    convs = nn.Sequential(
-        nn.Conv2d(32, 64, 3, padding=2, dilation=2),
-        nn.Conv2d(64, 48, 3, stride=2, padding=1),
-        nn.Conv2d(48, 96, 3, padding=1),
-        nn.Conv2d(96, 64, 3, padding=1, groups=2),
-    )
-    multiplied = []
-    bmm = torch.bmm
-    monkeypatch.setattr(
-        torch,
-        'bmm',
-        lambda a, b, out: multiplied.append((a.shape, b.shape)) or bmm(a, b, out=out),
-    )
-    products(deploy(convs, 'winograd'), torch.randn(2, 32, 30, 22))()
-    assert multiplied == [
-        # Phases of 15 and 11: 4 and 3 tiles each, and no fewer if joined (31 and 23).
-        ((36, 2 * 8 * 6, 32), (36, 32, 64)),
-        ((36, 2 * 4 * 3, 48), (36, 48, 96)),
-        ((72, 2 * 4 * 3, 48), (72, 48, 32)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ('side', 'dilation', 'tiles'),
-    [(32, 2, 8), (90, 2, 23), (90, 1, 23), (90, 4, 24), (64, 4, 16), (1, 4, 1)],
-)
-def test_tiles_of_a_side(side, dilation, tiles):
-    assert winograd_figures._tiles(side, dilation) == tiles
-
-
 @pytest.mark.slow
 def test_errors_and_growth(ours):
     errors = measure_errors(ours, SETUP)
@@ -153,7 +118,6 @@ def test_tool_prints_all_figures(repo, tmp_path, run_tool):
         'full winograd over peer',
         'full winograd over full direct',
         'full over fast, winograd',
-        'own products over full',
         'largest error against float64',
         'peak memory over an empty process, 33x47',
         'slope of log time',
