@@ -48,7 +48,8 @@ def atomic_path(
     """
     path = Path(path)
     suffix = path.suffix if suffix is None else suffix
-    temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{suffix}')
+    # The name of the file itself may be as long as names can be.
+    temporary = path.with_name(f'.{path.stem[:40]}.{secrets.token_hex(4)}{suffix}')
     try:
         refuse_special_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 from .errors import ConfigError, ImageError
 from .extras import require
 from .inputs import Input
-from .open_model import open_model
+from .open_model import is_exported, open_model
 from .outputs import Outputs, Places
 from .storage import is_url
 
@@ -107,8 +107,13 @@ def predict_on_ray(
         ConfigError: If there is no cluster at the address.
         ExtraError: If Ray is not installed.
     """
+    # Ray would end with an error at a missing file.
+    gone = {each.path for each in images if _is_missing(each.path)}
+    broken = {path: f'the image {path} does not exist' for path in gone}
+    images = [each for each in images if each.path not in gone]
+    on_done(len(broken))
     if not images:
-        return {}
+        return broken
     # Ray warns that its workers do not outlive this process, which is intended.
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     ray = require('ray', 'ray')
@@ -127,7 +132,8 @@ def predict_on_ray(
     logging.getLogger('ray.data').setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     gpus, cpus = (int(resources.get(name, 0)) for name in ('GPU', 'CPU'))
-    on_gpu = gpus > 0 and (model.get('device') or 'cuda').startswith('cuda')
+    default = 'cpu' if is_exported(model['model'], model.get('config')) else 'cuda'
+    on_gpu = gpus > 0 and (model.get('device') or default).startswith('cuda')
     threads = model.get('threads') or 1
     count = workers or (gpus if on_gpu else max(cpus // threads, 1))
     # Ray names local files by their whole path.
@@ -152,7 +158,6 @@ def predict_on_ray(
         num_cpus=0.9 * threads,
         num_gpus=1 if on_gpu else 0,
     )
-    broken = {}
     for row in results.iter_rows():
         if row['error']:
             broken[paths[row['path']].path] = row['error']
@@ -169,6 +174,10 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(f'there is no Ray cluster at {address}: {error}') from error
+
+
+def _is_missing(path: str) -> bool:
+    return not is_url(path) and not os.path.exists(path)
 
 
 def _whole(path: str) -> str:

@@ -45,8 +45,7 @@ def open_model(
         ConfigError: If the model needs another argument, or cannot be opened.
         ExtraError: If a package that it needs is not installed.
     """
-    suffix = Path(model).suffix.lower()
-    exported = suffix in BACKENDS and not (suffix == '.pt' and config)
+    suffix, exported = Path(model).suffix.lower(), is_exported(model, config)
     if exported or os.path.isdir(model):
         if config is not None:
             raise ConfigError(f'{model} holds its config: leave out --config')
@@ -85,3 +84,9 @@ def open_model(
     if config is not None:
         return package.Segmenter(config, model, keep_trained=keep_trained, **options)
     return package.Segmenter.from_pretrained(model, **options)
+
+
+def is_exported(model: str, config: str | None) -> bool:
+    """Return whether a model is an exported file rather than a checkpoint."""
+    suffix = Path(model).suffix.lower()
+    return suffix in BACKENDS and not (suffix == '.pt' and config)

@@ -119,11 +119,13 @@ def predict_video(
         The number of frames.
 
     Raises:
-        DataError: If it cannot be opened or has no frame.
+        DataError: If it cannot be opened, has no frame, or ends long before its header
+            says.
         WriteError: If a file cannot be written.
     """
     capture = _capture(source)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25
+    length = 0 if source.is_camera else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     files = [kind for kind in outputs.places.kinds if kind not in PICTURES]
     count = 0
     with ExitStack() as stack:
@@ -149,6 +151,12 @@ def predict_video(
                 outputs.write(f'{source.name}/{count:06d}', frame, found, files)
                 count += 1
                 on_done(1)
+            # Some containers only estimate their number of frames.
+            if count < 0.9 * min(length, frames or length):
+                raise DataError(
+                    f'{source.path} ends after {count} of {length} frames: it is '
+                    'truncated, and no video is kept. --frames gives a part of it'
+                )
         except KeyboardInterrupt:
             if not (source.is_camera and count):
                 raise

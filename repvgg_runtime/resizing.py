@@ -33,7 +33,8 @@ def resize_image(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[
     """Resize an image (H, W, C) by bilinear interpolation to a height and width."""
     if image.shape[:2] == size:
         return image
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return resized.reshape(*size, -1)  # OpenCV drops an axis of one band.
 
 
 def resize_labels(labels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:

@@ -54,13 +54,22 @@ def write(path: str, data: bytes) -> None:
 
 
 def files_below(folder: str) -> list[str]:
-    """Return the paths of all files in a folder and its subfolders, relative to it."""
+    """Return the paths of all files in a folder and its subfolders, relative to it.
+
+    Links to folders are followed.
+    """
     if _is_in_store(folder):
         store, inside = _store(folder)
         inside = inside.rstrip('/')
         return sorted(path[len(inside) + 1 :] for path in store.find(inside))
     found, folder = [], _local(folder)
-    for parent, folders, files in os.walk(folder):
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # A link to a folder above would never end.
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         for file in sorted(files):
             found.append(os.path.relpath(os.path.join(parent, file), folder))

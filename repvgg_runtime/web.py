@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import storage
-from .errors import ConfigError, UserError
+from .errors import ConfigError, ImageError, UserError
 from .extras import require
 from .inputs import find_inputs
 from .open_model import open_model
@@ -160,7 +160,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _examples(folder: str, max_pixels: int) -> list[Picture]:
     files = [each.path for each in find_inputs([folder]) if not each.is_video]
-    pictures = [Picture(Path(file).name, storage.read(file)) for file in files[:EXAMPLES]]
+    try:
+        pictures = [Picture(Path(f).name, storage.read(f)) for f in files[:EXAMPLES]]
+    except OSError as error:
+        raise ImageError(f'an example cannot be read: {error}') from error
     for picture in pictures:
         check_picture(picture, max_pixels)
     return pictures

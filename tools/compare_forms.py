@@ -52,7 +52,7 @@ def main() -> None:
     def save(index: int, sample) -> None:
         if index >= args.pictures:
             return
-        name = Path(sample.img_path).stem
+        name = f'{index:03}_{Path(sample.img_path).stem}'
         try:
             maps = [
                 each.data[0].cpu().numpy()

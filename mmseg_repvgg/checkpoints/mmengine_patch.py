@@ -63,6 +63,7 @@ def read_ahead(path: str, *, trust: bool = False) -> Any:
     Only the last one is kept. If the file is replaced meanwhile, mmengine reads the new
     one. Arguments and errors are those of :func:`~.files.read_checkpoint`.
     """
+    path = os.path.expanduser(path)
     identity = _identity(path)
     if identity not in _ahead:
         _ahead.clear()

@@ -165,6 +165,8 @@ def _run(file: IO[bytes], storage: Callable[..., Tensor] | None = None) -> Any:
             what, *details = stack.pop()
             _require(what == 'storage')
             stack.append(storage(*details))
+        elif name == 'FRAME' and storage is not None:
+            raise ForbiddenError('pickle protocol 4 or newer, which is not read here')
         elif name == 'STOP':
             _require(len(stack) == 1 and not marked)
         elif name != 'PROTO':

@@ -8,6 +8,8 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from repvgg_runtime.storage import files_below
+
 from ..errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -20,8 +22,8 @@ class FolderDataset(BaseSegDataset):
     """Images of any usual format, each with a mask of the same name, a PNG.
 
     A mask has one channel with the number of each pixel's class, from 0 on, and 255 where
-    pixels do not count; or it has the colours of the palette, in one channel if all of
-    these are greys.
+    pixels do not count; or it has the colours of ``metainfo``, in three channels, by a
+    palette of its own, or in one channel if all of these are greys.
 
     Args:
         metainfo: ``classes``, their names in the order of the numbers; and ``palette``,
@@ -58,7 +60,8 @@ class FolderDataset(BaseSegDataset):
         """List the images, each with the path of its mask.
 
         Raises:
-            DataError: If two images have one name, or the list names one that is missing.
+            DataError: If two images have one name, or the list names one that is missing
+                or is not in UTF-8.
         """
         images = _images_in(Path(self.data_prefix['img_path']))
         names = _read_names(Path(self.ann_file), images) if self.ann_file else images
@@ -79,7 +82,7 @@ class FolderDataset(BaseSegDataset):
 def _images_in(folder: Path) -> dict[str, Path]:
     """Return the images of a folder, at any depth, by their names without suffixes."""
     images: dict[str, Path] = {}
-    for path in sorted(folder.rglob('*')):
+    for path in sorted(folder / name for name in files_below(str(folder))):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'):
             name = path.relative_to(folder).with_suffix('').as_posix()
             if name in images:
@@ -96,12 +99,19 @@ def _read_names(file: Path, images: Mapping[str, Path]) -> list[str]:
     if not file.is_file():
         raise DataError(f'the list of images {file} does not exist')
     names = []
-    for line in filter(None, map(str.strip, file.read_text().splitlines())):
+    for line in filter(None, map(str.strip, _read_text(file).splitlines())):
         name = line if line in images else Path(line).with_suffix('').as_posix()
         if name not in images:
             raise DataError(f'{file} lists {line}, but there is no such image')
         names.append(name)
     return names
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise DataError(f'{file} is not in UTF-8 ({error}). Save it in UTF-8') from error
 
 
 def read_classes(file: Path) -> dict[str, Any]:
@@ -119,11 +129,12 @@ def read_classes(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: If the file does not exist, does not name 2 to 255 different classes,
             or gives some of them no colour or one colour to two.
+        DataError: If it is not in UTF-8.
     """
     if not file.is_file():
         raise ConfigError(f'the file of classes {file} does not exist')
     table = []
-    for line in file.read_text(encoding='utf-8-sig').splitlines():
+    for line in _read_text(file).splitlines():
         if match := _CLASS.fullmatch(line.partition('#')[0].strip()):
             name, *color = match.groups()
             table.append((name, [int(number) for number in color if number]))

@@ -1,6 +1,7 @@
 """Pipeline transforms: loading with checks, and Gaussian blur."""
 
 import contextlib
+import io
 import os
 import struct
 import zlib
@@ -118,13 +119,14 @@ class LoadCheckedAnnotations(LoadAnnotations):
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
         with _naming('label map', path):
+            data = fileio.get(path, backend_args=self.backend_args)
             labels = mmcv.imfrombytes(
-                fileio.get(path, backend_args=self.backend_args),
-                flag='unchanged',
-                backend=self.imdecode_backend,
+                data, flag='unchanged', backend=self.imdecode_backend
             )
             if labels is None:
                 raise ValueError('OpenCV cannot decode it')
+            if results.get('colors'):
+                labels = _apply_palette(labels, data)
         if results.get('colors'):
             labels = _labels_of_colors(labels, results['colors'], path)
         labels = _whole_numbers(labels, path)
@@ -176,12 +178,25 @@ class LoadCheckedAnnotations(LoadAnnotations):
             )
 
 
+def _apply_palette(image: np.ndarray, data: bytes) -> np.ndarray:
+    """Return the colours, BGR, of an image that Pillow decodes to indices of a palette.
+
+    A palette of the indices themselves, as grey values, is left out.
+    """
+    with Image.open(io.BytesIO(data)) as opened:
+        if opened.mode != 'P' or image.ndim != 2:
+            return image
+        colors = np.asarray(opened.convert('RGB'))
+    return image if (colors == image[..., None]).all() else colors[..., ::-1]
+
+
 def _labels_of_colors(
     image: np.ndarray, colors: Mapping[tuple[int, ...], int], path: str
 ) -> np.ndarray:
     """Return the labels of an image of colours, BGR, or of greys if all colours are."""
     if image.ndim == 2 and all(len(set(color)) == 1 for color in colors):
-        image = np.dstack([image] * 3)
+        greys = image * np.uint8(255) if image.dtype == bool else image
+        image = np.dstack([greys] * 3)
     if image.ndim == 2 or image.shape[2] < 3:
         return image
     codes = image[..., :3].astype(np.int64) @ (1, 256, 65536)
@@ -192,7 +207,8 @@ def _labels_of_colors(
     if wrong:
         found = [(code >> 16, code >> 8 & 255, code & 255) for code in wrong]
         raise ImageError(
-            f'the label map {path} has the colours {found}, which are of no class'
+            f'the label map {path} has the colours {found}, which are of no class. If it '
+            'holds class numbers, save it without a palette'
         )
     return labels[index].astype(np.uint8)
 

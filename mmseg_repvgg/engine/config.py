@@ -41,15 +41,15 @@ def load_config(
     path = str(find_config(config))
     try:
         cfg = Config.fromfile(path)
-    except (OSError, SyntaxError) as error:
-        raise ConfigError(f'the config {path} cannot be read: {error}') from error
+    except Exception as error:  # A config is a program.
+        reason = f'{type(error).__name__}: {error}'
+        raise ConfigError(f'the config {path} cannot be read: {reason}') from error
+    if not cfg.get('model'):
+        raise ConfigError(f'the config {path} has no model')
     cfg.default_hooks = cfg.get('default_hooks') or {}
     cfg.load_from, cfg.resume = cfg.get('load_from'), cfg.get('resume', False)
     # A config with Python imports may have no scope, but the tools add types by name.
     cfg.default_scope = cfg.get('default_scope') or 'mmseg'
-    if cfg.get('data_preprocessor'):
-        # A Runner does the same, but not every tool has one.
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.launcher = launcher
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     try:
@@ -86,8 +86,8 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
             f'{", ".join(ARCHS)}, or with dilation, such as B2-fast and B2-full'
         )
     cfg = load_config(given, options)
-    if 'backbone' not in (cfg.get('model') or {}):
-        raise ConfigError(f'{given} has no model with a backbone')
+    if 'backbone' not in cfg.model:
+        raise ConfigError(f'the model of {given} has no backbone')
     return cfg
 
 

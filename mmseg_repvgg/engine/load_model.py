@@ -44,6 +44,9 @@ def load_model(
     with naming_checkpoint(checkpoint):
         stored = read_checkpoint(checkpoint, trust=trust)
         match_form(cfg, stored)
+        if cfg.get('data_preprocessor'):
+            # As a Runner does.
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         model: Any = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
         fit_checkpoint(stored, model, strict=True)
         model.load_state_dict(stored['state_dict'])

@@ -1,11 +1,14 @@
 """Preparing a config for testing a checkpoint."""
 
+from pathlib import Path
+from typing import Any
+
 from mmengine.config import Config
 from mmseg.registry import HOOKS
 
 from ..checkpoints.loading import naming_checkpoint
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
-from ..datasets.checks import check_dataset, leaf_datasets
+from ..datasets.checks import build_if_local, check_dataset, leaf_datasets
 from ..errors import ConfigError
 from ..hooks import DeployHook, LoadHook
 from ..registry_types import builds
@@ -99,3 +102,20 @@ def prepare_testing(
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             evaluator['output_dir'] = out
     check_dataset(cfg.test_dataloader.dataset)
+    if out is not None:
+        _require_different_names(cfg.test_dataloader.dataset)
+
+
+def _require_different_names(dataset: Any) -> None:
+    """Refuse images whose label maps mmseg would write to one file."""
+    paths: dict[str, str] = {}
+    for part in leaf_datasets(dataset):
+        built = build_if_local(part)
+        samples = [] if built is None else built.load_data_list()
+        for path in (sample['img_path'] for sample in samples):
+            other = paths.setdefault(Path(path).stem, path)
+            if other != path:
+                raise ConfigError(
+                    f'--out would write the label maps of {other} and {path} to one '
+                    'file. mmseg-repvgg predict keeps subfolders'
+                )

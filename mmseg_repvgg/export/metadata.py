@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import logging
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from repvgg_runtime.metadata import Metadata
 
@@ -38,6 +40,13 @@ def describe(
         raise ConfigError(
             'only images of 3 bands are always uint8, but this model takes '
             f'{image_bands(cfg)}: leave out --normalize'
+        )
+    if (cfg.model.get('data_preprocessor') or {}).get('test_cfg'):
+        print_log(
+            'The data_preprocessor pads images in testing (test_cfg), which the exported '
+            'file does not: give it images that are padded so',
+            'current',
+            logging.WARNING,
         )
     backbone = cfg.model.get('backbone') or {}
     facts = preprocessing(cfg, normalize)

@@ -19,7 +19,7 @@ from ..models import RepVGG
 from ..models.archs import DILATIONS, plan
 from ..models.wrappers import strip_wrappers
 from ..registry_types import is_a, type_name
-from ..reparam import BLOCKS
+from ..reparam.formulas import parse
 
 
 @HOOKS.register_module()
@@ -108,8 +108,8 @@ def _check_block(
     """Compare the blocks, since some have the same keys. Fused ones are all alike."""
     found = recognise(state, backbone.own_keys())
     block = trained.get('block', 'repvgg')
-    same = BLOCKS.get(block, block) == BLOCKS.get(backbone.block, backbone.block)
-    if found and found.form == 'training' and is_a(trained, 'RepVGG') and not same:
+    ours = found and found.form == 'training' and is_a(trained, 'RepVGG')
+    if ours and parse(block) != parse(backbone.block):
         raise CheckpointError(
             f'the checkpoint was trained with block={block!r}, but the config builds '
             f'block={backbone.block!r}. Use the config that it was trained with, or '

@@ -1,5 +1,6 @@
 """Segment images with the fused model of a checkpoint."""
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -74,7 +75,11 @@ class Segmenter(BaseSegmenter):
     ) -> None:
         # mmseg warns of settings that are intended, and loading is logged for trainings.
         with quiet(MMLogger.get_current_instance()):
-            cfg = config.copy() if isinstance(config, Config) else load_config(config)
+            cfg = (
+                copy.deepcopy(config)
+                if isinstance(config, Config)
+                else load_config(config)
+            )
             model = load_model(cfg, checkpoint, trust=trust)
             self._prepare(cfg, model, engine, precision, device, tta, keep_trained)
 

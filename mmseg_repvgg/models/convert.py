@@ -112,6 +112,8 @@ def convert(
     """
     src, dst, trust = Path(src), Path(dst), is_trusted(trust)
     _check_arguments(src, dst, to, force)
+    if not eps >= 0:
+        raise ConfigError(f'eps must be at least 0, but got {eps}')
     checkpoint = read_checkpoint(src, trust=trust)
     with naming_checkpoint(str(src)):
         state_dict = extract_state_dict(checkpoint)

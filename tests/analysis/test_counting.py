@@ -260,7 +260,7 @@ def test_unknown_network_is_an_error(given, options, says):
 def test_config_without_a_model_is_an_error(tmp_path):
     path = tmp_path / 'data_only.py'
     path.write_text('work_dir = "x"\n')
-    with pytest.raises(ConfigError, match='data_only.py has no model with a backbone'):
+    with pytest.raises(ConfigError, match='data_only.py has no model'):
         network_config(str(path))
 
 

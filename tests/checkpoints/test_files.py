@@ -138,6 +138,14 @@ def test_statistics_in_a_file_do_not_replace_those_of_the_class(tmp_path):
     assert HistoryBuffer._statistics_methods['mean'] is HistoryBuffer.mean
 
 
+def test_newer_pickle_protocol_is_refused_but_may_be_trusted(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save({'iter': 3}, path, pickle_protocol=4)
+    with pytest.raises(CheckpointError, match='protocol 4 or newer.*--trust-checkpoint'):
+        read_checkpoint(path)
+    assert read_checkpoint(path, trust=True) == {'iter': 3}
+
+
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(torch.nn.ReLU()).save(tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='TorchScript'):

@@ -16,6 +16,7 @@ from mmseg_repvgg.checkpoints.files import TRUST
 from mmseg_repvgg.checkpoints.mmengine_patch import (
     loading_safely,
     make_loading_safe,
+    read_ahead,
     undo,
 )
 from mmseg_repvgg.errors import CheckpointError
@@ -151,6 +152,12 @@ def test_urls_are_refused(address):
     make_loading_safe()
     with pytest.raises(CheckpointError, match='download it'):
         load_checkpoint(RepVGG(TINY), address)
+
+
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save({'meta': {'iter': 3}}, tmp_path / 'a.pth')
+    assert read_ahead('~/a.pth') == {'meta': {'iter': 3}}
 
 
 def test_config_text_of_old_checkpoints_is_dropped(tmp_path):

@@ -1,8 +1,11 @@
 """Folders of your own images and masks."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmseg_repvgg.datasets import FolderDataset
 from mmseg_repvgg.datasets.folder_dataset import read_classes
@@ -73,6 +76,11 @@ def test_list_chooses_images_with_or_without_suffix(folder, build):
         build(ann_file='train.txt')
     with pytest.raises(DataError, match='list of images .*val.txt does not exist'):
         build(ann_file='val.txt')
+    (folder / 'train.txt').write_text('b.JPG\n', encoding='utf-8-sig')
+    assert len(build(ann_file='train.txt')) == 1
+    (folder / 'train.txt').write_text('grün\n', encoding='latin-1')
+    with pytest.raises(DataError, match='train.txt is not in UTF-8'):
+        build(ann_file='train.txt')
 
 
 def test_two_images_of_one_name_are_refused(folder, build):
@@ -103,6 +111,43 @@ def test_greys_of_one_channel_are_colours_if_the_palette_is_grey(folder, build, 
     write(folder / 'masks' / 'b.png', greys // 255)
     with pytest.raises(ImageError, match=r'\(1, 1, 1\).* of no class'):
         build(metainfo=metainfo)[0]
+
+
+def test_colours_of_a_palette_are_colours(folder, build, labels):
+    colors = np.array([*PALETTE, *[[0, 0, 0]] * 253], np.uint8)[labels]
+    image = Image.fromarray(colors).quantize(4)
+    assert image.mode == 'P'
+    image.save(folder / 'masks' / 'b.png')
+    found = build(ignored_colors=[[0, 0, 0]])[0]['gt_seg_map']
+    np.testing.assert_array_equal(found, labels)
+    # Class numbers with the colours of a viewer.
+    image = Image.fromarray(labels).convert('P')
+    image.putpalette(np.random.default_rng(0).bytes(768))
+    image.save(folder / 'masks' / 'b.png')
+    with pytest.raises(ImageError, match='of no class. If it holds class numbers'):
+        build()[0]
+    # Grey values of the class numbers.
+    image.putpalette(np.arange(256, dtype=np.uint8).repeat(3).tobytes())
+    image.save(folder / 'masks' / 'b.png')
+    np.testing.assert_array_equal(build()[0]['gt_seg_map'], labels)
+
+
+def test_masks_of_one_bit_are_black_and_white(folder, build, labels):
+    Image.fromarray(labels == 1).save(folder / 'masks' / 'b.png')
+    for more in (dict(palette=[[0, 0, 0], [255, 255, 255]]), {}):
+        metainfo = dict(classes=('ground', 'road'), **more)
+        found = build(metainfo=metainfo)[0]['gt_seg_map']
+        np.testing.assert_array_equal(found, labels == 1)
+
+
+def test_links_to_folders_are_followed(folder, build):
+    for kind in ('images', 'masks'):
+        (folder / kind / 'deep').rename(folder / f'{kind}_elsewhere')
+        (folder / kind / 'deep').symlink_to(folder / f'{kind}_elsewhere')
+        (folder / kind / 'loop').symlink_to(folder / kind)
+    dataset = build()
+    names = [Path(dataset.get_data_info(i)['img_path']).name for i in range(len(dataset))]
+    assert names == ['b.JPG', 'c.tif', 'a.png']
 
 
 def test_colours_without_a_palette_are_refused(folder, build, labels):

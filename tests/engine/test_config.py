@@ -16,7 +16,7 @@ from mmseg_repvgg.hooks import DeployHook
     [
         ('gone.py', 'gone.py does not exist'),
         ('', 'is not a regular file'),
-        ('iter_2.pth', r'iter_2.pth cannot be read: Only py'),
+        ('iter_2.pth', r'iter_2.pth cannot be read: OSError: Only py'),
     ],
 )
 def test_path_that_is_no_config_is_named(load, tmp_path, name, says):
@@ -37,6 +37,9 @@ def test_config_of_the_project_loads_by_its_name(load, tmp_path, monkeypatch):
     [
         ("_base_ = ['gone.py']", 'own.py cannot be read.*gone.py'),
         ('model = dict(', 'own.py cannot be read'),
+        ('classes = eleven', 'own.py cannot be read: NameError: .*eleven'),
+        ("custom_imports = dict(imports=['no_module'])", 'own.py cannot .*no_module'),
+        ('modle = dict()', 'own.py has no model'),
     ],
 )
 def test_unreadable_config_is_named(load, tmp_path, text, says):

@@ -1,6 +1,7 @@
 """Preparing a test: it is fused and loads the whole model, whatever the config says."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,28 @@ def test_a_missing_key_is_named(full, save):
     full.pop('test_evaluator')
     with pytest.raises(ConfigError, match='no test_evaluator'):
         prepare_testing(full, save(full))
+
+
+def test_label_maps_of_one_name_are_not_written(street_config, save, tmp_path):
+    folder = Path(street_config.test_dataloader.dataset.data_root) / 'leftImg8bit/val'
+    image = next(folder.rglob('*.png'))
+    for kind, suffix in (('images', '.png'), ('masks', '.png')):
+        for sequence in ('a', 'b'):
+            path = tmp_path / kind / sequence / f'0001{suffix}'
+            path.parent.mkdir(parents=True)
+            shutil.copy(image, path)
+    street_config.test_dataloader.dataset = dict(
+        type='FolderDataset',
+        metainfo=dict(classes=('a', 'b')),
+        data_prefix=dict(
+            img_path=str(tmp_path / 'images'), seg_map_path=str(tmp_path / 'masks')
+        ),
+        pipeline=[],
+    )
+    checkpoint = save(street_config)
+    prepare_testing(copy.deepcopy(street_config), checkpoint)
+    with pytest.raises(ConfigError, match=r'a/0001.png and .*b/0001.png to one file'):
+        prepare_testing(street_config, checkpoint, out='files')
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import json
 import resource
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,17 @@ SIZES = [(713, 713), (512, 1024), (769, 769), (360, 480), (257, 131)]
 def compare(path, model, shapes):
     noise = (smooth_noise(*shape) for shape in shapes)
     return verify(open_backend(path), deploy(model), noise)
+
+
+def test_tool_does_not_overwrite_the_checkpoint(trained, tmp_path, run_tool):
+    config, checkpoint = trained
+    path = tmp_path / 'model.pt'
+    shutil.copy(checkpoint, path)
+    arguments = (config, path, '--to', 'torchscript', '--work-dir', tmp_path)
+    done = run_tool('export.py', *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f'{path} is the checkpoint itself' in done.stderr
+    assert path.read_bytes() == Path(checkpoint).read_bytes()
 
 
 @pytest.mark.parametrize('to', SUFFIXES)

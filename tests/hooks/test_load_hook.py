@@ -173,6 +173,15 @@ def test_another_block_with_the_same_keys_is_refused(street_config):
         run_test(street_config, path, **relu)
 
 
+def test_a_block_may_be_written_in_any_way(street_config):
+    """The command line drops blanks."""
+    meta = meta_of_backbone(
+        street_config,
+        **{**street_config.model.backbone, 'block': '3x3-bn+1x1-bn+identity-bn'},
+    )
+    run_test(street_config, saved(street_config, lambda state: None, meta))
+
+
 class WithTeacher(EncoderDecoder):
     def __init__(self, teacher, **arguments):
         super().__init__(**arguments)

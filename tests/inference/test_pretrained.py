@@ -56,6 +56,14 @@ def test_a_folder_of_a_folder_is_the_same(saved, tmp_path):
     assert (tmp_path / 'again' / name).read_bytes() == (saved / name).read_bytes()
 
 
+def test_a_formula_of_a_block_is_no_file(copy, street_images):
+    def use_formula(stored):
+        stored['config']['model']['backbone']['block'] = '(3x3-bn + 1x1 + identity)-bn'
+
+    folder = copy(use_formula)
+    Segmenter.from_pretrained(folder, device='cpu', engine='torch')(street_images[0])
+
+
 def test_the_card_tells_what_was_given(saved):
     card = (saved / 'README.md').read_text()
     assert card.startswith('---\nlicense: apache-2.0\n')

@@ -244,6 +244,21 @@ def test_forms_are_those_of_the_checkpoint_and_agree(trained, street_images, tmp
     assert list(Segmenter.from_pretrained(folder, device='cpu').forms()) == list(forms)
 
 
+def test_a_config_object_serves_as_its_file_and_is_not_changed(
+    trained, street_images, tmp_path
+):
+    cfg = Config.fromfile(trained[0])
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    before = cfg.to_dict()
+    whole = Segmenter(*trained, device='cpu', engine='torch')
+    meta = dict(dataset_meta=dict(classes=whole.classes, palette=whole.palette))
+    fused = dict(state_dict=whole.model.state_dict(), meta=meta)
+    torch.save(fused, tmp_path / 'fused.pth')
+    segmenter = Segmenter(cfg, tmp_path / 'fused.pth', device='cpu', engine='torch')
+    assert cfg.to_dict() == before
+    assert np.array_equal(segmenter(street_images[0]), whole(street_images[0]))
+
+
 def test_training_form_runs_the_branches(trained, street_images):
     segmenter = Segmenter(*trained, device='cpu', engine='torch', keep_trained=True)
     image, forms = read_image(street_images[0]), segmenter.forms()

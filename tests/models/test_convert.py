@@ -212,6 +212,11 @@ def test_unusable_destination_is_refused(source, tmp_path, dst, says, force):
     assert_nothing_left(tmp_path, *files)
 
 
+def test_negative_eps_is_refused(source, tmp_path):
+    with pytest.raises(ConfigError, match='eps must be at least 0, but got -1'):
+        convert(source, tmp_path / 'dst.pth', eps=-1)
+
+
 def test_checksum_of_a_replaced_file_is_removed(source, tmp_path):
     dst = tmp_path / 'dst.pth'
     module.write_checkpoint({'a': torch.ones(1)}, dst)

@@ -16,6 +16,14 @@ def test_file_is_replaced_and_folders_are_made(tmp_path):
     assert os.listdir(path.parent) == ['a.txt']
 
 
+@pytest.mark.parametrize('name', ['я' * 120 + '.png', 'n' * 251 + '.png'])
+def test_names_may_be_as_long_as_names_can_be(tmp_path, name):
+    write_atomically(tmp_path / name, b'abc')
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_bytes(b'new')
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_mode_follows_umask(tmp_path):
     before = os.umask(0o027)
     try:

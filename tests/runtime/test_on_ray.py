@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from repvgg_runtime.errors import ConfigError
-from repvgg_runtime.inputs import find_inputs
+from repvgg_runtime.inputs import Input, find_inputs
 from repvgg_runtime.on_ray import SegmentBatch, predict_on_ray
 from repvgg_runtime.outputs import Outputs, Places
 from repvgg_runtime.predict import main
@@ -169,6 +169,13 @@ def test_a_cluster_that_is_not_there_is_an_error(street_images, tmp_path):
     images = find_inputs([str(street_images[0])])
     with pytest.raises(ConfigError, match='no Ray cluster at auto'):
         predict_on_ray('auto', images, Places(str(tmp_path), ['labels']), {}, {})
+
+
+def test_missing_images_are_named_without_a_cluster(tmp_path):
+    images = [Input(str(tmp_path / 'gone.png'), 'gone')]
+    model, places = dict(model='x.onnx'), Places(str(tmp_path), ['labels'])
+    broken = predict_on_ray('local', images, places, model, {})
+    assert broken == {images[0].path: f'the image {images[0].path} does not exist'}
 
 
 def test_an_address_where_nothing_listens_is_an_error(street_images, tmp_path, free_port):

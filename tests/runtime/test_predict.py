@@ -1,6 +1,7 @@
 """The command that segments images, videos and cameras."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -408,6 +409,25 @@ def test_a_file_that_is_no_video_is_named(exported, pictures, capsys):
     assert main(['film.mp4', 'pictures/0.png', '-o', 'out', '-m', file]) == 1
     assert 'film.mp4 cannot be opened as a video' in capsys.readouterr().err
     assert list(labels_in(Path('out'))) == ['0.png']
+
+
+def test_a_video_that_is_cut_short_is_named_and_not_done(exported, video, capsys):
+    frame = cv2.imread('pictures/0.png')
+    code = cv2.VideoWriter.fourcc(*'MJPG')
+    writer = cv2.VideoWriter('cut.avi', code, 5, frame.shape[1::-1])
+    for _ in range(6):
+        writer.write(frame)
+    writer.release()
+    data = Path('cut.avi').read_bytes()
+    Path('cut.avi').write_bytes(data[: len(data) // 2])
+    arguments = ['cut.avi', '-o', 'out', '-m', str(exported('onnx', output='labels'))]
+    for _ in range(2):
+        assert main(arguments) == 1
+        said = capsys.readouterr()
+        assert re.search(r'cut.avi ends after [1-4] of 6 frames', said.err)
+        assert 'done before' not in said.out
+    assert not list(Path('out/overlay').glob('*'))
+    assert main([*arguments, '--frames', '1']) == 0
 
 
 def test_ids_of_the_data_set(exported, pictures):

@@ -38,6 +38,8 @@ def test_an_image_is_resized_as_by_mmcv(size, scale):
     kept = mmcv.imrescale(image, scale)
     assert scaled_size(size, scale, True) == kept.shape[:2]
     assert np.array_equal(resize_image(image, kept.shape[:2]), kept)
+    found = resize_image(image[..., 1:2], kept.shape[:2])
+    assert np.array_equal(found, kept[..., 1:2])
     stretched = mmcv.imresize(image, scale)
     assert scaled_size(size, scale, False) == stretched.shape[:2]
     assert np.array_equal(resize_image(image, stretched.shape[:2]), stretched)

@@ -31,6 +31,16 @@ def test_files_come_back(folder):
     assert sorted(storage.files_below(folder)) == ['b.bin', 'sub/a.bin']
 
 
+def test_links_to_folders_are_followed(tmp_path):
+    (tmp_path / 'camera').mkdir()
+    (tmp_path / 'camera' / 'a.png').touch()
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    (folder / 'one').symlink_to(tmp_path / 'camera')
+    (folder / 'loop').symlink_to(folder)
+    assert storage.files_below(str(folder)) == ['one/a.png']
+
+
 def test_a_missing_file_is_an_error(folder):
     with pytest.raises(FileNotFoundError):
         storage.read(f'{folder}/none')

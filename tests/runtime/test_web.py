@@ -345,6 +345,9 @@ def test_a_port_that_is_taken_is_named(run, file):
 
 def test_wrong_arguments_are_errors(run, file, five_bands, tmp_path):
     config, checkpoint, _ = five_bands
+    (tmp_path / 'gone.png').symlink_to(tmp_path / 'nothing')
+    assert 'gone.png' in run(file, '--examples', tmp_path, '--port', 0)
+    (tmp_path / 'gone.png').unlink()
     assert 'takes images of 5 bands' in run(checkpoint, '-c', config, '--port', 0)
     assert 'must be more than 0' in run(file, '--max-megapixels', 0)
     assert 'names no image' in run(file, '--port', 0, '--examples', tmp_path)
