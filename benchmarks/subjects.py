@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from mmseg_repvgg.export.graph import SegmentorGraph
 from mmseg_repvgg.export.int8_graph import quantize_graph
 from mmseg_repvgg.reparam import deploy
 from mmseg_repvgg.reparam.phases import PhasedSequential
-from repvgg_runtime.backends import open_backend
+from repvgg_runtime.backends import open_backend, shape_text
 from repvgg_runtime.metadata import Metadata
 
 
@@ -211,8 +210,8 @@ def check_int8(file: str, setup: Setup) -> None:
     wanted = setup.shape
     if any(side not in (None, want) for side, want in zip(facts.shape, wanted)):
         raise ConfigError(
-            f'{file} takes images of {_text(facts.shape)}, but the other forms are '
-            f'measured at {_text(wanted)}. Give another --batch, --size or file'
+            f'{file} takes images of {shape_text(facts.shape)}, but the other forms are '
+            f'measured at {shape_text(wanted)}. Give another --batch, --size or file'
         )
 
 
@@ -265,7 +264,3 @@ def exporting_facts(shape: tuple[int, int, int, int]) -> Metadata:
         dilation=None,
         version=__version__,
     )
-
-
-def _text(shape: Sequence[int | None]) -> str:
-    return 'x'.join('any' if side is None else str(side) for side in shape)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from . import storage
-from .errors import DataError, ImageError, UserError
+from .errors import ImageError
 from .extras import require
 from .images import AnyImage, Pixels
 
@@ -63,15 +63,8 @@ def read_bands(path: str | os.PathLike[str], count: int | None = None) -> Bands:
         ImageError: If it is truncated, not a TIFF file, not a regular file, too large, of
             another number of bands or another type, or holds values that are not finite.
     """
-    try:
-        data = storage.read(os.fspath(path))
-    except FileNotFoundError as error:
-        raise DataError(f'the image {path} does not exist') from error
-    except UserError:
-        raise
-    except OSError as error:
-        raise ImageError(f'the image {path} cannot be read ({error})') from error
-    return decode_bands(data, os.fspath(path), count)
+    name = os.fspath(path)
+    return decode_bands(storage.read_image_file(name), name, count)
 
 
 def decode_bands(data: bytes, path: str, count: int | None = None) -> Bands:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from . import storage
-from .errors import DataError, ImageError, UserError
+from .errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
 """An image of shape (H, W, 3), BGR uint8."""
@@ -76,14 +76,8 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
         ImageError: If it is truncated, not an image, not a regular file, too large for
             Pillow, or of floats, which have no range that a viewer could show.
     """
-    try:
-        return decode_image(storage.read(os.fspath(path)), os.fspath(path))
-    except FileNotFoundError as error:
-        raise DataError(f'the image {path} does not exist') from error
-    except UserError:
-        raise
-    except OSError as error:
-        raise ImageError(f'the image {path} cannot be read ({error})') from error
+    name = os.fspath(path)
+    return decode_image(storage.read_image_file(name), name)
 
 
 def decode_image(

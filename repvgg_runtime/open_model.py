@@ -39,7 +39,7 @@ def open_model(
         threads: Number of threads on a CPU.
         keep_trained: Keep the training form of a checkpoint for ``forms``.
         **options: Further arguments of ``mmseg_repvgg.Segmenter``, such as ``engine``;
-            an exported file takes none.
+            an exported file takes none. None leaves the default.
 
     Raises:
         ConfigError: If the model needs another argument, or cannot be opened.
@@ -80,10 +80,12 @@ def open_model(
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
         raise ConfigError(f'torch has no device {device} here: {error}') from error
-    options['device'] = device
+    chosen = {name: value for name, value in options.items() if value is not None}
     if config is not None:
-        return package.Segmenter(config, model, keep_trained=keep_trained, **options)
-    return package.Segmenter.from_pretrained(model, **options)
+        return package.Segmenter(
+            config, model, keep_trained=keep_trained, device=device, **chosen
+        )
+    return package.Segmenter.from_pretrained(model, device=device, **chosen)
 
 
 def is_exported(model: str, config: str | None) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,61 +136,43 @@ class Outputs:
         return side_by_side(shown(image), [found.labels], self._palette)
 
 
-class Film:
-    """Frames of a video as an MP4 file, complete or not at all.
-
-    Use it as a context; its ``write`` takes frames of one size, (H, W, 3), BGR uint8.
+@contextmanager
+def write_film(path: Path, rate: float) -> Iterator[Callable[[Pixels], None]]:
+    """Write an MP4 file, complete or not at all.
 
     Args:
         path: The file.
         rate: Frames per second.
+
+    Yields:
+        A function that adds a frame, (H, W, 3), BGR uint8; all are of one size.
+
+    Raises:
+        WriteError: If the file lacks frames, for example because the disk is full.
     """
+    with atomic_path(path) as file:
+        writer, count = cv2.VideoWriter(), 0
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate, self._count = path, rate, 0
-        self._writer: Any = None
+        def write(frame: Pixels) -> None:
+            nonlocal count
+            if not count:
+                code, size = cv2.VideoWriter.fourcc(*'mp4v'), frame.shape[1::-1]
+                if not writer.open(str(file), code, rate, size):
+                    raise WriteError(f'{path} cannot be written as an MP4 video')
+            writer.write(frame)
+            count += 1
 
-    def __enter__(self) -> Film:
-        """Begin a temporary file."""
-        self._atomic = atomic_path(self.path)
-        self._file = self._atomic.__enter__()
-        return self
-
-    def write(self, frame: Pixels) -> None:
-        """Add a frame."""
-        if self._writer is None:
-            size = frame.shape[1::-1]
-            code = cv2.VideoWriter.fourcc(*'mp4v')
-            self._writer = cv2.VideoWriter(str(self._file), code, self.rate, size)
-            if not self._writer.isOpened():
-                raise WriteError(f'{self.path} cannot be written as an MP4 video')
-        self._writer.write(frame)
-        self._count += 1
-
-    def __exit__(self, *error: Any) -> None:
-        """Put the file in its place, unless there was an error.
-
-        Raises:
-            WriteError: If the file lacks frames, for example because the disk is full.
-        """
-        if self._writer is not None:
-            self._writer.release()
         try:
-            if error[0] is None:
-                self._check()
-        except WriteError as wrong:
-            self._atomic.__exit__(type(wrong), wrong, wrong.__traceback__)
-            raise
-        self._atomic.__exit__(*error)
-
-    def _check(self) -> None:
+            yield write
+        finally:
+            writer.release()
         # The writer reports no errors, so the file is opened again.
-        capture = cv2.VideoCapture(str(self._file))
+        capture = cv2.VideoCapture(str(file))
         found = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         capture.release()
-        if found < self._count:
+        if found < count:
             raise WriteError(
-                f'{self.path} cannot be written: it has {found} of {self._count} frames. '
+                f'{path} cannot be written: it has {found} of {count} frames. '
                 'Free some space or choose another folder'
             )
 

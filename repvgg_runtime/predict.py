@@ -19,7 +19,7 @@ from .images import Pixels
 from .inputs import CAMERA, Input, find_inputs, shard
 from .on_ray import predict_on_ray
 from .open_model import open_model
-from .outputs import IDS, KINDS, PICTURES, Film, Outputs, Places
+from .outputs import IDS, KINDS, PICTURES, Outputs, Places, write_film
 from .progress import Progress
 from .segmenter import BaseSegmenter
 from .storage import is_url
@@ -126,28 +126,22 @@ def predict_video(
     capture = _capture(source)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25
     length = 0 if source.is_camera else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    pictures = [kind for kind in outputs.places.kinds if kind in PICTURES]
     files = [kind for kind in outputs.places.kinds if kind not in PICTURES]
     count = 0
     with ExitStack() as stack:
         stack.callback(capture.release)
-        films: dict[str, Film] = {}
+        films: dict[str, Callable[[Pixels], None]] = {}
         try:
             for frame in _frames(capture, frames):
-                if not count:
-                    films = {
-                        kind: stack.enter_context(
-                            Film(
-                                outputs.places.film(film_name(source, frames), kind), rate
-                            )
-                        )
-                        for kind in outputs.places.kinds
-                        if kind in PICTURES
-                    }
+                for kind in pictures if not count else []:
+                    path = outputs.places.film(film_name(source, frames), kind)
+                    films[kind] = stack.enter_context(write_film(path, rate))
                 (found,) = segmenter.predict(
                     [segmenter.read(frame)], probabilities=outputs.needs_probabilities
                 )
-                for kind, film in films.items():
-                    film.write(outputs.picture(kind, frame, found))
+                for kind, add in films.items():
+                    add(outputs.picture(kind, frame, found))
                 outputs.write(f'{source.name}/{count:06d}', frame, found, files)
                 count += 1
                 on_done(1)

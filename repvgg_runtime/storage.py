@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from .atomic_write import write_atomically
-from .errors import ConfigError
+from .errors import ConfigError, DataError, ImageError, UserError
 from .extras import require
 from .special_files import refuse_special_file
 
@@ -30,6 +30,24 @@ def read(path: str) -> bytes:
     refuse_special_file(path)
     with open(path, 'rb') as file:
         return file.read()
+
+
+def read_image_file(path: str) -> bytes:
+    """Read a file, and name an image that cannot be read.
+
+    Raises:
+        DataError: If it does not exist.
+        ExtraError: If it is in a store, but fsspec is not installed.
+        ImageError: If it cannot be read.
+    """
+    try:
+        return read(path)
+    except FileNotFoundError as error:
+        raise DataError(f'the image {path} does not exist') from error
+    except UserError:
+        raise
+    except OSError as error:
+        raise ImageError(f'the image {path} cannot be read ({error})') from error
 
 
 def exists(path: str) -> bool:

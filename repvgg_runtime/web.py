@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import storage
-from .errors import ConfigError, ImageError, UserError
+from .errors import ConfigError, UserError
 from .extras import require
 from .inputs import find_inputs
 from .open_model import open_model
@@ -160,10 +160,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _examples(folder: str, max_pixels: int) -> list[Picture]:
     files = [each.path for each in find_inputs([folder]) if not each.is_video]
-    try:
-        pictures = [Picture(Path(f).name, storage.read(f)) for f in files[:EXAMPLES]]
-    except OSError as error:
-        raise ImageError(f'an example cannot be read: {error}') from error
+    pictures = [
+        Picture(Path(file).name, storage.read_image_file(file))
+        for file in files[:EXAMPLES]
+    ]
     for picture in pictures:
         check_picture(picture, max_pixels)
     return pictures

@@ -66,8 +66,8 @@ class Segmenter(BaseSegmenter):
         config: str | os.PathLike[str] | Config,
         checkpoint: str | os.PathLike[str],
         *,
-        engine: str | None = 'auto',
-        precision: str | None = 'highest',
+        engine: str = 'auto',
+        precision: str = 'highest',
         device: str | None = None,
         tta: bool = False,
         trust: bool = False,
@@ -87,8 +87,8 @@ class Segmenter(BaseSegmenter):
         self,
         cfg: Config,
         model: Any,
-        engine: str | None = 'auto',
-        precision: str | None = 'highest',
+        engine: str = 'auto',
+        precision: str = 'highest',
         device: str | None = None,
         tta: bool = False,
         keep_trained: bool = False,
@@ -105,9 +105,8 @@ class Segmenter(BaseSegmenter):
         super().__init__(classes, palette, label_ids(classes), image_bands(cfg))
         device = device or default_device()
         model = model.to(device)
-        # Engines are for a CPU.
-        engine = (engine or 'auto') if device == 'cpu' else 'torch'
-        precision = (precision or 'highest') if device == 'cpu' else 'highest'
+        if device != 'cpu':  # Engines are for a CPU.
+            engine, precision = 'torch', 'highest'
         self.model = deploy(model, engine, precision)
         steps = find_test_pipeline(cfg)
         if not steps:
@@ -257,8 +256,8 @@ class Segmenter(BaseSegmenter):
         cls,
         source: str | os.PathLike[str],
         *,
-        engine: str | None = 'auto',
-        precision: str | None = 'highest',
+        engine: str = 'auto',
+        precision: str = 'highest',
         device: str | None = None,
         tta: bool = False,
         trust: bool = False,

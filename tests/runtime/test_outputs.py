@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from repvgg_runtime.errors import ConfigError, ImageError, WriteError
-from repvgg_runtime.outputs import KINDS, Film, Outputs, Places
+from repvgg_runtime.outputs import KINDS, Outputs, Places, write_film
 from repvgg_runtime.segmenter import BaseSegmenter, Prediction
 
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
@@ -63,9 +63,9 @@ def test_an_opacity_beyond_1_is_refused(tmp_path):
 
 
 def test_a_film_has_all_frames(tmp_path):
-    with Film(tmp_path / 'new' / 'film.mp4', 10) as film:
+    with write_film(tmp_path / 'new' / 'film.mp4', 10) as film:
         for value in (0, 100, 200):
-            film.write(np.full((32, 48, 3), value, np.uint8))
+            film(np.full((32, 48, 3), value, np.uint8))
     capture = cv2.VideoCapture(str(tmp_path / 'new' / 'film.mp4'))
     frames = []
     while (read := capture.read())[0]:
@@ -76,8 +76,8 @@ def test_a_film_has_all_frames(tmp_path):
 
 def test_a_film_that_fails_leaves_nothing(tmp_path):
     def fail():
-        with Film(tmp_path / 'film.mp4', 10) as film:
-            film.write(np.zeros((32, 48, 3), np.uint8))
+        with write_film(tmp_path / 'film.mp4', 10) as film:
+            film(np.zeros((32, 48, 3), np.uint8))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -101,10 +101,10 @@ def test_an_image_too_wide_for_jpeg_is_named(tmp_path):
 
 def test_a_film_that_lacks_frames_is_an_error(tmp_path):
     def lose_one():
-        with Film(tmp_path / 'film.mp4', 10) as film:
-            film.write(np.zeros((32, 48, 3), np.uint8))
+        with write_film(tmp_path / 'film.mp4', 10) as film:
+            film(np.zeros((32, 48, 3), np.uint8))
             # OpenCV drops frames of another size without an error.
-            film.write(np.zeros((64, 48, 3), np.uint8))
+            film(np.zeros((64, 48, 3), np.uint8))
 
     with pytest.raises(WriteError, match=r'film\.mp4 cannot be written: it has 1 of 2'):
         lose_one()
@@ -115,12 +115,12 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from repvgg_runtime.outputs import Film
+from repvgg_runtime.outputs import write_film
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-with Film(Path(sys.argv[1]), 10) as film:
+with write_film(Path(sys.argv[1]), 10) as film:
     for seed in range(20):
-        film.write(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), np.uint8))
+        film(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), np.uint8))
 """
 
 
