@@ -8,7 +8,7 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.config_checks import TEST_KEYS, check_keys
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.export.exported_segmentor import use_exported_file
+from mmseg_repvgg.export.backend_segmentor import use_exported_file
 
 
 def main() -> None:

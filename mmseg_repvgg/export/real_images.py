@@ -23,7 +23,7 @@ from repvgg_runtime.extras import quiet
 from ..datasets.checks import check_loading, leaf_datasets
 from ..errors import ConfigError
 from ..models.wrappers import predict
-from .exported_segmentor import use_exported_file
+from .backend_segmentor import use_exported_file
 
 
 class RealImages:

@@ -32,7 +32,7 @@ _TRAINING = ('init_cfg', 'loss_decode', 'pretrained', 'sampler')
 
 _KNOWN = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmseg_repvgg')
 # They fetch weights, or build what an argument names in another library.
-_REFUSED = ('ExportedSegmentor', 'TIMMBackbone', 'VPD')
+_REFUSED = ('BackendSegmentor', 'TIMMBackbone', 'VPD')
 # Formulas of blocks match; whatever names a file or an address has other characters.
 _WORD = re.compile(r'[\w +()-]*')
 _CARD = """\

@@ -70,8 +70,15 @@ class RepConv(nn.Module):
             )
         formula = parse(block)
         branches = build_branches(
-            *(formula, in_channels, out_channels, stride, dilation, groups),
-            *(norm, identity, recompute_1x1),
+            formula,
+            in_channels,
+            out_channels,
+            stride,
+            dilation,
+            groups,
+            norm=norm,
+            identity=identity,
+            recompute_1x1=recompute_1x1,
         )
         for name, branch in branches:
             self.add_module(name, branch)

@@ -87,6 +87,7 @@ def build_branches(
     stride: int,
     dilation: int,
     groups: int,
+    *,
     norm: NormFactory,
     identity: bool,
     recompute_1x1: bool,

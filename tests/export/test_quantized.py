@@ -18,8 +18,8 @@ from mmseg_repvgg.errors import (
     WriteError,
 )
 from mmseg_repvgg.export import quantized
+from mmseg_repvgg.export.backend_segmentor import use_exported_file
 from mmseg_repvgg.export.exported import export
-from mmseg_repvgg.export.exported_segmentor import use_exported_file
 from mmseg_repvgg.export.openvino_graph import convolutions as graph_convolutions
 from mmseg_repvgg.export.openvino_graph import name_and_fold
 from mmseg_repvgg.export.quantized import quantize

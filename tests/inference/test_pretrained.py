@@ -136,7 +136,7 @@ def test_losses_are_not_built(copy, tmp_path, street_images):
     assert not (tmp_path / 'mark').exists()
 
 
-@pytest.mark.parametrize('kind', ['TIMMBackbone', 'VPD', 'ExportedSegmentor'])
+@pytest.mark.parametrize('kind', ['TIMMBackbone', 'VPD', 'BackendSegmentor'])
 def test_classes_that_fetch_or_read_others_are_refused(copy, kind):
     folder = copy(lambda stored: stored['config']['model']['backbone'].update(type=kind))
     with pytest.raises(ConfigError, match=kind):

@@ -24,7 +24,7 @@ from .metadata import preprocessing
 
 
 @MODELS.register_module()
-class ExportedSegmentor(EncoderDecoder):
+class BackendSegmentor(EncoderDecoder):
     """Segmentor whose network is an exported file.
 
     Its ``data_preprocessor`` is the preprocessing outside of the file.
@@ -125,7 +125,7 @@ def use_exported_file(cfg: Config, file: str, device: str = 'cpu') -> None:
             '--cfg-options'
         )
     cfg.model = dict(
-        type='ExportedSegmentor',
+        type='BackendSegmentor',
         file=file,
         device=device,
         data_preprocessor=preprocessor,

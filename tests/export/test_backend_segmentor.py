@@ -7,8 +7,8 @@ from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.testing import prepare_testing
 from mmseg_repvgg.errors import ConfigError
+from mmseg_repvgg.export.backend_segmentor import use_exported_file
 from mmseg_repvgg.export.exported import export
-from mmseg_repvgg.export.exported_segmentor import use_exported_file
 
 onnx, *_ = (
     pytest.importorskip(package, reason="needs pip install -e '.[export]'")
