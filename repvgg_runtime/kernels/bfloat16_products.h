@@ -27,7 +27,6 @@ constexpr int64_t NUMBERS = SQUARE * STEP;  // bfloat16 numbers in a tile regist
 #if defined(WINOGRAD_EMULATE_TILES)
 #define WINOGRAD_TILE_REGISTERS
 
-
 // What the processor computes, to the last bit, for tests on any machine.
 class TileRegisters {
  public:
@@ -80,7 +79,6 @@ class TileRegisters {
 
 #elif defined(__AMX_BF16__) && defined(__linux__)
 #define WINOGRAD_TILE_REGISTERS
-
 
 class TileRegisters {
  public:
@@ -142,11 +140,9 @@ class TileRegisters {
   Configuration before_;
 };
 
-#else
-
-class TileRegisters;  // this processor has none
-
 #endif
+
+#ifdef WINOGRAD_TILE_REGISTERS
 
 template <int PARTS>
 struct BFloat16Products {
@@ -267,3 +263,5 @@ struct BFloat16Products {
     if constexpr (R > 1 && W > 1) unit.template write<3>(below + UNIT, row_bytes);
   }
 };
+
+#endif

@@ -134,6 +134,17 @@ def test_compiler_error_is_quoted(tmp_path):
     assert 'out of order' in done.stderr
 
 
+@needs_compiler
+@pytest.mark.parametrize('macros', [[], ['-U__AMX_BF16__'], ['-DWINOGRAD_EMULATE_TILES']])
+def test_sources_compile_without_a_warning(macros):
+    """What one compiler warns of, another refuses."""
+    flags = [*build.FLAGS, '-fopenmp', '-fsyntax-only', '-Werror', *macros]
+    done = subprocess.run(
+        [*build._compiler(), *flags, str(build.SOURCE)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_each_source_flag_compiler_and_processor_has_its_library(tmp_path, monkeypatch):
     source = tmp_path / 'source.cpp'
     source.write_text('before')
