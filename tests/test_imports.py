@@ -1,4 +1,4 @@
-"""The rooms import one way, as docs/design.md states."""
+"""Packages import one way, as docs/design.md states."""
 
 import ast
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'mmseg_repvgg'
 RUNTIME = PACKAGE.parent / 'repvgg_runtime'
-# A room imports from itself, from the rooms before it and from the modules at the bottom.
-ROOMS = ['winograd', 'reparam', 'checkpoints', 'models', 'datasets', 'hooks', 'engine']
-ROOMS += ['inference', 'analysis', 'report', 'export']
+# A package imports from itself, from the packages before it and from the modules at the bottom.
+PACKAGES = ['winograd', 'reparam', 'checkpoints', 'models', 'datasets', 'hooks', 'engine']
+PACKAGES += ['inference', 'analysis', 'report', 'export']
 PLAIN_PYTORCH = ['winograd', 'reparam']
 ENTRY_POINTS = {'__init__', 'cli', 'safe_loading'}
 BOTTOM = {path.stem for path in PACKAGE.glob('*.py')} - ENTRY_POINTS
@@ -32,28 +32,28 @@ def imported_by(*files):
     return names
 
 
-def rooms_imported_by(*files):
+def packages_imported_by(*files):
     ours = [name.split('.') for name in imported_by(*files)]
     return {parts[1] for parts in ours if parts[0] == 'mmseg_repvgg'} - {'__version__'}
 
 
 def test_every_room_has_a_place():
-    assert {file.parent.name for file in PACKAGE.glob('*/__init__.py')} == set(ROOMS)
+    assert {file.parent.name for file in PACKAGE.glob('*/__init__.py')} == set(PACKAGES)
 
 
-@pytest.mark.parametrize('room', ROOMS)
-def test_room_imports_only_rooms_before_it(room):
-    allowed = BOTTOM | set(ROOMS[: ROOMS.index(room) + 1])
-    assert rooms_imported_by(*(PACKAGE / room).glob('*.py')) <= allowed
+@pytest.mark.parametrize('package', PACKAGES)
+def test_package_imports_only_rooms_before_it(package):
+    allowed = BOTTOM | set(PACKAGES[: PACKAGES.index(package) + 1])
+    assert packages_imported_by(*(PACKAGE / package).glob('*.py')) <= allowed
 
 
 def test_modules_at_the_bottom_import_no_room():
-    assert rooms_imported_by(*(PACKAGE / f'{name}.py' for name in BOTTOM)) <= BOTTOM
+    assert packages_imported_by(*(PACKAGE / f'{name}.py' for name in BOTTOM)) <= BOTTOM
 
 
-@pytest.mark.parametrize('room', PLAIN_PYTORCH)
-def test_room_is_plain_pytorch(room):
-    roots = {name.split('.')[0] for name in imported_by(*(PACKAGE / room).glob('*.py'))}
+@pytest.mark.parametrize('package', PLAIN_PYTORCH)
+def test_package_is_plain_pytorch(package):
+    roots = {name.split('.')[0] for name in imported_by(*(PACKAGE / package).glob('*.py'))}
     assert not roots & {'mmseg', 'mmengine', 'mmcv'}
 
 
