@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / 'mmseg_repvgg'
-RUNTIME = PACKAGE.parent / 'repvgg_runtime'
-# A package imports from itself, from the packages before it and from the modules at the bottom.
+ROOT = Path(__file__).parents[1] / 'mmseg_repvgg'
+RUNTIME = ROOT.parent / 'repvgg_runtime'
+# A package imports from itself, those before it and the modules at the bottom.
 PACKAGES = ['winograd', 'reparam', 'checkpoints', 'models', 'datasets', 'hooks', 'engine']
 PACKAGES += ['inference', 'analysis', 'report', 'export']
 PLAIN_PYTORCH = ['winograd', 'reparam']
 ENTRY_POINTS = {'__init__', 'cli', 'safe_loading'}
-BOTTOM = {path.stem for path in PACKAGE.glob('*.py')} - ENTRY_POINTS
+BOTTOM = {path.stem for path in ROOT.glob('*.py')} - ENTRY_POINTS
 
 
 def imported_by(*files):
     """Return the dotted names of all modules that files of the package import."""
     names = set()
     for file in files:
-        package = file.relative_to(PACKAGE.parent).parts[:-1]
+        package = file.relative_to(ROOT.parent).parts[:-1]
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
@@ -37,23 +37,23 @@ def packages_imported_by(*files):
     return {parts[1] for parts in ours if parts[0] == 'mmseg_repvgg'} - {'__version__'}
 
 
-def test_every_room_has_a_place():
-    assert {file.parent.name for file in PACKAGE.glob('*/__init__.py')} == set(PACKAGES)
+def test_every_package_has_a_place():
+    assert {file.parent.name for file in ROOT.glob('*/__init__.py')} == set(PACKAGES)
 
 
 @pytest.mark.parametrize('package', PACKAGES)
-def test_package_imports_only_rooms_before_it(package):
+def test_package_imports_only_packages_before_it(package):
     allowed = BOTTOM | set(PACKAGES[: PACKAGES.index(package) + 1])
-    assert packages_imported_by(*(PACKAGE / package).glob('*.py')) <= allowed
+    assert packages_imported_by(*(ROOT / package).glob('*.py')) <= allowed
 
 
-def test_modules_at_the_bottom_import_no_room():
-    assert packages_imported_by(*(PACKAGE / f'{name}.py' for name in BOTTOM)) <= BOTTOM
+def test_modules_at_the_bottom_import_no_package():
+    assert packages_imported_by(*(ROOT / f'{name}.py' for name in BOTTOM)) <= BOTTOM
 
 
 @pytest.mark.parametrize('package', PLAIN_PYTORCH)
 def test_package_is_plain_pytorch(package):
-    roots = {name.split('.')[0] for name in imported_by(*(PACKAGE / package).glob('*.py'))}
+    roots = {name.split('.')[0] for name in imported_by(*(ROOT / package).glob('*.py'))}
     assert not roots & {'mmseg', 'mmengine', 'mmcv'}
 
 
@@ -63,5 +63,5 @@ def test_runtime_is_the_lowest_and_needs_no_torch_to_be_imported():
 
 
 def test_package_does_not_import_what_surrounds_it():
-    roots = {name.split('.')[0] for name in imported_by(*PACKAGE.rglob('*.py'))}
+    roots = {name.split('.')[0] for name in imported_by(*ROOT.rglob('*.py'))}
     assert not roots & {'benchmarks', 'demo', 'tools', 'tests'}
