@@ -13,7 +13,7 @@ from benchmarks.paper import PAPER
 from benchmarks.report import Protocol
 from benchmarks.runtimes import FORMS
 from benchmarks.subjects import Source
-from mmseg_repvgg.analysis.curves import FORMATS
+from mmseg_repvgg.analysis.curves import FORMATS, check_format
 from mmseg_repvgg.errors import ConfigError
 from repvgg_runtime.special_files import refuse_special_file
 
@@ -225,13 +225,10 @@ def check_plots(paths: Sequence[str], miou: Mapping[str, float]) -> None:
     """Check that the plots can be drawn, before minutes are spent on measuring.
 
     Raises:
-        ConfigError: If a suffix is not allowed, or there is no mIoU.
+        ConfigError: If there is no mIoU.
+        WriteError: If a suffix is not allowed.
     """
     for path in paths:
-        if Path(path).suffix[1:].lower() not in FORMATS:
-            raise ConfigError(
-                f'--plot {path}: the suffix must be one of '
-                f'{", ".join(f".{kind}" for kind in FORMATS)}'
-            )
+        check_format(path)
     if paths and not miou:
         raise ConfigError('--plot needs --miou NAME=VALUE, or --miou paper')

@@ -54,15 +54,21 @@ def predict_images(
     broken: dict[str, str] = {}
     batch: list[tuple[Input, Bands]] = []
 
-    def flush() -> None:
-        found = segmenter.predict(
-            [pixels for _, pixels in batch], probabilities=outputs.needs_probabilities
-        )
-        for (source, pixels), each in zip(batch, found):
-            try:
+    def segment(part: Sequence[tuple[Input, Bands]]) -> None:
+        images = [pixels for _, pixels in part]
+        try:
+            found = segmenter.predict(images, probabilities=outputs.needs_probabilities)
+            for (source, pixels), each in zip(part, found):
                 outputs.write(source.name, pixels, each)
-            except ImageError as error:
-                broken[source.path] = str(error)
+        except ImageError as error:
+            if len(part) == 1:
+                broken[part[0][0].path] = str(error)
+                return
+            for alone in part:  # To find out which it was.
+                segment([alone])
+
+    def flush() -> None:
+        segment(batch)
         on_done(len(batch))
         batch.clear()
 

@@ -55,10 +55,15 @@ class BaseSegmenter(ABC):
         palette: Sequence[Sequence[int]],
         label_ids: Sequence[int] | None,
         bands: int = 3,
+        channels: int = 2,
     ) -> None:
         self.bands = bands
-        self.classes = list(classes)
-        self.palette = [list(color) for color in palette]
+        # A single output channel tells class 1 from the background, label 0.
+        count = max(channels, 2)
+        unnamed = range(len(classes), count)
+        self.classes = [*classes, *(f'class {index}' for index in unnamed)]
+        colors = [*palette, *default_palette(count)[len(palette) :]]
+        self.palette = [list(color) for color in colors]
         self.label_ids = label_ids and list(label_ids)
 
     @property
@@ -201,13 +206,8 @@ class ExportedSegmenter(BaseSegmenter):
     ) -> None:
         self.backend = open_backend(file, device, threads)
         self.metadata = facts = self.backend.metadata
-        count = max(facts.out_channels, 2)
-        super().__init__(
-            facts.classes or [f'class {index}' for index in range(count)],
-            facts.palette or default_palette(count),
-            facts.label_ids,
-            facts.shape[1],
-        )
+        named = facts.classes, facts.palette, facts.label_ids
+        super().__init__(*named, facts.shape[1], facts.out_channels)
 
     def forms(self) -> dict[str, Callable[[Bands], Labels]]:
         """Return the only form, by the name of the file."""

@@ -14,7 +14,7 @@ from mmseg_repvgg.analysis.forms import compare_forms
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import prepare_testing
+from mmseg_repvgg.engine.testing import find_miou, prepare_testing
 from mmseg_repvgg.winograd import ENGINES
 from repvgg_runtime.painting import side_by_side
 
@@ -69,9 +69,10 @@ def main() -> None:
     )
     difference = result.difference
     ratio = result.trained_seconds / result.fused_seconds
+    trained, fused = find_miou(result.trained), find_miou(result.fused)
     print(f"""
                                 trained form    fused form
-  mIoU (%)                    {result.trained['mIoU']:14.2f}{result.fused['mIoU']:14.2f}
+  mIoU (%)                    {trained:14.2f}{fused:14.2f}
   time per image (ms, median) {1e3 * result.trained_seconds:14.1f}\
 {1e3 * result.fused_seconds:14.1f}   fused is {ratio:.2f}x as fast
   largest logit difference    {difference.logit_difference:14.1e}   of the largest logit

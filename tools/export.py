@@ -9,8 +9,7 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
-from mmseg_repvgg.errors import ConfigError
-from mmseg_repvgg.export.exported import ENGINES, export
+from mmseg_repvgg.export.exported import ENGINES, export, require_other_file
 from mmseg_repvgg.export.formats import FORMATS
 from mmseg_repvgg.export.metadata import OUTPUTS
 from repvgg_runtime.backends import shape_text
@@ -59,8 +58,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     name = Path(args.checkpoint).with_suffix(FORMATS[args.to][0]).name
     path = Path(args.out or os.path.join(cfg.work_dir, name))
-    if path.exists() and path.samefile(args.checkpoint):
-        raise ConfigError(f'{path} is the checkpoint itself. Give --out another name')
+    require_other_file(path, args.checkpoint)
     done = export(
         cfg,
         load_model(cfg, args.checkpoint, trust=args.trust_checkpoint),

@@ -11,7 +11,7 @@ from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import prepare_testing
+from mmseg_repvgg.engine.testing import find_miou, prepare_testing
 from mmseg_repvgg.export.pruned import prune
 
 
@@ -49,24 +49,26 @@ def main() -> None:
 
     cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     folder = Path(args.out or f'{cfg.work_dir}/pruned')
+    options, trust = args.cfg_options or {}, args.trust_checkpoint
+
+    def evaluate(source: Source) -> float:
+        test = load_config(source.given, source.options)
+        test.work_dir, test.experiment_name = cfg.work_dir, f'prune_{source.name}'
+        prepare_testing(test, str(source.checkpoint), trust=trust)
+        return find_miou(build_runner(test, evaluating=True).test())
+
+    before = Source('before', args.config, options, args.checkpoint, trust)
+    miou = {'before': evaluate(before)}
     done = prune(
         cfg,
-        load_model(cfg, args.checkpoint, trust=args.trust_checkpoint),
+        load_model(cfg, args.checkpoint, trust=trust),
         folder / f'{Path(args.config).stem}_pruned.py',
         share=args.share,
         images=args.images,
     )
-    options, trust = args.cfg_options or {}, args.trust_checkpoint
-    sources = {
-        'before': Source('before', args.config, options, args.checkpoint, trust),
-        'after': Source('after', str(done.config), {}, str(done.checkpoint)),
-    }
-    miou = {}
-    for name, source in sources.items():
-        test = load_config(source.given, source.options)
-        test.work_dir, test.experiment_name = cfg.work_dir, f'prune_{name}'
-        prepare_testing(test, str(source.checkpoint), trust=trust)
-        miou[name] = build_runner(test, evaluating=True).test()['mIoU']
+    after = Source('after', str(done.config), {}, str(done.checkpoint))
+    miou['after'] = evaluate(after)
+    sources = {'before': before, 'after': after}
     print(pruning_table(done, sources, miou, tuple(args.size) if args.size else None))
 
 

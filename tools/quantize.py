@@ -8,9 +8,10 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 
 from benchmarks.int8_table import int8_table
 from mmseg_repvgg import cli
-from mmseg_repvgg.analysis.curves import save_figure
+from mmseg_repvgg.analysis.curves import check_format, save_figure
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
+from mmseg_repvgg.export.exported import require_other_file
 from mmseg_repvgg.export.int8_graph import METHODS
 from mmseg_repvgg.export.metadata import OUTPUTS
 from mmseg_repvgg.export.quantized import ENGINES, quantize
@@ -75,10 +76,14 @@ def main() -> None:
 
     cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     name = f'{Path(args.checkpoint).stem}_int8.xml'
+    path = Path(args.out or os.path.join(cfg.work_dir, name))
+    require_other_file(path, args.checkpoint)
+    if args.plot:
+        check_format(args.plot)
     done = quantize(
         cfg,
         load_model(cfg, args.checkpoint, trust=args.trust_checkpoint),
-        args.out or os.path.join(cfg.work_dir, name),
+        path,
         size=tuple(args.size) if args.size else None,
         dynamic=args.dynamic,
         output=args.output,

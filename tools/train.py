@@ -16,6 +16,7 @@ from mmseg_repvgg.engine.own_data import folder_datasets, use_folder
 from mmseg_repvgg.engine.processes import is_first_process
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
+from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.inference.trained import save_best
 from repvgg_runtime.extras import require
 
@@ -92,6 +93,8 @@ def main() -> None:
     folders = folder_datasets(cfg)
     if folders:
         require('safetensors', 'safetensors')  # Otherwise it would fail at the end.
+        if cfg.default_hooks.get('checkpoint', {}) is None:
+            raise ConfigError('the best model is saved from default_hooks.checkpoint')
     if folders and is_first_process(cfg):
         check_folders(folders, print)
     runner = build_runner(cfg, verbose=args.verbose)

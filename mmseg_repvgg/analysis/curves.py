@@ -151,12 +151,13 @@ def draw_curves(logs: Sequence[TrainingLog], window: int | None = None) -> Figur
         panel.set_axisbelow(True)
         panel.spines[['top', 'right']].set_visible(False)
         # On a linear axis, AdamW's rate beside that of SGD would look like zero.
-        peaks = [max(map(float, line.get_ydata())) for line in panel.lines]
+        finite = [y[np.isfinite(y)] for y in (line.get_ydata() for line in panel.lines)]
+        peaks = [max(map(float, values), default=0.0) for values in finite]
         if title == LR and 0 < 10 * min(peaks) < max(peaks):
             panel.set_yscale('log')
         elif title != MIOU:
             panel.ticklabel_format(axis='y', scilimits=(-2, 3), useMathText=True)
-            panel.set_ylim(bottom=min(0.0, panel.dataLim.ymin))
+            panel.set_ylim(bottom=min(0.0, *(y.min() for y in finite if len(y)), 0.0))
     panels[-1].set_xlim(left=0)
     panels[-1].set_xlabel('Iteration')
     panels[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
@@ -180,14 +181,23 @@ def smooth(values: Sequence[float] | np.ndarray, window: int) -> np.ndarray:
     return means
 
 
+def check_format(path: str | Path) -> None:
+    """Check that the suffix of a figure's file is one of :data:`FORMATS`.
+
+    Raises:
+        WriteError: If it is another.
+    """
+    if Path(path).suffix[1:].lower() not in FORMATS:
+        suffixes = ', '.join(f'.{name}' for name in FORMATS)
+        raise WriteError(f'{path} cannot be drawn: its suffix must be one of {suffixes}')
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure atomically to a file whose suffix is one of :data:`FORMATS`.
 
     Raises:
         WriteError: If the suffix is another, or the file cannot be written.
     """
-    if Path(path).suffix[1:].lower() not in FORMATS:
-        suffixes = ', '.join(f'.{name}' for name in FORMATS)
-        raise WriteError(f'{path} cannot be drawn: its suffix must be one of {suffixes}')
+    check_format(path)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=200)

@@ -55,8 +55,8 @@ def naming_checkpoint(name: str | None) -> Iterator[None]:
 def _newest_first(folder: Path) -> list[Path]:
     """List the file that ``last_checkpoint`` names, then the others by age."""
     last = Path(read_note(folder / 'last_checkpoint').strip())
-    # If the work dir was moved, the checkpoint lies beside last_checkpoint.
-    first = [p for p in (last, folder / last.name) if os.path.isfile(p)][:1]
+    # In a work dir that was moved or copied, the checkpoint lies beside last_checkpoint.
+    first = [p for p in (folder / last.name, last) if os.path.isfile(p)][:1]
     others = {
         path
         for place in {folder, *(p.parent for p in first)}

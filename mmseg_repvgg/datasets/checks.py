@@ -60,6 +60,8 @@ def _require_files(dataset: Any, name: str) -> None:
     if not os.path.isdir(folder):
         raise DataError(f'the folder {folder} of {name} does not exist. {hint}')
     samples = dataset.load_data_list()
+    if not samples and dataset.ann_file:
+        raise DataError(f'the list {dataset.ann_file} of {name} names no image')
     if not samples:
         raise DataError(
             f'the folder {folder} of {name} has no image *{dataset.img_suffix}. {hint}'

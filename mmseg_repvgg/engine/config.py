@@ -1,5 +1,8 @@
 """Loading a config for the tools, and adapting its hooks."""
 
+import difflib
+import inspect
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from repvgg_runtime.configs import config_files, find_config
@@ -15,6 +19,12 @@ from repvgg_runtime.configs import config_files, find_config
 from ..errors import ConfigError
 from ..models.archs import ARCHS
 from ..registry_types import builds
+
+# Keys that a Runner or a tool reads; a config may have others for itself.
+_READ = {
+    *inspect.signature(Runner.__init__).parameters,
+    *('runner_type', 'tensorboard', 'test_pipeline', 'tta_pipeline', 'tta_model'),
+}
 
 
 def load_config(
@@ -52,12 +62,15 @@ def load_config(
     cfg.default_scope = cfg.get('default_scope') or 'mmseg'
     cfg.launcher = launcher
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    try:
-        cfg.merge_from_dict(dict(cfg_options or {}))
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f'--cfg-options does not fit {path}: {error.args[0]}'
-        ) from error
+    _merge(cfg, cfg_options or {}, path)
+    for name in {key.partition('.')[0] for key in cfg_options or {}} - _READ:
+        close = difflib.get_close_matches(name, _READ, 1)
+        hint = f'. Did you mean {close[0]}?' if close else ''
+        print_log(
+            f'--cfg-options {name} changes nothing that a run reads{hint}',
+            'current',
+            logging.WARNING,
+        )
     default = cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
     cfg.work_dir = work_dir or default
     return cfg
@@ -78,7 +91,7 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
     if arch in ARCHS:
         backbone = dict(type='RepVGG', arch=arch, dilation=dilation or None)
         cfg = Config(dict(model=dict(backbone=backbone)))
-        cfg.merge_from_dict(dict(options or {}))
+        _merge(cfg, options or {}, given)
         return cfg
     if not Path(given).suffix and given not in config_files():
         raise ConfigError(
@@ -89,6 +102,15 @@ def network_config(given: str, options: Mapping[str, Any] | None = None) -> Conf
     if 'backbone' not in cfg.model:
         raise ConfigError(f'the model of {given} has no backbone')
     return cfg
+
+
+def _merge(cfg: Config, options: Mapping[str, Any], name: str) -> None:
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f'--cfg-options does not fit {name}: {error.args[0]}'
+        ) from error
 
 
 def add_missing_hook(cfg: Config, hook: type[Hook], **arguments: object) -> None:

@@ -61,6 +61,18 @@ def check_classes(cfg: Config) -> list[str]:
                 raise ConfigError(f'{mismatch}: set it to {classes}')
             if head['num_classes'] > classes:
                 warnings.append(f'{mismatch}: the others do not occur in training')
+    counts = {
+        name: count
+        for name in ('train_dataloader', 'val_dataloader')
+        for part in leaf_datasets((cfg.get(name) or {}).get('dataset', {}))
+        if (dataset := build_if_local(part))
+        and (count := len(dataset.metainfo.get('classes') or ()))
+    }
+    if len(set(counts.values())) > 1:
+        raise ConfigError(
+            'the data sets must have the same classes, but have '
+            + ' and '.join(f'{count} in {name}' for name, count in counts.items())
+        )
     return list(dict.fromkeys(warnings))
 
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel, revert_sync_batchnorm
@@ -73,7 +74,12 @@ def match_form(cfg: Config, checkpoint: Any) -> None:
         CheckpointError: If it holds no weights.
     """
     backbone = cfg.model.get('backbone', {})
-    found = recognise(extract_state_dict(checkpoint))
+    own = ()
+    if is_a(backbone, 'RepVGG') and backbone.get('residual'):
+        # Its keys are those of no other project.
+        with torch.device('meta'):
+            own = MODELS.build(backbone).own_keys()
+    found = recognise(extract_state_dict(checkpoint), own)
     fused = found is not None and found.form == 'fused'
     if fused and is_a(backbone, 'RepVGG') and not backbone.get('deploy'):
         backbone.deploy = True

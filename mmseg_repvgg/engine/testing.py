@@ -1,9 +1,12 @@
 """Preparing a config for testing a checkpoint."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmseg.registry import HOOKS
 
 from ..checkpoints.loading import naming_checkpoint
@@ -15,7 +18,7 @@ from ..registry_types import builds
 from .config import add_missing_hook, remove_hook
 from .config_checks import TEST_KEYS, check_keys
 from .leaderboard import write_label_ids
-from .load_model import match_form
+from .load_model import dataset_meta, match_form
 
 
 def prepare_testing(
@@ -58,7 +61,9 @@ def prepare_testing(
     check_keys(cfg, TEST_KEYS, 'a test loop')
     make_loading_safe(trust)
     with naming_checkpoint(checkpoint):
-        match_form(cfg, read_ahead(checkpoint, trust=trust))
+        stored = read_ahead(checkpoint, trust=trust)
+        match_form(cfg, stored)
+    _compare_classes(cfg, stored)
     if not fused and cfg.model.get('backbone', {}).get('deploy'):
         raise ConfigError(
             f'--no-deploy and comparing forms need the training form, but {checkpoint} '
@@ -104,6 +109,36 @@ def prepare_testing(
     check_dataset(cfg.test_dataloader.dataset)
     if out is not None:
         _require_different_names(cfg.test_dataloader.dataset)
+
+
+def find_miou(metrics: Mapping[str, float]) -> float:
+    """Return the mIoU among metrics, whose names may have a prefix, in percent.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    for name, value in metrics.items():
+        if name.split('/')[-1] == 'mIoU':
+            return float(value)
+    raise ConfigError(
+        f'the evaluator must give mIoU, but gives {", ".join(metrics) or "nothing"}'
+    )
+
+
+def _compare_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Compare the classes of the test set with those of the training."""
+    meta = checkpoint.get('meta') or {}
+    trained = list((meta.get('dataset_meta') or {}).get('classes') or [])
+    tested = list(dataset_meta(cfg).get('classes') or [])
+    if not trained or not tested or trained == tested:
+        return
+    message = (
+        f'the checkpoint was trained with the classes {", ".join(trained)}, but the test '
+        f'set has {", ".join(tested)}'
+    )
+    if len(trained) > len(tested) or sorted(trained) == sorted(tested):
+        raise ConfigError(f'{message}: their numbers mean something else')
+    print_log(message, 'current', logging.WARNING)
 
 
 def _require_different_names(dataset: Any) -> None:

@@ -1,15 +1,18 @@
 """Preparing a config for training."""
 
+import logging
 from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from ..checkpoints.loading import find_resumable
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import check_dataset, leaf_datasets
 from ..errors import ConfigError
 from ..hooks import LoadHook
-from ..registry_types import is_a
+from ..registry_types import is_a, type_name
 from .accumulation import accumulate, batch_warnings
 from .config import add_missing_hook
 from .config_checks import TRAIN_KEYS, check_classes, check_keys, check_norms
@@ -57,6 +60,9 @@ def prepare_training(
                 'global batch size that its learning rate is meant for'
             )
         cfg.auto_scale_lr.enable = True
+        # mmengine leaves out that gradients are accumulated over several batches.
+        parts = cfg.optim_wrapper.get('accumulative_counts', 1)
+        cfg.auto_scale_lr.base_batch_size /= parts
     if global_batch is not None:
         accumulate(cfg, global_batch)
     add_missing_hook(cfg, LoadHook, strict=False)
@@ -65,10 +71,18 @@ def prepare_training(
     if resume or (cfg.get('resume') and not cfg.get('load_from')):
         # The checkpoints of this run take precedence over the one that it started from.
         found = find_resumable(cfg.work_dir, trust)
+        if found is None:
+            print_log(
+                f'there is no checkpoint in {cfg.work_dir}: the training starts anew',
+                'current',
+                logging.WARNING,
+            )
         cfg.load_from, cfg.resume = found or cfg.get('load_from'), found is not None
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = read_ahead(cfg.load_from, trust=trust)
         seed = checkpoint.get('meta', {}).get('seed') if cfg.get('resume') else None
+        if cfg.get('resume'):
+            _warn_of_another_schedule(cfg, checkpoint)
         if seed is not None:
             # mmengine would set it only after the sampler is built.
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -83,6 +97,29 @@ def prepare_training(
             check_dataset(cfg[loader].dataset)
     check_classes(cfg)
     check_norms(cfg)
+
+
+def _warn_of_another_schedule(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Warn that mmengine resumes with the learning rate and schedule of a checkpoint."""
+    groups = checkpoint.get('optimizer', {}).get('param_groups', [])
+    rates = {group.get('initial_lr', group.get('lr')) for group in groups}
+    rate = cfg.optim_wrapper.get('optimizer', {}).get('lr')
+    changes = []
+    if rates and rate not in rates and not cfg.get('auto_scale_lr', {}).get('enable'):
+        changes.append(f'the learning rate {rate}')
+    kept = checkpoint.get('param_schedulers') or []
+    for state, given in zip(kept, cfg.get('param_scheduler') or []):
+        end = given.get('end')
+        if not given.get('by_epoch', True) and end not in (None, state.get('end')):
+            changes.append(f'{type_name(given)} to iteration {end}, not {state["end"]}')
+    if changes:
+        print_log(
+            f'--resume keeps the schedule of the checkpoint, and leaves out that of the '
+            f'config: {", ".join(changes)}. For another schedule, start a new training '
+            f'with load_from={cfg.load_from}',
+            'current',
+            logging.WARNING,
+        )
 
 
 def recipe_warnings(cfg: Config) -> list[str]:

@@ -162,6 +162,17 @@ def check_path(path: Path, to: str) -> None:
         raise ConfigError(f'{path} is not a regular file. Give --out another name')
 
 
+def require_other_file(path: Path, checkpoint: str) -> None:
+    """Check that an export would not overwrite the checkpoint that it is made of.
+
+    Raises:
+        ConfigError: If it would.
+    """
+    for file in (path, path.with_suffix('.bin')) if path.suffix == '.xml' else (path,):
+        if file.exists() and file.samefile(checkpoint):
+            raise ConfigError(f'{file} is the checkpoint itself. Give --out another name')
+
+
 def megabytes(path: Path) -> float:
     """Return the size of a file, together with the weights beside an ``.xml``."""
     files = [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]

@@ -21,6 +21,7 @@ from repvgg_runtime.backends import Array
 from repvgg_runtime.extras import quiet
 
 from ..datasets.checks import check_loading, leaf_datasets
+from ..engine.testing import find_miou
 from ..errors import ConfigError
 from ..models.wrappers import predict
 from .backend_segmentor import use_exported_file
@@ -147,17 +148,8 @@ class Validation(RealImages):
                 for evaluator in (together, alone):
                     evaluator.dataset_meta = self.dataset.metainfo
                     evaluator.process(data_samples=outputs, data_batch=batch)
-                each.append(_miou(alone.evaluate(1)))
-            return _miou(together.evaluate(len(each))), each
-
-
-def _miou(metrics: dict[str, float]) -> float:
-    for name, value in metrics.items():
-        if name.split('/')[-1] == 'mIoU':
-            return float(value)
-    raise ConfigError(
-        f'the val_evaluator must give mIoU, but gives {", ".join(metrics) or "nothing"}'
-    )
+                each.append(find_miou(alone.evaluate(1)))
+            return find_miou(together.evaluate(len(each))), each
 
 
 def _with_pipeline(dataset: Any, pipeline: list) -> Any:

@@ -1,15 +1,18 @@
 """Hook whose checkpoints survive a crash and a full disk."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ..checkpoints.files import CHECKSUM_SUFFIX, write_with_checksum
+from ..errors import ConfigError
 
 
 class AtomicBackend(LocalBackend):
@@ -54,15 +57,49 @@ class CrashSafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        # mmengine passes what it does not know on to save_checkpoint, hours later.
+        known = {*signature(CheckpointHook).parameters}
+        known |= {*signature(Runner.save_checkpoint).parameters}
+        if unknown := kwargs.keys() - known:
+            raise ConfigError(
+                f'the checkpoint hook takes no {", ".join(sorted(unknown))}, only '
+                f'{", ".join(signature(CheckpointHook).parameters)}'
+            )
         super().__init__(**kwargs, backend_args=dict(backend='atomic'))
 
     def before_train(self, runner: Runner) -> None:
-        """Remove temporary files of a run that was killed while it wrote a checkpoint."""
+        """Find the best checkpoint, and remove temporary files of a killed run."""
         super().before_train(runner)
+        if self.save_best is not None:
+            self._keep_to_work_dir(runner.message_hub)
         if is_main_process():
             for pattern in ('iter_*', 'epoch_*', 'best_*'):
                 for path in Path(self.out_dir).glob(f'.{pattern}.????????*'):
                     path.unlink(missing_ok=True)
+
+    def _keep_to_work_dir(self, hub: MessageHub) -> None:
+        """Forget a best checkpoint of another work dir, which would be removed.
+
+        The checkpoint that is resumed from names it. In a work dir that was moved or
+        copied, it is the file of the same name.
+        """
+        several, folder = len(self.key_indicators) > 1, Path(self.out_dir)
+        for name in self.key_indicators:
+            suffix = f'_{name}' if several else ''
+            path = hub.runtime_info.get(f'best_ckpt{suffix}')
+            if path is None or Path(path).parent.resolve() == folder.resolve():
+                continue
+            moved = folder / Path(path).name
+            kept = str(moved) if moved.is_file() else None
+            if kept:
+                hub.update_info(f'best_ckpt{suffix}', kept)
+            else:
+                for key in ('best_ckpt', 'best_score'):
+                    hub.runtime_info.pop(f'{key}{suffix}', None)
+            if several:
+                self.best_ckpt_path_dict[name] = kept
+            else:
+                self.best_ckpt_path = kept
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]

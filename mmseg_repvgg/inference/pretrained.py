@@ -30,6 +30,8 @@ _BUILT = ('model', 'data_preprocessor', 'test_pipeline', 'tta_pipeline', 'tta_mo
 _TRAINING = ('init_cfg', 'loss_decode', 'pretrained', 'sampler')
 """Arguments that only a training needs; some of them read files."""
 
+# JSON has lists only, and some classes of mmseg take no tuple, others no list.
+_TUPLE = 'tuple'
 _KNOWN = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmseg_repvgg')
 # They fetch weights, or build what an argument names in another library.
 _REFUSED = ('BackendSegmentor', 'TIMMBackbone', 'VPD')
@@ -81,13 +83,12 @@ def save(
     # The pipeline of the data set may be another one.
     given = {**cfg.to_dict(), 'test_pipeline': find_test_pipeline(cfg)}
     built = {key: given[key] for key in _BUILT if given.get(key)}
-    # A class that a config holds itself is stored by its registered name.
-    by_name = json.dumps(built, default=lambda kind: getattr(kind, '__name__', str(kind)))
-    resolved = _without_training(json.loads(by_name))
+    resolved = _without_training(_to_json(built))
     weights = folder / WEIGHTS
     write_checkpoint(model.state_dict(), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     stored = dict(sha256=digest, **meta, config=resolved)
+    _build(resolved, folder)  # What cannot be read back is an error now.
     write_atomically(folder / CARD, _card(cfg, meta, card, digest).encode())
     write_atomically(folder / CONFIG, (json.dumps(stored, indent=1) + '\n').encode())
     return folder
@@ -123,11 +124,15 @@ def load(
     config = _without_training(config)
     if not trust:
         _require_safe(config, folder)
+    cfg, model = _build(config, folder)
+    model.dataset_meta = meta
+    return cfg, model
+
+
+def _build(config: dict[str, Any], folder: Path) -> tuple[Config, Any]:
     try:
-        cfg = Config(dict(_tuples(config), default_scope='mmseg'))
-        if cfg.get('data_preprocessor'):
-            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        model: Any = load_model(cfg, str(folder / WEIGHTS))
+        cfg = Config(dict(_from_json(config), default_scope='mmseg'))
+        return cfg, load_model(cfg, str(folder / WEIGHTS))
     except UserError:
         raise
     except Exception as error:
@@ -135,8 +140,6 @@ def load(
         raise CheckpointError(
             f'the model that {folder / CONFIG} describes cannot be built: {error!r}'
         ) from error
-    model.dataset_meta = meta
-    return cfg, model
 
 
 def _require_meta(classes: Any, palette: Any) -> None:
@@ -218,15 +221,31 @@ def _is_known(kind: Any) -> bool:
     return False
 
 
-def _tuples(value: Any) -> Any:
-    """Return a value of JSON with lists of numbers as tuples, as configs write them."""
+def _to_json(value: Any, key: str = '') -> Any:
+    """Return a part of a config as JSON has it; tuples are marked."""
     if isinstance(value, dict):
-        return {key: _tuples(each) for key, each in value.items()}
-    if not isinstance(value, list):
+        return {name: _to_json(each, name) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_to_json(each) for each in value]
+        return {_TUPLE: items} if isinstance(value, tuple) else items
+    if key == 'type':
+        # A class that a config holds itself is stored by its registered name.
+        name = value if isinstance(value, str) else value.__name__
+        scope, _, rest = name.rpartition('.')
+        return rest if scope in _KNOWN else name
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if value and all(isinstance(each, (int, float)) for each in value):
-        return tuple(value)
-    return [_tuples(each) for each in value]
+    return str(value)
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TUPLE}:
+        return tuple(map(_from_json, value[_TUPLE]))
+    return {name: _from_json(each) for name, each in value.items()}
 
 
 def _card(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose, LoadImageFromFile
@@ -18,14 +19,13 @@ from mmseg.registry import MODELS
 
 from repvgg_runtime.bands import Bands
 from repvgg_runtime.extras import quiet
-from repvgg_runtime.painting import default_palette
 from repvgg_runtime.segmenter import BaseSegmenter, Labels, Prediction
 
 from ..datasets.pipelines import find_test_pipeline, without_steps
 from ..datasets.prepare_cityscapes import label_ids
 from ..engine.config import load_config
 from ..engine.load_model import image_bands, load_model
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError
 from ..models.comparison import LOGIT_TOLERANCES, check_fused
 from ..reparam import deploy, is_deployed
 from ..winograd import WinogradConv2d
@@ -96,13 +96,10 @@ class Segmenter(BaseSegmenter):
         self.cfg = cfg
         kept = keep_trained and not is_deployed(model)
         self._trained: Any = model if kept else None
-        # A single output channel tells class 1 from the background, label 0.
-        meta, count = model.dataset_meta, max(model.num_classes, 2)
-        classes = list(meta.get('classes') or [])
-        classes += [f'class {index}' for index in range(len(classes), count)]
-        palette = list(meta.get('palette') or [])
-        palette += default_palette(count)[len(palette) :]
-        super().__init__(classes, palette, label_ids(classes), image_bands(cfg))
+        meta = model.dataset_meta
+        classes, palette = meta.get('classes') or [], meta.get('palette') or []
+        ids, bands = label_ids(list(classes)), image_bands(cfg)
+        super().__init__(classes, palette, ids, bands, model.num_classes)
         device = device or default_device()
         model = model.to(device)
         if device != 'cpu':  # Engines are for a CPU.
@@ -201,9 +198,14 @@ class Segmenter(BaseSegmenter):
         size = image.shape[:2]
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
-        return self._transforms(
-            dict(img=image, img_shape=size, ori_shape=size, img_path=None, seg_fields=[])
-        )
+        sample = dict(img=image, img_shape=size, ori_shape=size, img_path=None)
+        try:
+            return self._transforms(dict(sample, seg_fields=[]))
+        except cv2.error as error:
+            raise ImageError(
+                f'an image of {size[0]}x{size[1]} pixels cannot be resized as the test '
+                f'pipeline does: {error.err}'
+            ) from error
 
     def _prediction(self, sample: Any, probabilities: bool) -> Prediction:
         found = sample.pred_sem_seg.data[0]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoints.loading import find_resumable
@@ -20,12 +21,16 @@ def save_best(runner: Runner, *, data: str, command: str) -> Path:
         The folder ``segmenter`` in the work dir.
     """
     found = runner.message_hub.runtime_info
-    best = found.get('best_ckpt') or find_resumable(runner.work_dir)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    measures = hook.key_indicators if hook.save_best is not None else ['mIoU']
+    suffix = f'_{measures[0]}' if len(measures) > 1 else ''
+    best = found.get(f'best_ckpt{suffix}') or find_resumable(runner.work_dir)
     assert best is not None, 'a training that ended has written a checkpoint'
-    score = found.get('best_score')
+    score = found.get(f'best_score{suffix}')
+    name = f'{measures[0]}, validation'
     return Segmenter(runner.cfg, best, engine='torch', device='cpu').save_pretrained(
         Path(runner.work_dir, 'segmenter'),
-        metrics=None if score is None else {'mIoU, validation': round(float(score), 2)},
+        metrics=None if score is None else {name: round(float(score), 2)},
         data=data,
         command=command,
     )

@@ -87,7 +87,7 @@ class Statistics:
                 'model was trained for'
             )
         bands = distance_bands(truth)
-        counted = truth != self.ignore_index
+        counted = (truth != self.ignore_index) & (truth < classes)
         # The ignored label may be the number of a class.
         regions = np.where(counted, truth, classes)
         confusion = np.bincount(

@@ -283,3 +283,8 @@ def test_tool_arguments(tmp_path, repo, monkeypatch):
         monkeypatch.setattr(sys, 'argv', ['plot_log.py', str(log), *wrong])
         with pytest.raises(ConfigError, match=says):
             plot_log.main()
+
+
+def test_a_loss_that_is_never_finite_is_drawn(tmp_path):
+    write_run(tmp_path, trains(1, 2, 3, loss=float('nan')))
+    assert draw_curves([read_log(tmp_path)]).axes

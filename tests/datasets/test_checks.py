@@ -232,3 +232,11 @@ def test_testing_stops_at_an_invalid_label(street_config, tmp_path, tta):
     info = {**data.get_data_info(1), 'seg_map_path': str(wrong)}
     with pytest.raises(ImageError, match=r'wrong.png holds \[33\]'):
         data.pipeline(info)
+
+
+def test_empty_list_is_named(street_config, tmp_path):
+    (tmp_path / 'val.txt').touch()
+    dataset = street_config.val_dataloader.dataset
+    dataset.ann_file = str(tmp_path / 'val.txt')
+    with pytest.raises(DataError, match=r'the list .*val.txt of .* names no image'):
+        check_dataset(dataset)

@@ -7,6 +7,16 @@ from mmseg.registry import MODELS
 from mmseg_repvgg.engine.config import load_config
 
 
+@pytest.fixture
+def logged(monkeypatch):
+    """Return what is logged while a config is prepared."""
+    said = []
+    for module in ('config', 'testing', 'training'):
+        name = f'mmseg_repvgg.engine.{module}.print_log'
+        monkeypatch.setattr(name, lambda text, *_: said.append(text))
+    return said
+
+
 @pytest.fixture(name='load')
 def _load():
     """Return a function that loads a config file with options."""

@@ -34,3 +34,11 @@ def test_a_preprocessor_outside_of_the_model_is_used(full, load, tmp_path, save)
     model = load_model(cfg, save(cfg))
     mean = model.data_preprocessor.mean.flatten().tolist()
     assert mean == pytest.approx(full.data_preprocessor.mean)
+
+
+def test_a_fused_checkpoint_with_shortcuts_is_recognised(street_config, save, tmp_path):
+    street_config.model.backbone.update(residual=True, arch=dict(depths=(2, 2, 2, 1)))
+    trained = load_model(copy.deepcopy(street_config), save(street_config))
+    torch.save({'state_dict': deploy(trained).state_dict()}, tmp_path / 'fused.pth')
+    model = load_model(street_config, str(tmp_path / 'fused.pth'))
+    assert not any(isinstance(module, RepConv) for module in model.modules())

@@ -12,7 +12,7 @@ from mmseg.registry import HOOKS, MODELS
 
 from mmseg_repvgg import deploy
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import prepare_testing
+from mmseg_repvgg.engine.testing import find_miou, prepare_testing
 from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.hooks import DeployHook
 from mmseg_repvgg.reparam import is_deployed
@@ -111,6 +111,32 @@ def test_a_missing_key_is_named(full, save):
     full.pop('test_evaluator')
     with pytest.raises(ConfigError, match='no test_evaluator'):
         prepare_testing(full, save(full))
+
+
+@pytest.mark.parametrize('classes', [('sidewalk', 'road'), ('road',)])
+def test_classes_of_other_numbers_are_refused(street_config, save, classes):
+    for loader in ('train_dataloader', 'test_dataloader'):
+        street_config[loader].dataset.metainfo = dict(classes=classes)
+    checkpoint = save(
+        street_config, meta=dict(dataset_meta=dict(classes=('road', 'sidewalk')))
+    )
+    with pytest.raises(ConfigError, match='the classes road, sidewalk, but the test'):
+        prepare_testing(street_config, checkpoint)
+
+
+def test_other_names_of_classes_are_a_warning(street_config, save, logged):
+    street_config.test_dataloader.dataset.metainfo = dict(classes=('road', 'car'))
+    checkpoint = save(
+        street_config, meta=dict(dataset_meta=dict(classes=('road', 'sidewalk')))
+    )
+    prepare_testing(street_config, checkpoint)
+    assert logged[0].endswith('but the test set has road, car')
+
+
+def test_miou_is_found_by_the_end_of_its_name():
+    assert find_miou({'aAcc': 1.0, 'val/mIoU': 2.0}) == 2
+    with pytest.raises(ConfigError, match='must give mIoU, but gives mDice'):
+        find_miou({'mDice': 1.0})
 
 
 def test_label_maps_of_one_name_are_not_written(street_config, save, tmp_path):

@@ -186,6 +186,29 @@ def test_the_error_of_a_wrong_option_names_it(
         start()
 
 
+def test_options_that_no_run_reads_are_named(street_config_file, load, logged):
+    load(street_config_file, max_iters=2, **{'optim_wraper.optimizer.lr': 3})
+    assert sorted(logged) == [
+        '--cfg-options max_iters changes nothing that a run reads',
+        '--cfg-options optim_wraper changes nothing that a run reads. Did you mean '
+        'optim_wrapper?',
+    ]
+
+
+def test_data_sets_of_different_classes_are_refused(street_config):
+    street_config.val_dataloader.dataset.metainfo = dict(classes=('road', 'car'))
+    says = '19 in train_dataloader and 2 in val_dataloader'
+    with pytest.raises(ConfigError, match=says):
+        prepare_training(street_config)
+
+
+def test_accumulated_batches_count_for_the_learning_rate(full, tmp_path, prepare):
+    full.auto_scale_lr = dict(enable=False, base_batch_size=8)
+    full.optim_wrapper.accumulative_counts = 4
+    cfg = prepare(full, tmp_path, auto_scale_lr=True)
+    assert cfg.auto_scale_lr.base_batch_size == 2
+
+
 # Checkpoints --------------------------------------------------------------------------
 
 
@@ -256,3 +279,25 @@ def test_a_resumed_run_keeps_its_seed(barest, save):
     prepare_training(barest)
     assert barest.randomness.seed == 123
     assert torch.initial_seed() != 123
+
+
+def test_another_schedule_when_resuming_is_a_warning(full, tmp_path, train, capsys):
+    full.train_cfg.update(max_iters=1, val_interval=9)
+    full.default_hooks.checkpoint.interval = 1
+    full.param_scheduler = [dict(type='PolyLR', power=0.9, end=2, by_epoch=False)]
+    train(full, tmp_path)
+    full.train_cfg.max_iters = 2
+    train(full, tmp_path, resume=True)
+    assert 'keeps the schedule' not in capsys.readouterr().out
+    full.train_cfg.max_iters = full.param_scheduler[0].end = 3
+    full.optim_wrapper.optimizer.lr *= 2
+    train(full, tmp_path, resume=True)
+    said = ' '.join(capsys.readouterr().out.split())
+    rate = full.optim_wrapper.optimizer.lr
+    assert f'the learning rate {rate}, PolyLR to iteration 3, not 2' in said
+
+
+def test_resuming_in_an_empty_folder_is_a_warning(full, tmp_path, prepare, logged):
+    prepare(full, tmp_path, resume=True)
+    (said,) = logged
+    assert f'no checkpoint in {tmp_path}/work: the training starts anew' in said

@@ -19,7 +19,7 @@ from mmseg_repvgg.errors import (
     WriteError,
 )
 from mmseg_repvgg.export import graph, pooling
-from mmseg_repvgg.export.exported import export
+from mmseg_repvgg.export.exported import export, require_other_file
 from mmseg_repvgg.export.verify import reference, smooth_noise, verify
 from mmseg_repvgg.winograd import WinogradConv2d
 from repvgg_runtime.backends import open_backend
@@ -48,6 +48,14 @@ def test_tool_does_not_overwrite_the_checkpoint(trained, tmp_path, run_tool):
     assert done.returncode == 2
     assert f'{path} is the checkpoint itself' in done.stderr
     assert path.read_bytes() == Path(checkpoint).read_bytes()
+
+
+def test_weights_of_openvino_do_not_overwrite_the_checkpoint(tmp_path):
+    checkpoint = tmp_path / 'pytorch_model.bin'
+    checkpoint.touch()
+    with pytest.raises(ConfigError, match='pytorch_model.bin is the checkpoint itself'):
+        require_other_file(tmp_path / 'pytorch_model.xml', str(checkpoint))
+    require_other_file(tmp_path / 'other.xml', str(checkpoint))
 
 
 @pytest.mark.parametrize('to', SUFFIXES)

@@ -1,13 +1,15 @@
 """Checkpoints in a real Runner are whole and checked before old ones are removed."""
 
+import copy
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.runner import Runner
 
 from mmseg_repvgg.checkpoints.files import read_checkpoint
-from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.hooks import checkpoint_hook
 
 
@@ -74,3 +76,34 @@ def test_a_validation_alone_saves_nothing(street_config):
     runner.test()
     assert 'mIoU' in runner.val()
     assert names(runner) == saved
+
+
+@pytest.mark.parametrize('copied', [False, True])
+def test_the_best_checkpoint_of_another_work_dir_is_kept(street_config, copied):
+    street_config.train_cfg.update(max_iters=2, val_interval=2)
+    street_config.default_hooks.checkpoint.update(interval=1)
+    branch = copy.deepcopy(street_config)
+    Runner.from_cfg(street_config).train()
+    folder = Path(street_config.work_dir)
+    before = sorted(folder.glob('*.pth'))
+    assert folder / 'best_mIoU_iter_2.pth' in before
+    branch.work_dir = f'{folder}_branch'
+    if copied:
+        shutil.copytree(folder, branch.work_dir)
+    branch.train_cfg.max_iters = 4
+    branch.load_from, branch.resume = str(folder / 'iter_2.pth'), True
+    # Any mIoU is better than none.
+    runner = Runner.from_cfg(branch)
+    runner.load_or_resume()
+    runner.message_hub.update_info('best_score', -1.0)
+    runner.train()
+    assert sorted(folder.glob('*.pth')) == before
+    (best,) = Path(branch.work_dir).glob('best_*.pth')
+    assert best.name == 'best_mIoU_iter_4.pth'
+    assert runner.message_hub.get_info('best_ckpt') == str(best)
+
+
+def test_unknown_arguments_are_refused_before_the_training(street_config):
+    street_config.default_hooks.checkpoint.intervall = 1
+    with pytest.raises(ConfigError, match='takes no intervall, only interval, by_epoch'):
+        Runner.from_cfg(street_config)

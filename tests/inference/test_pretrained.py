@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmseg.registry import MODELS
 
 from mmseg_repvgg import Segmenter
 from mmseg_repvgg.errors import CheckpointError, ConfigError
@@ -54,6 +56,22 @@ def test_a_folder_of_a_folder_is_the_same(saved, tmp_path):
     Segmenter.from_pretrained(saved, device='cpu').save_pretrained(tmp_path / 'again')
     name = 'model.safetensors'
     assert (tmp_path / 'again' / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_lists_tuples_and_scopes_come_back(trained, tmp_path, street_images):
+    cfg = Config.fromfile(trained[0])
+    cfg.model.type = f'mmseg.{cfg.model.type}'
+    channels = list(MODELS.build(cfg.model.backbone).out_channels)
+    # FPN takes no tuple.
+    fpn = dict(type='mmseg.FPN', in_channels=channels, out_channels=8, num_outs=4)
+    cfg.model.neck = fpn
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.in_channels = 8
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'a.pth')
+    segmenter = Segmenter(cfg, tmp_path / 'a.pth', device='cpu', engine='torch')
+    folder = segmenter.save_pretrained(tmp_path / 'model')
+    again = Segmenter.from_pretrained(folder, device='cpu', engine='torch')
+    assert np.array_equal(again(street_images[0]), segmenter(street_images[0]))
 
 
 def test_a_formula_of_a_block_is_no_file(copy, street_images):

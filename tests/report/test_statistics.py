@@ -47,6 +47,13 @@ def test_another_ignored_label(make_segmented):
     assert statistics.confusion.sum() == (image.truth != 2).sum()
 
 
+def test_labels_of_no_class_do_not_count(make_segmented):
+    statistics = Statistics(4, ignore_index=0)
+    image = make_segmented(0)
+    statistics.add(image)  # Holds 255, which is no class.
+    assert statistics.confusion.sum() == ((image.truth > 0) & (image.truth < 4)).sum()
+
+
 def test_image_without_labels_has_no_error(make_segmented):
     image = make_segmented(0)
     image.truth[:] = 255

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from mmseg_repvgg import Segmenter
@@ -428,6 +429,20 @@ def test_a_video_that_is_cut_short_is_named_and_not_done(exported, video, capsys
         assert 'done before' not in said.out
     assert not list(Path('out/overlay').glob('*'))
     assert main([*arguments, '--frames', '1']) == 0
+
+
+def test_an_image_that_cannot_be_resized_is_named_and_the_others_done(
+    trained, pictures, tmp_path, capsys
+):
+    cfg = Config.fromfile(trained[0])
+    resize = dict(type='Resize', scale=(96, 48), keep_ratio=True)
+    cfg.test_dataloader.dataset.pipeline.insert(1, resize)
+    cfg.dump(tmp_path / 'resizing.py')
+    cv2.imwrite('pictures/1.png', np.zeros((1, 500, 3), np.uint8))
+    model = ['-m', trained[1], '-c', 'resizing.py', '--engine', 'torch']
+    assert main(['pictures', '-o', 'out', *model, '--batch-size', '3']) == 1
+    assert 'an image of 1x500 pixels cannot be resized' in capsys.readouterr().err
+    assert len(labels_in(Path('out'))) == 4
 
 
 def test_ids_of_the_data_set(exported, pictures):

@@ -9,7 +9,7 @@ from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.export.exported import export
 from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.images import read_image
-from repvgg_runtime.segmenter import ExportedSegmenter
+from repvgg_runtime.segmenter import BaseSegmenter, ExportedSegmenter
 
 
 def disagreement(ours, theirs):
@@ -56,6 +56,14 @@ def test_a_file_of_labels_has_no_probabilities(exported, images):
     segmenter = ExportedSegmenter(exported('onnx', output='labels'))
     with pytest.raises(ConfigError, match='export it with --output logits'):
         segmenter.probabilities(images[0])
+
+
+def test_a_single_class_has_a_name_and_a_colour_beside_the_background(exported):
+    segmenter = ExportedSegmenter(exported('onnx', output='labels'))
+    BaseSegmenter.__init__(segmenter, ['crack'], [(9, 9, 9)], None, 3, 1)
+    assert segmenter.classes == ['crack', 'class 1']
+    first, second = segmenter.palette
+    assert first == [9, 9, 9] != second
 
 
 def test_a_file_of_fixed_size_and_batch_takes_images_of_any(exported, images):
