@@ -104,6 +104,6 @@ def test_the_best_checkpoint_of_another_work_dir_is_kept(street_config, copied):
 
 
 def test_unknown_arguments_are_refused_before_the_training(street_config):
-    street_config.default_hooks.checkpoint.intervall = 1
-    with pytest.raises(ConfigError, match='takes no intervall, only interval, by_epoch'):
+    street_config.default_hooks.checkpoint.intervals = 1
+    with pytest.raises(ConfigError, match='takes no intervals, only interval, by_epoch'):
         Runner.from_cfg(street_config)
