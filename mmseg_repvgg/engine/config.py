@@ -23,7 +23,8 @@ from ..registry_types import builds
 # Keys that a Runner or a tool reads; a config may have others for itself.
 _READ = {
     *inspect.signature(Runner.__init__).parameters,
-    *('runner_type', 'tensorboard', 'test_pipeline', 'tta_pipeline', 'tta_model'),
+    *('compile', 'strategy', 'runner_type', 'tensorboard'),
+    *('test_pipeline', 'tta_pipeline', 'tta_model'),
 }
 
 
