@@ -58,14 +58,18 @@ def predict_images(
         images = [pixels for _, pixels in part]
         try:
             found = segmenter.predict(images, probabilities=outputs.needs_probabilities)
-            for (source, pixels), each in zip(part, found):
-                outputs.write(source.name, pixels, each)
         except ImageError as error:
             if len(part) == 1:
                 broken[part[0][0].path] = str(error)
                 return
             for alone in part:  # To find out which it was.
                 segment([alone])
+            return
+        for (source, pixels), each in zip(part, found):
+            try:
+                outputs.write(source.name, pixels, each)
+            except ImageError as error:
+                broken[source.path] = str(error)
 
     def flush() -> None:
         segment(batch)
