@@ -65,7 +65,8 @@ def check_classes(cfg: Config) -> list[str]:
         name: count
         for name in ('train_dataloader', 'val_dataloader')
         for part in leaf_datasets((cfg.get(name) or {}).get('dataset', {}))
-        if (dataset := build_if_local(part))
+        # An empty data set is false.
+        if (dataset := build_if_local(part)) is not None
         and (count := len(dataset.metainfo.get('classes') or ()))
     }
     if len(set(counts.values())) > 1:
