@@ -61,6 +61,15 @@ def check_classes(cfg: Config) -> list[str]:
                 raise ConfigError(f'{mismatch}: set it to {classes}')
             if head['num_classes'] > classes:
                 warnings.append(f'{mismatch}: the others do not occur in training')
+    return list(dict.fromkeys(warnings))
+
+
+def check_same_classes(cfg: Config) -> None:
+    """Check that training and validation set have the same number of classes.
+
+    Raises:
+        ConfigError: If they have not.
+    """
     counts = {
         name: count
         for name in ('train_dataloader', 'val_dataloader')
@@ -74,7 +83,6 @@ def check_classes(cfg: Config) -> list[str]:
             'the data sets must have the same classes, but have '
             + ' and '.join(f'{count} in {name}' for name, count in counts.items())
         )
-    return list(dict.fromkeys(warnings))
 
 
 def check_norms(cfg: Config) -> None:

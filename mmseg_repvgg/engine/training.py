@@ -15,7 +15,13 @@ from ..hooks import LoadHook
 from ..registry_types import is_a, type_name
 from .accumulation import accumulate, batch_warnings
 from .config import add_missing_hook
-from .config_checks import TRAIN_KEYS, check_classes, check_keys, check_norms
+from .config_checks import (
+    TRAIN_KEYS,
+    check_classes,
+    check_keys,
+    check_norms,
+    check_same_classes,
+)
 from .precision import use_amp
 from .work_dir_lock import lock_work_dir
 
@@ -96,6 +102,7 @@ def prepare_training(
         if cfg.get(loader):
             check_dataset(cfg[loader].dataset)
     check_classes(cfg)
+    check_same_classes(cfg)
     check_norms(cfg)
 
 

@@ -1,5 +1,4 @@
-# What the data sets share: how images are loaded for training and, one by one, for
-# evaluation.
+# Settings common to the data sets: dataloaders and the metric.
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,

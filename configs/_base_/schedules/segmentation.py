@@ -1,5 +1,5 @@
-# What the schedules of all segmentors share. The hooks of mmengine that are not named
-# here, such as those of the timer and of the learning rate, run by default.
+# Settings common to the schedules of segmentors. mmengine adds its other default hooks,
+# such as the timer and the scheduler of the learning rate.
 train_cfg = dict(type='IterBasedTrainLoop')
 default_hooks = dict(
     logger=dict(type='LoggerHook', log_metric_by_epoch=False),

@@ -137,7 +137,7 @@ def test_compiler_error_is_quoted(tmp_path):
 @needs_compiler
 @pytest.mark.parametrize('macros', [[], ['-U__AMX_BF16__'], ['-DWINOGRAD_EMULATE_TILES']])
 def test_sources_compile_without_a_warning(macros):
-    """What one compiler warns of, another refuses."""
+    """GCC warns of code that other compilers refuse."""
     flags = [*build.FLAGS, '-fopenmp', '-fsyntax-only', '-Werror', *macros]
     done = subprocess.run(
         [*build._compiler(), *flags, str(build.SOURCE)], capture_output=True, text=True
