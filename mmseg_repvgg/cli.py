@@ -56,7 +56,8 @@ def add_common_arguments(
         nargs='+',
         action=_CfgOptions,
         metavar='KEY=VALUE',
-        help='change the config, such as model.backbone.dilation=fast; lists as "[a,b]"',
+        help='change the config, such as model.backbone.dilation=fast; lists as "[a,b]", '
+        'tuples as "(a,b)"',
     )
     if launcher:
         parser.add_argument(

@@ -5,8 +5,6 @@ Each function yields names and values, and raises what is raised where a part is
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import platform
 import re
@@ -40,6 +38,8 @@ def versions() -> Rows:
     for names in _PACKAGES:
         found = {name: version for name in names if (version := _installed(name))}
         yield from (found or {names[0]: 'not installed'}).items()
+        if len(found) > 1:
+            yield 'WARNING', f'{" and ".join(found)} overwrite each other: remove one'
 
 
 def _installed(name: str) -> str | None:
@@ -91,8 +91,7 @@ def engines() -> Rows:
 
 def pytorch() -> str:
     """Import the whole package."""
-    with contextlib.redirect_stderr(io.StringIO()):  # mmseg says what it lacks.
-        import_module('mmseg_repvgg')
+    import_module('mmseg_repvgg')
     return 'works'
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import os
 import warnings
 from pathlib import Path
@@ -63,8 +61,7 @@ def open_model(
             )
         return ExportedSegmenter(model, device or 'cpu', threads)
     try:
-        # mmseg and mmcv tell which optional parts they lack.
-        with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        with quiet():
             package = importlib.import_module('mmseg_repvgg')
             torch = importlib.import_module('torch')
     except ImportError as error:

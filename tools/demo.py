@@ -40,7 +40,7 @@ def main() -> None:
         # A log without a line would leave nothing to draw.
         training += [f'default_hooks.logger.interval={min(length, 10)}']
     run('make_street_scenes.py', DATA, *drawing)
-    run('train.py', CONFIG, '--work-dir', args.work_dir, *training)
+    run('train.py', CONFIG, '--work-dir', args.work_dir, '--overwrite', *training)
     curves = os.path.join(args.work_dir, 'curves.png')
     run('plot_log.py', args.work_dir, '--out', curves)
     checkpoint = os.path.relpath(Path(args.work_dir, 'last_checkpoint').read_text())
@@ -52,9 +52,9 @@ def main() -> None:
 
 Next, you could
   segment images, here those of the test split:
-    {program} predict {DATA}/leftImg8bit/test -o predicted -m {checkpoint} -c {CONFIG}
+    {program} predict {DATA}/leftImg8bit/test -o {args.work_dir}/predicted -m {checkpoint} -c {CONFIG}
   paint predictions beside the ground truth:
-    {program} test {CONFIG} {checkpoint} --show-dir painted
+    {program} test {CONFIG} {checkpoint} --show-dir {args.work_dir}/painted
   see what the Winograd engine gains on this CPU:
     {program} compare {CONFIG} {checkpoint} --engine winograd
   look at it in the browser (needs pip install 'mmseg_repvgg[web]'):

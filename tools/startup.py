@@ -1,10 +1,7 @@
 """Prepare the process of a tool. Import this before torch and mmseg."""
 
-import contextlib
-import io
 import os
 import sys
-import warnings
 from pathlib import Path
 
 # Threads of GNU OpenMP, which PyTorch uses on Linux, spin for milliseconds after each
@@ -16,9 +13,4 @@ if 'OMP_WAIT_POLICY' not in os.environ:
 # Some tools import `benchmarks` and `demo`, which lie beside tools/.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# mmcv-lite warns that it lacks operators that nothing here uses.
-warnings.filterwarnings('ignore', 'Fail to import')
-
-# It prints that it lacks an optional package, where a tool may print JSON.
-with contextlib.redirect_stdout(io.StringIO()):
-    import mmseg.datasets  # noqa: F401
+import mmseg_repvgg  # noqa: E402, F401

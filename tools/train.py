@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmseg_repvgg import cli
 from mmseg_repvgg.datasets.folder_checks import check_folders
 from mmseg_repvgg.engine.config import load_config
-from mmseg_repvgg.engine.own_data import folder_datasets, use_folder
+from mmseg_repvgg.engine.own_data import fit_crop, folder_datasets, use_folder
 from mmseg_repvgg.engine.processes import is_first_process
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
@@ -43,6 +43,11 @@ def main() -> None:
         '--resume',
         action='store_true',
         help='continue from the latest checkpoint in the work dir',
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='train anew in a work dir that holds a training, whose files are replaced',
     )
     parser.add_argument(
         '--amp',
@@ -82,12 +87,16 @@ def main() -> None:
     )
     if args.data:
         use_folder(cfg, args.data, args.classes)
+        if args.config == OWN_DATA:
+            height, width = fit_crop(cfg)
+            print(f'trains on crops of {height}x{width}')
     prepare_training(
         cfg,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
         global_batch=args.global_batch,
         resume=args.resume,
+        overwrite=args.overwrite,
         trust=args.trust_checkpoint,
     )
     folders = folder_datasets(cfg)
@@ -104,9 +113,16 @@ def main() -> None:
     if folders and is_main_process():
         command = f'{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}'
         folder = save_best(runner, data=folders[0][1].data_root, command=command)
-        print(
-            f'the best model is in {folder}: Segmenter.from_pretrained({str(folder)!r})'
-        )
+        config = Path(cfg.work_dir, Path(cfg.filename).name)
+        best = runner.message_hub.get_info('best_ckpt') or 'CHECKPOINT'
+        print(f"""
+The best model is in {folder}. Next, you could
+  segment images:
+    mmseg-repvgg predict IMAGES -o results -m {folder}
+  use it in Python:
+    Segmenter.from_pretrained({str(folder)!r})
+  see where it errs:
+    mmseg-repvgg report {config} {best}""")
 
 
 if __name__ == '__main__':

@@ -43,6 +43,11 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f'the checkpoint {path} does not exist') from error
+    except IsADirectoryError as error:
+        raise CheckpointError(
+            f'the checkpoint {path} is a folder: name a file in it, such as '
+            'model.safetensors'
+        ) from error
     except OSError as error:
         raise CheckpointError(
             f'the checkpoint {path} cannot be read: {error.strerror}'

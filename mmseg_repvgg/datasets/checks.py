@@ -25,6 +25,7 @@ _HINTS = {
         'variable CAMVID_ROOT to a folder with leftImg8bit/{{train,val,test}} and '
         'gtFine/{{train,val,test}}'
     ),
+    'FolderDataset': 'Each image needs a mask of the same name, a PNG',
 }
 
 

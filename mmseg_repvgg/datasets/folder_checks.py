@@ -25,17 +25,19 @@ def check_folders(
 
     Raises:
         DataError: If a file is truncated, an image and its mask have different sizes, a
-            label or a colour is of no class, or a mask has no image.
+            label or a colour is of no class, a mask has no image, or the masks to train
+            on hold a single class.
     """
-    table, problems, warnings = PrettyTable(), [], []
+    table, problems, warnings, single = PrettyTable(), [], [], None
     for split, cfg in folders:
         dataset = build_lazily(cfg)
         classes, samples = dataset.metainfo['classes'], dataset.load_data_list()
         if not table.field_names:
             table.add_column('class', classes, align='l')
         found = in_parallel(_counter(dataset), samples, f'check {split}')
-        problems += [each for each in found if isinstance(each, str)]
-        problems += _masks_without_image(dataset, samples)
+        wrong = [each for each in found if isinstance(each, str)]
+        wrong += _masks_without_image(dataset, samples)
+        problems += wrong
         counts = np.array([each for each in found if not isinstance(each, str)])
         counts = counts.reshape(-1, len(classes))
         shares, images = counts.sum(0) / max(counts.sum(), 1), (counts > 0).sum(0)
@@ -45,12 +47,21 @@ def check_folders(
         }
         for title, column in columns.items():
             table.add_column(title, column, align='r')
-        if absent := [name for name, count in zip(classes, images) if not count]:
+        absent = [name for name, count in zip(classes, images) if not count]
+        if absent and not wrong:
             warnings.append(f'warning: never in {split}: {", ".join(absent)}')
+        if split == 'train' and not wrong and len(absent) + 1 >= len(classes):
+            single = classes[images.argmax()]
     show('\n'.join([table.get_string(), *shorten(problems, 'and'), *warnings]))
     if problems:
         raise DataError(
             f'{len(problems)} images or masks cannot be used; the first: {problems[0]}'
+        )
+    if single:
+        raise DataError(
+            f'the masks of train hold one class, {single}. For masks of black and white, '
+            'in which 255 would be ignored, give the classes colours, such as '
+            'background 0 0 0 and object 255 255 255'
         )
 
 

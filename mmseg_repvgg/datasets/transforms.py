@@ -174,7 +174,8 @@ class LoadCheckedAnnotations(LoadAnnotations):
             raise ImageError(
                 f'the label map {path} holds {np.unique(wrong).tolist()}, but the data '
                 f'set has {classes} classes from 0 on and ignores {self.ignore_index}. '
-                'Make it again, as by mmseg-repvgg prepare-cityscapes, or remove it'
+                'Correct it, for Cityscapes by mmseg-repvgg prepare-cityscapes, or name '
+                'more classes'
             )
 
 

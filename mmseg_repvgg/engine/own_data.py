@@ -1,11 +1,13 @@
 """Training on a folder of your own images and masks."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from PIL import Image
 
-from ..datasets.checks import leaf_datasets
+from ..datasets.checks import build_lazily, leaf_datasets
 from ..datasets.folder_dataset import read_classes
 from ..errors import DataError
 from ..registry_types import is_a
@@ -51,6 +53,32 @@ def _files(folder: Path, split: str) -> dict[str, Any]:
         'images/train and images/val and their masks into masks/train and masks/val, or '
         'all into images and masks and list their names in train.txt and val.txt'
     )
+
+
+def fit_crop(cfg: Config) -> tuple[int, int]:
+    """Shrink the crops of a training whose images are all smaller.
+
+    Otherwise most of each crop would be padding.
+
+    Args:
+        cfg: It crops the images of a FolderDataset by ``RandomCrop``; changed in place.
+
+    Returns:
+        Height and width of the crops: those of the config or, if these are less, those of
+        the largest images, rounded up to multiples of 32.
+    """
+    dataset = cfg.train_dataloader.dataset
+    (step,) = (step for step in dataset.pipeline if is_a(step, 'RandomCrop'))
+    sizes = []
+    for sample in build_lazily(dataset).load_data_list():
+        with contextlib.suppress(OSError):  # The checks report broken images.
+            with Image.open(sample['img_path']) as image:
+                sizes.append(image.size[::-1])
+    if sizes:
+        largest = (-(-max(sides) // 32) * 32 for sides in zip(*sizes))
+        step.crop_size = tuple(map(min, step.crop_size, largest))
+        cfg.model.data_preprocessor.size = step.crop_size
+    return step.crop_size
 
 
 def folder_datasets(cfg: Config) -> list[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Preparing a config for training."""
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmengine.logging import print_log
 from ..checkpoints.loading import find_resumable
 from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import check_dataset, leaf_datasets
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..hooks import LoadHook
 from ..registry_types import is_a, type_name
 from .accumulation import accumulate, batch_warnings
@@ -33,6 +34,7 @@ def prepare_training(
     auto_scale_lr: bool = False,
     global_batch: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     trust: bool = False,
 ) -> None:
     """Set a config up for training, and check it and its data.
@@ -47,13 +49,15 @@ def prepare_training(
         global_batch: Images per optimizer step over all processes. Gradients are
             accumulated if these do not fit in them at once.
         resume: Continue from the latest checkpoint in the work dir, if there is one.
+        overwrite: Train anew although the work dir holds a training.
         trust: Unpickle whatever a checkpoint holds.
 
     Raises:
         ConfigError: If the config lacks what an option needs.
         CheckpointError: If the checkpoint to start from cannot be read.
         DataError: If data is missing.
-        TrainingError: If another training runs in the work dir.
+        TrainingError: If another training runs in the work dir, or it holds one that
+            is neither resumed nor overwritten.
     """
     check_keys(cfg, TRAIN_KEYS, 'a train loop')
     if amp is not None:
@@ -84,11 +88,16 @@ def prepare_training(
                 logging.WARNING,
             )
         cfg.load_from, cfg.resume = found or cfg.get('load_from'), found is not None
+    elif not overwrite and not cfg.get('resume'):
+        _require_no_training(cfg.work_dir)
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = read_ahead(cfg.load_from, trust=trust)
         seed = checkpoint.get('meta', {}).get('seed') if cfg.get('resume') else None
         if cfg.get('resume'):
             _warn_of_another_schedule(cfg, checkpoint)
+            done, length = checkpoint['meta'].get('iter', 0), cfg.train_cfg.get('max_iters')
+            if length and done >= length:
+                print_log(f'the training is complete: {done} iterations', 'current')
         if seed is not None:
             # mmengine would set it only after the sampler is built.
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -106,16 +115,27 @@ def prepare_training(
     check_norms(cfg)
 
 
+def _require_no_training(work_dir: str) -> None:
+    if os.path.lexists(os.path.join(work_dir, 'last_checkpoint')):
+        raise TrainingError(
+            f'the work dir {work_dir} holds a training. Continue it with --resume, choose '
+            'another --work-dir, or replace it with --overwrite'
+        )
+
+
 def _warn_of_another_schedule(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
     """Warn that mmengine resumes with the learning rate and schedule of a checkpoint."""
     groups = checkpoint.get('optimizer', {}).get('param_groups', [])
     rates = {group.get('initial_lr', group.get('lr')) for group in groups}
     rate = cfg.optim_wrapper.get('optimizer', {}).get('lr')
     changes = []
-    if rates and rate not in rates and not cfg.get('auto_scale_lr', {}).get('enable'):
+    scaled = (cfg.get('auto_scale_lr') or {}).get('enable')
+    if rates and rate not in rates and not scaled:
         changes.append(f'the learning rate {rate}')
     kept = checkpoint.get('param_schedulers') or []
-    for state, given in zip(kept, cfg.get('param_scheduler') or []):
+    schedulers = cfg.get('param_scheduler') or []
+    schedulers = [schedulers] if isinstance(schedulers, Mapping) else schedulers
+    for state, given in zip(kept, schedulers):
         end = given.get('end')
         if not given.get('by_epoch', True) and end not in (None, state.get('end')):
             changes.append(f'{type_name(given)} to iteration {end}, not {state["end"]}')

@@ -154,7 +154,7 @@ def test_torchscript_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ('name', 'says'),
-    [('gone.pth', 'does not exist'), ('', 'cannot be read: Is a directory')],
+    [('gone.pth', 'does not exist'), ('', 'is a folder: name a file in it')],
 )
 def test_missing_file_or_folder_is_refused(tmp_path, name, says):
     with pytest.raises(CheckpointError, match=says):

@@ -63,6 +63,14 @@ def test_classes_are_counted(folder):
     assert error is None
 
 
+def test_masks_of_one_class_are_refused(folder):
+    for path in folder.glob('masks/train/*.png'):
+        cv2.imwrite(str(path), np.repeat(np.uint8([[0, 255]]), 16, 0).repeat(10, 1))
+    shown, error = check(folder, 'train')
+    assert 'never in train: grass, sky' in shown
+    assert 'the masks of train hold one class, road. For masks of black' in error
+
+
 def test_wrong_files_are_named(folder):
     masks = folder / 'masks' / 'train'
     cv2.imwrite(str(masks / '0.png'), np.full((16, 20), 7, np.uint8))
@@ -79,6 +87,7 @@ def test_wrong_files_are_named(folder):
     ):
         assert re.search(says, shown), says
     assert re.search(r'^4 images or masks cannot be used; the first: .*0\.png', error)
+    assert 'never in train' not in shown
 
 
 def test_long_lists_are_cut(folder):

@@ -1,8 +1,9 @@
 """Training configs on a folder of your own."""
 
 import pytest
+from PIL import Image
 
-from mmseg_repvgg.engine.own_data import folder_datasets, use_folder
+from mmseg_repvgg.engine.own_data import fit_crop, folder_datasets, use_folder
 from mmseg_repvgg.errors import DataError
 
 
@@ -46,3 +47,24 @@ def test_lists_take_the_place_of_folders(street_config, tmp_path, classes):
 def test_folder_of_another_layout_is_refused(street_config, tmp_path, classes):
     with pytest.raises(DataError, match='neither images/train nor train.txt. Put images'):
         use_folder(street_config, str(tmp_path), classes)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'crop'),
+    [
+        ([(96, 100), (60, 120)], (96, 128)),
+        ([(600, 100)], (512, 128)),
+        ([(2000, 1000), (96, 100)], (512, 512)),
+        ([], (512, 512)),
+    ],
+)
+def test_crops_are_no_larger_than_the_images(load, tmp_path, classes, sizes, crop):
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
+    for index, (height, width) in enumerate(sizes):
+        Image.new('RGB', (width, height)).save(tmp_path / f'images/train/{index}.png')
+    (tmp_path / 'images/train/torn.png').write_bytes(b'no image')
+    cfg = load('pspnet_repvgg_a0_fast_folder')
+    use_folder(cfg, str(tmp_path), classes)
+    assert fit_crop(cfg) == crop
+    assert tuple(cfg.model.data_preprocessor.size) == crop

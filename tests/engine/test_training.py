@@ -16,7 +16,7 @@ from mmseg_repvgg.engine.accumulation import accumulate
 from mmseg_repvgg.engine.precision import use_amp
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
-from mmseg_repvgg.errors import CheckpointError, ConfigError
+from mmseg_repvgg.errors import CheckpointError, ConfigError, TrainingError
 from mmseg_repvgg.hooks import CrashSafeCheckpointHook, DeployHook, LoadHook, SampleHook
 
 NEEDED = {'model', 'train_dataloader', 'train_cfg', 'optim_wrapper'}
@@ -279,6 +279,34 @@ def test_a_resumed_run_keeps_its_seed(barest, save):
     prepare_training(barest)
     assert barest.randomness.seed == 123
     assert torch.initial_seed() != 123
+
+
+def test_a_training_is_not_overwritten_unless_asked(barest, tmp_path, train):
+    train(barest, tmp_path)
+    before = (tmp_path / 'work' / 'epoch_1.pth').read_bytes()
+    with pytest.raises(TrainingError, match='work holds a training. Continue it with'):
+        train(barest, tmp_path)
+    assert (tmp_path / 'work' / 'epoch_1.pth').read_bytes() == before
+    assert train(barest, tmp_path, overwrite=True).iter == 1
+
+
+def test_one_scheduler_without_a_list_resumes(full, tmp_path, train):
+    full.train_cfg.update(max_iters=1, val_interval=9)
+    full.default_hooks.checkpoint.interval = 1
+    full.param_scheduler = dict(type='PolyLR', power=0.9, end=3, by_epoch=False)
+    full.auto_scale_lr = None
+    train(full, tmp_path)
+    full.train_cfg.max_iters = 2
+    full.optim_wrapper.optimizer.lr *= 2
+    assert train(full, tmp_path, resume=True).iter == 2
+
+
+def test_resuming_a_complete_training_says_so(full, tmp_path, train, prepare, logged):
+    full.train_cfg.update(max_iters=1, val_interval=9)
+    full.default_hooks.checkpoint.interval = 1
+    train(full, tmp_path)
+    prepare(full, tmp_path, resume=True)
+    assert any('the training is complete: 1 iterations' in said for said in logged)
 
 
 def test_another_schedule_when_resuming_is_a_warning(full, tmp_path, train, capsys):
