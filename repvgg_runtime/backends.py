@@ -219,8 +219,8 @@ def open_backend(
 
 
 def shape_text(shape: tuple[int | None, ...]) -> str:
-    """Return a shape as text, such as ``1x3xanyxany``."""
-    return 'x'.join('any' if side is None else str(side) for side in shape)
+    """Return a shape as text, such as ``1x3x?x?``, in which ``?`` is open."""
+    return 'x'.join('?' if side is None else str(side) for side in shape)
 
 
 def last_line(error: Exception) -> str:

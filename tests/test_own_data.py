@@ -22,6 +22,7 @@ COMMANDS = [
     for block in re.findall(r'^```\n(mmseg-repvgg .*?)^```', PAGE, flags=re.S | re.M)
 ]
 COLORS = np.array([[128, 64, 128], [0, 0, 142], [70, 70, 70], [0, 0, 0]], np.uint8)
+PROGRAM = shlex.join([sys.executable, '-m', 'repvgg_runtime.command'])
 FEW = [
     'train_dataloader.batch_size=2',
     *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
@@ -119,12 +120,30 @@ def test_training_checks_stops_early_and_writes_a_folder_for_use(folder, tmp_pat
     )
     assert '(64, 128) uint8 True' in shown.stdout, shown.stderr
 
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photo.jpg').rename(tmp_path / 'photos' / 'photo.jpg')
+    (block,) = re.findall(r'^```\n(mine=.*?)^```', PAGE, flags=re.S | re.M)
+    best = re.findall(r'best_mIoU_iter_\d+\.pth', done.stdout)[-1]
+    block = re.sub(r'best_mIoU_iter_\d+\.pth', best, block)
+    block = re.sub(r'^mmseg-repvgg web.*', '', block, flags=re.M)
+    subprocess.run(
+        ['bash', '-ec', f'mmseg-repvgg() {{ {PROGRAM} "$@"; }}\n{block}'],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(REPO)},
+        check=True,
+        timeout=900,
+    )
+    assert (tmp_path / 'results/labels/photo.png').is_file()
+    assert (tmp_path / 'mine.onnx').is_file()
+    assert list(tmp_path.glob('**/report.html'))
+
 
 @pytest.mark.parametrize('command', COMMANDS[1:-1])
 def test_other_commands_train(folder, tmp_path, command):
     paint(folder)
     train(command, tmp_path)
-    assert (tmp_path / 'work_dirs/mine/segmenter/model.safetensors').is_file()
+    work = tmp_path / command[command.index('--work-dir') + 1]
+    assert (work / 'segmenter/model.safetensors').is_file()
 
 
 def test_config_of_ten_lines_trains(folder, tmp_path):
@@ -135,10 +154,10 @@ def test_config_of_ten_lines_trains(folder, tmp_path):
     assert run(shlex.split(copy), tmp_path).returncode == 0
     (text,) = re.findall(r'^```python\n(_base_ .*?)^```', PAGE, flags=re.S | re.M)
     assert len(text.splitlines()) <= 10
-    (tmp_path / 'my_configs' / 'mine.py').write_text(text)
+    (tmp_path / COMMANDS[-1][-1]).write_text(text)
     done = train(COMMANDS[-1], tmp_path)
     assert 'pixels of train' in done.stdout
-    assert (tmp_path / 'work_dirs/mine/segmenter/model.safetensors').is_file()
+    assert (tmp_path / 'work_dirs/ten_lines/segmenter/model.safetensors').is_file()
 
 
 def test_wrong_mask_ends_the_run_before_training(folder, tmp_path):

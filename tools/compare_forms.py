@@ -14,7 +14,7 @@ from mmseg_repvgg.analysis.forms import compare_forms
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import find_miou, prepare_testing
+from mmseg_repvgg.engine.testing import find_miou, ignored_label, prepare_testing
 from mmseg_repvgg.winograd import ENGINES
 from repvgg_runtime.painting import side_by_side
 
@@ -65,13 +65,19 @@ def main() -> None:
             runner.logger.warning(f'no more pictures after {sample.img_path}: {error!r}')
 
     result = compare_forms(
-        runner.model, dataloader, save, args.engine, args.precision or 'highest'
+        runner.model,
+        dataloader,
+        save,
+        engine=args.engine,
+        precision=args.precision or 'highest',
+        ignore_index=ignored_label(cfg),
     )
     difference = result.difference
+    fused_form = 'fused form' if args.engine == 'torch' else f'fused, {args.engine}'
     ratio = result.trained_seconds / result.fused_seconds
     trained, fused = find_miou(result.trained), find_miou(result.fused)
     print(f"""
-                                trained form    fused form
+                                trained form{fused_form:>14}
   mIoU (%)                    {trained:14.2f}{fused:14.2f}
   time per image (ms, median) {1e3 * result.trained_seconds:14.1f}\
 {1e3 * result.fused_seconds:14.1f}   fused is {ratio:.2f}x as fast

@@ -47,18 +47,19 @@ def main() -> None:
     run('compare_forms.py', CONFIG, checkpoint, '--work-dir', args.work_dir)
 
     program, checkpoint = program_name(), shlex.quote(checkpoint)
+    work_dir, images = args.work_dir, f'{DATA}/leftImg8bit/test'
     print(f"""\
   curves                      {curves} (loss, learning rate and mIoU of the training)
 
 Next, you could
   segment images, here those of the test split:
-    {program} predict {DATA}/leftImg8bit/test -o {args.work_dir}/predicted -m {checkpoint} -c {CONFIG}
+    {program} predict {images} -o {work_dir}/predicted -m {checkpoint} -c {CONFIG}
   paint predictions beside the ground truth:
-    {program} test {CONFIG} {checkpoint} --show-dir {args.work_dir}/painted
-  see what the Winograd engine gains on this CPU:
+    {program} test {CONFIG} {checkpoint} --show-dir {work_dir}/painted
+  compare the training form with the fused form by the Winograd engine:
     {program} compare {CONFIG} {checkpoint} --engine winograd
   look at it in the browser (needs pip install 'mmseg_repvgg[web]'):
-    {program} web {checkpoint} -c {CONFIG} --examples {DATA}/leftImg8bit/test""")
+    {program} web {checkpoint} -c {CONFIG} --examples {images}""")
 
 
 def run(tool: str, *arguments: str) -> None:

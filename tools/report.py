@@ -12,18 +12,9 @@ from mmseg_repvgg import __version__, cli
 from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import prepare_testing
-from mmseg_repvgg.report.fiftyone_app import open_app
-from mmseg_repvgg.report.segmented import segment_both_forms
-from mmseg_repvgg.report.statistics import Statistics
-from mmseg_repvgg.report.writing import (
-    choose_split,
-    ignored_label,
-    show_progress,
-    write_report,
-)
+from mmseg_repvgg.engine.testing import ignored_label, prepare_testing
+from mmseg_repvgg.report.writing import choose_split, write_report
 from mmseg_repvgg.winograd import ENGINES
-from repvgg_runtime.extras import require
 
 
 def main() -> None:
@@ -57,17 +48,9 @@ def main() -> None:
         help='engine of the fused form; default torch',
     )
     cli.add_precision_argument(parser)
-    parser.add_argument(
-        '--fiftyone',
-        action='store_true',
-        help='open the images in FiftyOne instead, until it is closed',
-    )
     parser.add_argument('--work-dir', help='for logs; default work_dirs/NAME_OF_CONFIG')
     cli.add_common_arguments(parser)
     args = parser.parse_args()
-    precision = args.precision or 'highest'
-    if args.fiftyone:
-        require('fiftyone', None)  # Before the images are segmented.
 
     cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     choose_split(cfg, args.split)
@@ -76,14 +59,7 @@ def main() -> None:
     runner = build_runner(cfg, evaluating=True)
     with naming_checkpoint(args.checkpoint):
         runner.load_or_resume()
-    loader, ignored = runner.test_dataloader, ignored_label(cfg)
 
-    if args.fiftyone:
-        classes = loader.dataset.metainfo['classes']
-        images = segment_both_forms(runner.model, loader, args.engine, precision)
-        images = show_progress(images, len(loader.dataset))
-        open_app(images, Statistics(len(classes), ignored), classes)
-        return
     run = dict(
         config=Path(args.config).stem,
         checkpoint=Path(args.checkpoint).name,
@@ -93,14 +69,14 @@ def main() -> None:
     )
     numbers = write_report(
         runner.model,
-        loader,
+        runner.test_dataloader,
         args.out,
         run,
         pictures=args.images,
         against=args.against,
-        ignore_index=ignored,
+        ignore_index=ignored_label(cfg),
         engine=args.engine,
-        precision=precision,
+        precision=args.precision or 'highest',
     )
     metrics = numbers['metrics']
     worst = min(

@@ -21,6 +21,7 @@ from prettytable import PrettyTable, TableStyle
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from ..engine.load_model import image_bands
 from ..errors import ConfigError
 from ..reparam import deploy, is_deployed
 
@@ -134,7 +135,7 @@ def count_network(
         raise ConfigError(
             f'the image must have at least 1x1 pixels, but got {height}x{width}'
         )
-    channels = cfg.model.backbone.get('in_channels', 3)
+    channels = image_bands(cfg)
     rows = []
     for part, model in _parts(cfg, classifier, channels).items():
         forms = {'training': model, 'fused': deploy(model)}

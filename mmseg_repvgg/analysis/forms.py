@@ -34,12 +34,14 @@ def compare_forms(
     on_sample: Callable[[int, Any], None] | None = None,
     engine: str = 'torch',
     precision: str = 'highest',
+    ignore_index: int = 255,
 ) -> FormComparison:
     """Run both forms of a segmentor over a dataloader; leave it in eval mode.
 
     Each batch goes through both forms, in alternating order, so that a drift of the
     machine's speed affects both alike. The first batch is run once before, untimed.
     ``on_sample`` is called with each image's index and data sample of the fused form.
+    Pixels of the label ``ignore_index`` do not count.
 
     Raises:
         ConfigError: If the model is fused already, or predicts no logits.
@@ -48,7 +50,7 @@ def compare_forms(
         raise ConfigError('the model is fused already. Give one in its training form')
     model.eval()
     forms = (model, deploy(model, engine, precision))
-    metrics = [Evaluator(IoUMetric(iou_metrics=['mIoU'], prefix=None)) for _ in forms]
+    metrics = [Evaluator(IoUMetric(ignore_index=ignore_index)) for _ in forms]
     for metric in metrics:
         metric.dataset_meta = dataloader.dataset.metainfo
     seconds: tuple[list[float], list[float]] = ([], [])

@@ -65,16 +65,8 @@ def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
 def _find_flaw(value: Tensor) -> str | None:
     """Return why a tensor cannot be a weight or a buffer, or None if it can."""
     # mmengine only logs a tensor that it could not copy, and keeps random weights.
-    if value.layout is not torch.strided or value.is_nested:
-        return 'is not a dense tensor'
-    if value.is_meta:
-        return 'is on the meta device, which holds no numbers'
-    if value.is_quantized:
-        return 'is quantized'
     if value.is_complex() or (value.is_floating_point() and value.dtype not in _FLOATS):
         return f'is of {value.dtype}'
-    if value.nbytes > value.untyped_storage().nbytes():
-        return 'has more elements than its memory'
     if not value.isfinite().all():
         return 'holds NaN or infinite numbers'
     return None
@@ -105,10 +97,10 @@ def describe_mismatch(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
     return '; '.join(f'{what}: {few(keys)}' for what, keys in problems.items() if keys)
 
 
-def few(items: Collection[str], most: int = 5) -> str:
-    """Join the first items for a message, and count the rest."""
-    more = f' and {len(items) - most} more' if len(items) > most else ''
-    return ', '.join(list(items)[:most]) + more
+def few(items: Collection[str]) -> str:
+    """Join the first five items for a message, and count the rest."""
+    more = f' and {len(items) - 5} more' if len(items) > 5 else ''
+    return ', '.join(list(items)[:5]) + more
 
 
 def _without_module_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ within the bytes that the file holds for it.
 
 ``torch.load(weights_only=True)`` is no substitute: once ``numpy.ndarray`` and
 ``numpy.dtype`` are on its list, it calls them with any arguments, and torch before 2.6
-can neither extend that list nor refuse a TorchScript archive.
+does not refuse a TorchScript archive.
 """
 
 import io

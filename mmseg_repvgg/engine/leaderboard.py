@@ -20,8 +20,8 @@ from ..errors import ConfigError
 from ..registry_types import type_name
 
 
-def write_label_ids(cfg: Config, out: str, split: str) -> None:
-    """Make a test write files for the server into ``out`` instead of evaluating.
+def use_label_ids(cfg: Config, out: str, split: str) -> None:
+    """Set a test up to write files for the server into ``out`` instead of evaluating.
 
     The test set gets the images of the split and no label maps.
 

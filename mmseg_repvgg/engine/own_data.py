@@ -71,9 +71,9 @@ def fit_crop(cfg: Config) -> tuple[int, int]:
     (step,) = (step for step in dataset.pipeline if is_a(step, 'RandomCrop'))
     sizes = []
     for sample in build_lazily(dataset).load_data_list():
-        with contextlib.suppress(OSError):  # The checks report broken images.
-            with Image.open(sample['img_path']) as image:
-                sizes.append(image.size[::-1])
+        # The checks report broken images.
+        with contextlib.suppress(OSError), Image.open(sample['img_path']) as image:
+            sizes.append(image.size[::-1])
     if sizes:
         largest = (-(-max(sides) // 32) * 32 for sides in zip(*sizes))
         step.crop_size = tuple(map(min, step.crop_size, largest))

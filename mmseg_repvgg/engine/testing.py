@@ -17,7 +17,7 @@ from ..hooks import DeployHook, LoadHook
 from ..registry_types import builds
 from .config import add_missing_hook, remove_hook
 from .config_checks import TEST_KEYS, check_keys
-from .leaderboard import write_label_ids
+from .leaderboard import use_label_ids
 from .load_model import dataset_meta, match_form
 
 
@@ -99,16 +99,26 @@ def prepare_testing(
     if format_only:
         if out is None:
             raise ConfigError('--format-only needs --out, the folder for the files')
-        write_label_ids(cfg, out, split or 'test')
+        use_label_ids(cfg, out, split or 'test')
     elif split is not None:
         raise ConfigError('--split needs --format-only')
     elif out is not None:
-        evaluators = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for evaluator in _evaluators(cfg):
             evaluator['output_dir'] = out
     check_dataset(cfg.test_dataloader.dataset)
     if out is not None:
         _require_different_names(cfg.test_dataloader.dataset)
+
+
+def _evaluators(cfg: Config) -> list[Any]:
+    """List the configs of the test evaluators, of which there may be one or several."""
+    given = cfg.test_evaluator
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def ignored_label(cfg: Config) -> int:
+    """Return the label that the first test evaluator of a config ignores."""
+    return _evaluators(cfg)[0].get('ignore_index', 255)
 
 
 def find_miou(metrics: Mapping[str, float]) -> float:

@@ -1,6 +1,7 @@
 """Preparing a config for training."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -95,8 +96,8 @@ def prepare_training(
         seed = checkpoint.get('meta', {}).get('seed') if cfg.get('resume') else None
         if cfg.get('resume'):
             _warn_of_another_schedule(cfg, checkpoint)
-            done, length = checkpoint['meta'].get('iter', 0), cfg.train_cfg.get('max_iters')
-            if length and done >= length:
+            done = checkpoint['meta'].get('iter', 0)
+            if done >= (cfg.train_cfg.get('max_iters') or math.inf):
                 print_log(f'the training is complete: {done} iterations', 'current')
         if seed is not None:
             # mmengine would set it only after the sampler is built.
@@ -118,8 +119,8 @@ def prepare_training(
 def _require_no_training(work_dir: str) -> None:
     if os.path.lexists(os.path.join(work_dir, 'last_checkpoint')):
         raise TrainingError(
-            f'the work dir {work_dir} holds a training. Continue it with --resume, choose '
-            'another --work-dir, or replace it with --overwrite'
+            f'the work dir {work_dir} holds a training. Continue it with --resume, '
+            'choose another --work-dir, or replace it with --overwrite'
         )
 
 

@@ -104,10 +104,6 @@ class CrashSafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
     ) -> None:
-        latest = Path(runner.work_dir) / 'last_checkpoint'
-        if is_main_process() and (latest.is_symlink() or not latest.is_file()):
-            # mmengine would write through a link, and wait for the reader of a pipe.
-            latest.unlink(missing_ok=True)
         super()._save_checkpoint_with_step(runner, step, meta)
         self.file_backend.remove_outdated()
 

@@ -187,7 +187,7 @@ class Segmenter(BaseSegmenter):
         for shape in dict.fromkeys(shapes):
             same = [i for i, each in enumerate(shapes) if each == shape]
             batch = pseudo_collate([inputs[i] for i in same])
-            # Engines pack their weights at the first call; torch uses all cores anyway.
+            # Two batches at once would need twice the memory and share the same cores.
             with self._lock:
                 samples = predictor.test_step(batch)
             for index, sample in zip(same, samples):

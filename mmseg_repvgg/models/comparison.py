@@ -42,7 +42,11 @@ class Comparison:
         self._pixels = self._differing = 0
 
     def add(self, expected: Sequence[Any], actual: Sequence[Any]) -> None:
-        """Compare the data samples of a batch, with those of the reference form.
+        """Add a batch.
+
+        Args:
+            expected: Data samples of the reference form.
+            actual: Those of the other form, in the same order.
 
         Raises:
             ConfigError: If the segmentor predicts no logits.

@@ -78,9 +78,6 @@ def scale_channels(conv: ConvParams, scale: Tensor) -> ConvParams:
 def identity_kernel(channels: int, groups: int = 1) -> Tensor:
     """Build the 1x1 kernel that passes its input through.
 
-    In a grouped convolution an output channel sees only its own group, so output
-    channel i reads input channel ``i % (channels / groups)`` of that group.
-
     Args:
         channels: Number of input and of output channels, a multiple of ``groups``.
         groups: Groups of the convolution.
@@ -88,8 +85,8 @@ def identity_kernel(channels: int, groups: int = 1) -> Tensor:
     Returns:
         Kernel of shape (channels, channels / groups, 1, 1), float64, on the CPU.
     """
-    width = channels // groups
-    return torch.eye(width, dtype=torch.float64).repeat(groups, 1).view(-1, width, 1, 1)
+    kernel = torch.empty(channels, channels // groups, 1, 1, dtype=torch.float64)
+    return nn.init.dirac_(kernel, groups)
 
 
 def dirac_kernel(weight: Tensor, alpha: Tensor, beta: Tensor, groups: int = 1) -> Tensor:

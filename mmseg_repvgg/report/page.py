@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ..errors import ConfigError
 from .boundary import NEAR
 from .calibration import BINS
-from .confusion import iou, largest_confusions, precision, recall
+from .confusion import largest_confusions, precision, recall
 from .gallery import Pane
 from .numbers import DATA_ID, Numbers
 from .regions import FOUND, LARGE, SIZE_EDGES, SMALL
@@ -147,15 +147,15 @@ def _or_none(value: float) -> float | None:
 def _class_rows(numbers: Numbers, others: Sequence[tuple[str, Numbers]]) -> list[Any]:
     confusion = np.array(numbers['confusion'])
     shares = confusion.sum(1) / max(confusion.sum(), 1)
-    columns = zip(iou(confusion), recall(confusion), precision(confusion))
+    columns = zip(recall(confusion), precision(confusion))
     return [
         dict(
             number=number,
             name=numbers['classes'][number],
             share=float(shares[number]),
-            iou=_or_none(values[0]),
-            recall=_or_none(values[1]),
-            precision=_or_none(values[2]),
+            iou=numbers['iou'][number],
+            recall=_or_none(values[0]),
+            precision=_or_none(values[1]),
             near=numbers['near_iou'][number],
             far=numbers['far_iou'][number],
             earlier=[other['iou'][number] for _, other in others],
@@ -200,8 +200,8 @@ def _confusions(numbers: Numbers) -> list[Any]:
     ]
 
 
-def _ranges(edges: Sequence[int], dash: str = '–') -> list[str]:
-    names = [f'{low}{dash}{high}' for low, high in zip(edges, edges[1:])]
+def _ranges(edges: Sequence[int]) -> list[str]:
+    names = [f'{low}–{high}' for low, high in zip(edges, edges[1:])]
     return [*names, f'≥ {edges[-1]}']
 
 

@@ -35,13 +35,6 @@ def choose_split(cfg: Config, split: str) -> None:
     cfg.test_dataloader, cfg.test_evaluator = (cfg[key] for key in keys)
 
 
-def ignored_label(cfg: Config) -> int:
-    """Return the label that the test evaluator of a config ignores."""
-    evaluators = cfg.test_evaluator
-    first = evaluators[0] if isinstance(evaluators, (list, tuple)) else evaluators
-    return first.get('ignore_index', 255)
-
-
 def show_progress(images: Iterator[Segmented], total: int) -> Iterator[Segmented]:
     """Yield images and write to stderr how many of them are done."""
     progress = Progress(total)

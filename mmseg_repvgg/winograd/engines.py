@@ -43,12 +43,12 @@ def pays(conv: nn.Module) -> bool:
     )
 
 
-def by_torch(conv: Conv, precision: str = 'highest') -> Conv:
+def by_torch(conv: Conv, precision: str) -> Conv:
     """Return an ``nn.Conv2d``."""
     return conv.plain() if type(conv) is WinogradConv2d else conv
 
 
-def by_rule(conv: Conv, precision: str = 'highest') -> Conv:
+def by_rule(conv: Conv, precision: str) -> Conv:
     """Return a :class:`WinogradConv2d` if that pays by rule.
 
     Raises:
@@ -67,9 +67,9 @@ def by_rule(conv: Conv, precision: str = 'highest') -> Conv:
     return WinogradConv2d(conv, precision) if pays(conv) and library() else conv
 
 
-def by_trial(conv: Conv, precision: str = 'highest') -> Conv:
+def by_trial(conv: Conv, precision: str) -> Conv:
     """Return what a trial finds faster for float32 on a CPU, else an ``nn.Conv2d``."""
-    conv = by_torch(conv)
+    conv = by_torch(conv, precision)
     if (
         not fits(conv)
         or conv.weight.device.type != 'cpu'

@@ -41,3 +41,10 @@ def test_a_wrong_fusion_shows(runner, monkeypatch, randomize_norms):
     randomize_norms(runner.model)
     loader = runner.build_dataloader(runner.cfg.test_dataloader)
     assert compare_forms(runner.model, loader).difference.logit_difference > 0.01
+
+
+def test_ignored_pixels_do_not_count(runner):
+    loader = runner.build_dataloader(runner.cfg.test_dataloader)
+    counted = compare_forms(runner.model, loader).fused
+    ignored = compare_forms(runner.model, loader, ignore_index=0).fused
+    assert counted['aAcc'] != ignored['aAcc']

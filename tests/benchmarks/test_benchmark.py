@@ -690,12 +690,6 @@ def test_tool(files, tmp_path, run_tool):
     assert (tmp_path / 'plot.svg').stat().st_size > 5000
 
 
-def test_norms_are_unfolded_without_fuse_conv_bn(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr('benchmarks.subjects.fuse_conv_bn', lambda net: net)
-    subject = Subject(sources[1], setup(tmp_path))
-    assert any(isinstance(m, _BatchNorm) for m in subject.fused.modules())
-
-
 def test_another_process_builds_the_same(sources, tmp_path):
     first = benchmarking.build(sources[0], 'fused', setup(tmp_path))()
     torch.manual_seed(5)

@@ -161,7 +161,9 @@ def test_missing_file_or_folder_is_refused(tmp_path, name, says):
         read_checkpoint(tmp_path / name)
 
 
-@pytest.mark.parametrize('data', [b'# A page\n', pickle.dumps({'a': 1}), b''])
+@pytest.mark.parametrize(
+    'data', [b'# A page\n', pickle.dumps({'a': 1}), b'', b'PK\x03\x04' + bytes(200)]
+)
 def test_other_files_are_refused_without_advice_to_trust_them(tmp_path, data):
     (tmp_path / 'a.pth').write_bytes(data[:-1])
     with pytest.raises(CheckpointError, match='truncated or not a checkpoint') as caught:

@@ -16,7 +16,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from demo.street import write_street_scenes
-from mmseg_repvgg.engine.leaderboard import size_warnings, write_label_ids
+from mmseg_repvgg.engine.leaderboard import size_warnings, use_label_ids
 from mmseg_repvgg.errors import ConfigError
 
 pytest.importorskip('cityscapesscripts', reason="needs pip install -e '.[cityscapes]'")
@@ -137,7 +137,7 @@ def test_test_split_without_labels(scene, tmp_path, run_tool):
 
 
 def test_a_full_split_is_no_warning(cfg, tmp_path, monkeypatch):
-    write_label_ids(cfg, str(tmp_path / 'files'), 'test')
+    use_label_ids(cfg, str(tmp_path / 'files'), 'test')
     assert len(size_warnings(cfg)) == 1
     monkeypatch.setattr(
         'mmseg_repvgg.engine.leaderboard.EXPECTED', {'train': 1, 'val': 4, 'test': 3}
@@ -147,7 +147,7 @@ def test_a_full_split_is_no_warning(cfg, tmp_path, monkeypatch):
 
 def test_only_label_steps_are_removed(cfg, tmp_path):
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    write_label_ids(cfg, str(tmp_path / 'files'), 'val')
+    use_label_ids(cfg, str(tmp_path / 'files'), 'val')
     load, augment = cfg.test_dataloader.dataset.pipeline
     assert load.type == 'LoadCheckedImage'
     kinds = [[step.type for step in steps] for steps in augment.transforms]
@@ -191,4 +191,4 @@ def test_a_config_that_does_not_fit_the_server_is_refused(cfg, tmp_path, change,
     out = tmp_path / 'files'
     change(cfg, out)
     with pytest.raises(ConfigError, match=says):
-        write_label_ids(cfg, str(out), 'test')
+        use_label_ids(cfg, str(out), 'test')

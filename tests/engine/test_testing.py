@@ -12,7 +12,7 @@ from mmseg.registry import HOOKS, MODELS
 
 from mmseg_repvgg import deploy
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import find_miou, prepare_testing
+from mmseg_repvgg.engine.testing import find_miou, ignored_label, prepare_testing
 from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.hooks import DeployHook
 from mmseg_repvgg.reparam import is_deployed
@@ -137,6 +137,15 @@ def test_miou_is_found_by_the_end_of_its_name():
     assert find_miou({'aAcc': 1.0, 'val/mIoU': 2.0}) == 2
     with pytest.raises(ConfigError, match='must give mIoU, but gives mDice'):
         find_miou({'mDice': 1.0})
+
+
+def test_every_evaluator_of_a_tuple_writes_label_maps(street_config, save, tmp_path):
+    evaluator = dict(type='IoUMetric', ignore_index=7)
+    street_config.test_evaluator = (evaluator, dict(evaluator))
+    prepare_testing(street_config, save(street_config), out=str(tmp_path / 'files'))
+    folders = [each.output_dir for each in street_config.test_evaluator]
+    assert folders == [str(tmp_path / 'files')] * 2
+    assert ignored_label(street_config) == 7
 
 
 def test_label_maps_of_one_name_are_not_written(street_config, save, tmp_path):

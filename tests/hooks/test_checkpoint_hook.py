@@ -1,7 +1,6 @@
 """Checkpoints in a real Runner are whole and checked before old ones are removed."""
 
 import copy
-import os
 import shutil
 from pathlib import Path
 
@@ -52,17 +51,6 @@ def test_a_failed_write_keeps_the_old_checkpoints(runner, monkeypatch):
     assert Path(runner.work_dir, 'last_checkpoint').read_text().endswith('iter_2.pth')
     for name in ('iter_1.pth', 'iter_2.pth'):
         read_checkpoint(Path(runner.work_dir, name))
-
-
-@pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('other')])
-def test_pipe_or_link_named_last_checkpoint_is_replaced(runner, make):
-    latest = Path(runner.work_dir, 'last_checkpoint')
-    latest.with_name('other').write_text('kept')
-    make(latest)
-    runner.train()
-    assert latest.is_file()
-    assert not latest.is_symlink()
-    assert latest.with_name('other').read_text() == 'kept'
 
 
 def test_a_validation_alone_saves_nothing(street_config):

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from mmseg_repvgg import deploy
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.runner import build_runner
-from mmseg_repvgg.engine.testing import prepare_testing
+from mmseg_repvgg.engine.testing import ignored_label, prepare_testing
 from mmseg_repvgg.errors import ConfigError, DataError, WriteError
 from mmseg_repvgg.report.numbers import read_numbers
-from mmseg_repvgg.report.writing import choose_split, ignored_label, write_report
+from mmseg_repvgg.report.writing import choose_split, write_report
 
 RUN = dict(config='c', checkpoint='a.pth', split='val', version='1', date='today')
 
