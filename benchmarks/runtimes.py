@@ -155,11 +155,11 @@ def _int8(subject: Subject) -> Run:
 
 
 def _ncnn(subject: Subject) -> Run:
-    return _run_ncnn(subject, subject.graph)
+    return _run_ncnn(subject, subject.fused)
 
 
 def _ncnn_phases(subject: Subject) -> Run:
-    return _run_ncnn(subject, place_side_by_side(subject.on_phases().graph))
+    return _run_ncnn(subject, place_side_by_side(subject.on_phases().fused))
 
 
 def _run_ncnn(subject: Subject, graph: nn.Module) -> Run:

@@ -115,7 +115,7 @@ def _slow_bfloat16(report: Report, variant: Variant) -> str | None:
         return None
     if report.timings.fastest([variant.key, best.key]) == variant.key:
         return None
-    return f'slower than float32 ({best.form}): this machine has no fast bfloat16'
+    return f'slower than float32 ({best.form})'
 
 
 def _paper_grid(

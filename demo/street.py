@@ -286,11 +286,22 @@ def _write_scene(root: Path, split: str, index: int, scene: Scene) -> None:
         (root / file).write_bytes(cv2.imencode('.png', pixels[kind])[1].tobytes())
 
 
+def _difference(found: Any, wanted: Mapping[str, Any]) -> str:
+    """Return where two manifests differ."""
+    if not isinstance(found, dict):
+        return 'no manifest'
+    return ', '.join(
+        f'{key} {found.get(key)}, not {value}'
+        for key, value in wanted.items()
+        if found.get(key) != value
+    )
+
+
 def _exists(root: Path, manifest: Mapping[str, Any]) -> bool:
     """Return whether the folder holds this set; raise if it holds something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    advice = 'choose another folder, or delete this one yourself'
+    advice = f'delete it (rm -r {root}), or choose another folder'
     try:
         found = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -299,8 +310,8 @@ def _exists(root: Path, manifest: Mapping[str, Any]) -> bool:
         ) from None
     if found != manifest:
         raise WriteError(
-            f'{root} holds other street scenes ({found}) than requested '
-            f'({dict(manifest)}); {advice}'
+            f'{root} holds other street scenes than requested '
+            f'({_difference(found, manifest)}); {advice}'
         )
     for split, index in _images(manifest['counts']):
         for file in _files(split, index).values():

@@ -107,6 +107,10 @@ def run(main: Callable[[], None]) -> None:
         where = f' (rank {rank})' if rank else ''
         sys.stderr.write(f'error{where}: {text}\n')
         sys.exit(2)
+    except KeyboardInterrupt:
+        # The status of a command that Ctrl-C ended.
+        sys.stderr.write('interrupted\n')
+        sys.exit(130)
     except OSError:
         # If printing itself failed, so does this, which exits with a clear error.
         _flush('\n')

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import storage
 from .errors import ImageError
@@ -21,6 +21,9 @@ AnyImage = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 """Suffixes of the image files that are looked for in folders."""
+
+FORMATS = ('BMP', 'GIF', 'ICO', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+"""Formats that are decoded, by their names in Pillow; others may start programs."""
 
 _WIDE = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N')
 
@@ -80,24 +83,26 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
     return decode_image(storage.read_image_file(name), name)
 
 
-def decode_image(
-    data: bytes, path: str, formats: tuple[str, ...] | None = None
-) -> Pixels:
+def decode_image(data: bytes, path: str) -> Pixels:
     """Decode the content of an image file, as :func:`read_image` does.
 
     Args:
         data: The content.
         path: Name of the file, for errors.
-        formats: Formats to try, by their names in Pillow; None for all.
 
     Raises:
         ImageError: See :func:`read_image`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return _to_pixels(image, f'the image {path}')
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        # Its text names a buffer, not the file.
+        raise ImageError(
+            f'the image {path} is truncated or not an image of {", ".join(FORMATS)}'
+        ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f'the image {path} is too large for Pillow ({error}). Cut it into tiles, or '
@@ -116,9 +121,9 @@ def _to_pixels(image: Image.Image, name: str) -> Pixels:
         values = np.asarray(image)
         low, high = values.min(), values.max()
         # A file of 32 bits does not tell how many of them are used.
-        if low < 0 or high > 65535 or (image.mode == 'I' and high < 256):
+        if low < 0 or high > 65535 or 0 < high < 256:
             raise ImageError(
-                f'{name} has values from {low} to {high}: save it with 8 or 16 bits'
+                f'{name} has values from {low} to {high}: scale it to 8 or 16 bits'
             )
         image = Image.fromarray((values // 256).astype(np.uint8))
     elif image.mode == 'F':

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import storage
-from .errors import ConfigError, UserError
+from .errors import ConfigError, ImageError, UserError
 from .extras import require
 from .inputs import find_inputs
 from .open_model import open_model
@@ -164,9 +164,14 @@ def _examples(folder: str, max_pixels: int) -> list[Picture]:
         Picture(Path(file).name, storage.read_image_file(file))
         for file in files[:EXAMPLES]
     ]
+    fit = []
     for picture in pictures:
-        check_picture(picture, max_pixels)
-    return pictures
+        try:
+            check_picture(picture, max_pixels)
+            fit.append(picture)
+        except ImageError as error:
+            sys.stderr.write(f'left out of the examples: {error}\n')
+    return fit
 
 
 def _serve(page: Page, listener: socket.socket, max_bytes: int) -> None:

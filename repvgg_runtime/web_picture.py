@@ -15,13 +15,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import ImageError
-from .images import Pixels, decode_image
+from .images import FORMATS, Pixels, decode_image
 from .painting import blend
 from .resizing import resize_labels
 from .segmenter import BaseSegmenter, Labels
-
-FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
-"""Formats that are decoded, by their names in Pillow; others may start programs."""
 
 SHOWN_SIDE = 1280
 """Longest side of the picture on the page, in pixels."""
@@ -42,7 +39,7 @@ class Picture:
     @property
     def pixels(self) -> Pixels:
         """The decoded picture."""
-        return decode_image(self.data, self.name, FORMATS)
+        return decode_image(self.data, self.name)
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,8 @@ def check_picture(picture: Picture, max_pixels: int) -> None:
     """Check the header of a picture, without decoding it.
 
     Raises:
-        ImageError: If it is not an image of one of :data:`FORMATS`, or has more pixels.
+        ImageError: If it is not an image of one of :data:`.images.FORMATS`, or has more
+            pixels.
     """
     try:
         with Image.open(io.BytesIO(picture.data), formats=FORMATS) as image:

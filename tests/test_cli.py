@@ -30,6 +30,16 @@ def test_sigterm_ends_a_tool_as_an_exception_does(monkeypatch):
     assert ended.value.code == 128 + signal.SIGTERM
 
 
+def test_ctrl_c_ends_a_tool_in_one_line(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == 'interrupted\n'
+
+
 def parse(*given, **uses):
     parser = argparse.ArgumentParser()
     cli.add_common_arguments(parser, **uses)

@@ -59,6 +59,8 @@ def config(street_root, scenes, small_street_config, folder):
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=ITERATIONS)
     cfg.param_scheduler[1].end = ITERATIONS
     cfg.train_dataloader.update(batch_size=2, num_workers=1)
+    # One process validates two images, the other one.
+    cfg.val_dataloader.sampler.round_up = False
     cfg.default_hooks.checkpoint.update(interval=5, max_keep_ckpts=2)
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
     cfg.custom_imports.imports.append('dying')

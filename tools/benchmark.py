@@ -48,7 +48,7 @@ def main() -> None:
             on_progress=(lambda report: report.save(args.out)) if args.out else None,
         )
     else:
-        report = earlier.compared_with(args.baseline or earlier.baseline)
+        report = earlier.compared_with(args.baseline) if args.baseline else earlier
         if args.out:
             report.save(args.out)
     print(f'\n{table(report)}')

@@ -29,6 +29,10 @@ def main() -> None:
         '--iterations', type=int, metavar='N', help='of the training; default 260'
     )
     args = parser.parse_args()
+    for name in ('scenes', 'iterations'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, but got {value}')
 
     drawing, training = [], []
     if args.scenes is not None:

@@ -63,7 +63,7 @@ def main() -> None:
     run = dict(
         config=Path(args.config).stem,
         checkpoint=Path(args.checkpoint).name,
-        split=args.split,
+        split='val' if cfg.test_dataloader == cfg.get('val_dataloader') else args.split,
         version=__version__,
         date=date.today().isoformat(),
     )

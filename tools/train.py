@@ -90,7 +90,7 @@ def main() -> None:
         if args.config == OWN_DATA:
             height, width = fit_crop(cfg)
             print(f'trains on crops of {height}x{width}')
-    prepare_training(
+    resume_from = prepare_training(
         cfg,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
@@ -106,8 +106,8 @@ def main() -> None:
             raise ConfigError('the best model is saved from default_hooks.checkpoint')
     if folders and is_first_process(cfg):
         check_folders(folders, print)
-    runner = build_runner(cfg, verbose=args.verbose)
-    for warning in recipe_warnings(cfg):
+    runner = build_runner(cfg, verbose=args.verbose, resume_from=resume_from)
+    for warning in recipe_warnings(cfg, resumed=resume_from is not None):
         runner.logger.warning(warning)
     runner.train()
     if folders and is_main_process():

@@ -25,7 +25,7 @@ _HINTS = {
         'variable CAMVID_ROOT to a folder with leftImg8bit/{{train,val,test}} and '
         'gtFine/{{train,val,test}}'
     ),
-    'FolderDataset': 'Each image needs a mask of the same name, a PNG',
+    'FolderDataset': 'Each image needs a mask of the same name, which ends in .png',
 }
 
 
@@ -95,13 +95,13 @@ def check_loading(cfg: MutableMapping[str, Any]) -> None:
             if dataset is not None and dataset.metainfo.get('classes'):
                 labels['num_classes'] = len(dataset.metainfo['classes'])
                 labels['ignore_index'] = getattr(dataset, 'ignore_index', 255)
-            part['pipeline'] = _checked(part['pipeline'], labels)
+            part['pipeline'] = checked_pipeline(part['pipeline'], labels)
 
 
-def _checked(steps: Any, labels: Mapping[str, Any]) -> Any:
+def checked_pipeline(steps: Any, labels: Mapping[str, Any]) -> Any:
     """Return a pipeline, or a part of one, with checked loading."""
     if isinstance(steps, (list, tuple)):
-        return [_checked(step, labels) for step in steps]
+        return [checked_pipeline(step, labels) for step in steps]
     if not isinstance(steps, Mapping) or 'type' not in steps:
         # This is None, or a transform that is built already.
         return steps
@@ -113,7 +113,7 @@ def _checked(steps: Any, labels: Mapping[str, Any]) -> Any:
     if kind in (LoadAnnotations, LoadCheckedAnnotations):
         return {**labels, **steps, 'type': 'LoadCheckedAnnotations'}
     if 'transforms' in steps:
-        return {**steps, 'transforms': _checked(steps['transforms'], labels)}
+        return {**steps, 'transforms': checked_pipeline(steps['transforms'], labels)}
     return steps
 
 
@@ -156,4 +156,11 @@ def build_lazily(cfg: Mapping[str, Any]) -> Any:
     It has not looked for its files if it supports ``lazy_init``.
     """
     lazily = {'lazy_init': True} if supports_lazy_init(cfg) else {}
-    return DATASETS.build({**cfg, **lazily, 'pipeline': []})
+    try:
+        return DATASETS.build({**cfg, **lazily, 'pipeline': []})
+    except AssertionError as error:
+        # Some data sets of mmseg assert that their files exist, without a message.
+        given = {k: cfg.get(k) for k in ('data_root', 'data_prefix', 'ann_file')}
+        raise DataError(
+            f'{type_name(cfg)} does not find its files by {given}. {error}'.strip()
+        ) from error

@@ -11,6 +11,7 @@ from mmseg.registry import DATASETS
 from repvgg_runtime.storage import files_below
 
 from ..errors import ConfigError, DataError
+from .checks import checked_pipeline
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 # A name, and a colour or none, separated by blanks or commas.
@@ -52,6 +53,8 @@ class FolderDataset(BaseSegDataset):
         self.colors = {tuple(c): i for i, c in enumerate(given.get('palette') or ())}
         ignored = kwargs.get('ignore_index', 255)
         self.colors.update({tuple(color): ignored for color in ignored_colors})
+        # mmseg's own LoadAnnotations knows no colours.
+        kwargs['pipeline'] = checked_pipeline(kwargs.get('pipeline') or [], {})
         # Messages name the suffix.
         suffixes = f'{{{",".join(IMAGE_SUFFIXES)}}}'
         super().__init__(metainfo=given, img_suffix=suffixes, **kwargs)

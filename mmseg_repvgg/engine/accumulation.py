@@ -92,7 +92,7 @@ def accumulate(cfg: Config, global_batch: int) -> None:
             "--global-batch needs a config with train_cfg type 'IterBasedTrainLoop', "
             f'got train_cfg={dict(loop)}'
         )
-    processes, fits = count_processes(cfg), cfg.train_dataloader.get('batch_size', 1)
+    processes, fits = count_processes(cfg), images_at_once(cfg)
     share, rest = divmod(global_batch, processes)
     if global_batch < 1 or rest or share % min(share, fits):
         raise ConfigError(

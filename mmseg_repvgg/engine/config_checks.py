@@ -1,5 +1,6 @@
 """Checks of a config before a training starts."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from mmengine.device import get_device
 
 from ..datasets.checks import build_if_local, leaf_datasets
 from ..errors import ConfigError
+from ..models import RepVGG
+from ..models.archs import get_arch
 from ..registry_types import is_a, type_name
 from .accumulation import images_at_once
 from .processes import count_processes
@@ -62,6 +65,44 @@ def check_classes(cfg: Config) -> list[str]:
             if head['num_classes'] > classes:
                 warnings.append(f'{mismatch}: the others do not occur in training')
     return list(dict.fromkeys(warnings))
+
+
+def check_backbone(cfg: Config) -> None:
+    """Check that a config of another backbone was changed to RepVGG whole.
+
+    Arguments of the other backbone must be gone, and heads must take RepVGG's channels.
+    A model with a neck is not checked for the latter.
+
+    Raises:
+        ConfigError: If something is left.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    if not is_a(backbone, 'RepVGG'):
+        return
+    if cfg.model.get('pretrained'):
+        raise ConfigError(
+            'model.pretrained names weights of another backbone: set it to None, and '
+            'name those of RepVGG in model.backbone.init_cfg'
+        )
+    known = {'type', '_scope_', *inspect.signature(RepVGG).parameters}
+    if unknown := [key for key in backbone if key not in known]:
+        raise ConfigError(
+            f'RepVGG takes no {", ".join(unknown)}: to drop the arguments of another '
+            'backbone, set _delete_=True in model.backbone'
+        )
+    if cfg.model.get('neck') or 'arch' not in backbone:
+        return
+    widths = get_arch(backbone['arch']).widths[1:]
+    given = [widths[i] for i in backbone.get('out_indices', range(4)) if i in range(4)]
+    for name, head in model_heads(cfg.model):
+        index, taken = head.get('in_index', -1), head.get('in_channels')
+        if not isinstance(index, int) or index not in range(-len(given), len(given)):
+            continue
+        if isinstance(taken, int) and taken != given[index]:
+            raise ConfigError(
+                f'{name}.in_channels is {taken}, but output {index} of the backbone has '
+                f'{given[index]} channels: set it to {given[index]}'
+            )
 
 
 def check_same_classes(cfg: Config) -> None:

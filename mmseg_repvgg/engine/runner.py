@@ -29,7 +29,11 @@ _MMENGINE_HOOKS = {
 
 
 def build_runner(
-    cfg: Config, *, verbose: bool = False, evaluating: bool = False
+    cfg: Config,
+    *,
+    verbose: bool = False,
+    evaluating: bool = False,
+    resume_from: str | None = None,
 ) -> Runner:
     """Build the Runner of a config, adapted to this machine.
 
@@ -43,6 +47,7 @@ def build_runner(
             instead of a progress bar.
         evaluating: Put the config beside the log. That in the work dir, which says how
             the network was trained, and which may be the file that was given, stays.
+        resume_from: Checkpoint of the training to resume, in place of ``load_from``.
 
     Raises:
         ConfigError: If the processes would start from different checkpoints.
@@ -70,12 +75,14 @@ def build_runner(
         runner = runner_type.from_cfg(cfg)
     else:
         runner = _build_quietly(runner_type, cfg)
+    if resume_from is not None:
+        runner._load_from, runner._resume = resume_from, True
     runner.logger.info(f'Log and config: {runner.log_dir}')
     for name in ('train', 'val', 'test'):
         loader = getattr(runner, f'_{name}_dataloader')
         if isinstance(loader, Mapping):
             check_loading(loader['dataset'])
-    starts = {str(start) for start in all_gather_object(cfg.get('load_from'))}
+    starts = {str(start) for start in all_gather_object(runner._load_from)}
     if len(starts) > 1:
         raise ConfigError(
             f'the processes would start from different checkpoints: '

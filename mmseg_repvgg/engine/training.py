@@ -19,6 +19,7 @@ from .accumulation import accumulate, batch_warnings
 from .config import add_missing_hook
 from .config_checks import (
     TRAIN_KEYS,
+    check_backbone,
     check_classes,
     check_keys,
     check_norms,
@@ -37,7 +38,7 @@ def prepare_training(
     resume: bool = False,
     overwrite: bool = False,
     trust: bool = False,
-) -> None:
+) -> str | None:
     """Set a config up for training, and check it and its data.
 
     Nothing is added but LoadHook, which refuses a checkpoint that does not fit the model.
@@ -52,6 +53,11 @@ def prepare_training(
         resume: Continue from the latest checkpoint in the work dir, if there is one.
         overwrite: Train anew although the work dir holds a training.
         trust: Unpickle whatever a checkpoint holds.
+
+    Returns:
+        The checkpoint to resume from, if there is one, for
+        :func:`~mmseg_repvgg.engine.runner.build_runner`. It is not put into the config,
+        which the run writes into its work dir, and which may start another.
 
     Raises:
         ConfigError: If the config lacks what an option needs.
@@ -70,16 +76,20 @@ def prepare_training(
                 '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
                 'global batch size that its learning rate is meant for'
             )
-        cfg.auto_scale_lr.enable = True
-        # mmengine leaves out that gradients are accumulated over several batches.
-        parts = cfg.optim_wrapper.get('accumulative_counts', 1)
-        cfg.auto_scale_lr.base_batch_size /= parts
+        # The config of an earlier run is scaled already.
+        if not cfg.auto_scale_lr.get('enable'):
+            cfg.auto_scale_lr.enable = True
+            if not is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
+                # mmengine leaves out that gradients are accumulated over several batches.
+                parts = cfg.optim_wrapper.get('accumulative_counts', 1)
+                cfg.auto_scale_lr.base_batch_size /= parts
     if global_batch is not None:
         accumulate(cfg, global_batch)
     add_missing_hook(cfg, LoadHook, strict=False)
     make_loading_safe(trust)
     lock_work_dir(cfg)
-    if resume or (cfg.get('resume') and not cfg.get('load_from')):
+    start, resumes, found = cfg.get('load_from'), cfg.get('resume'), None
+    if resume or (resumes and not start):
         # The checkpoints of this run take precedence over the one that it started from.
         found = find_resumable(cfg.work_dir, trust)
         if found is None:
@@ -88,20 +98,20 @@ def prepare_training(
                 'current',
                 logging.WARNING,
             )
-        cfg.load_from, cfg.resume = found or cfg.get('load_from'), found is not None
-    elif not overwrite and not cfg.get('resume'):
+        start, resumes, cfg.resume = found or start, found is not None, False
+    elif not overwrite and not resumes:
         _require_no_training(cfg.work_dir)
-    if cfg.get('load_from') and '://' not in cfg.load_from:
-        checkpoint = read_ahead(cfg.load_from, trust=trust)
-        seed = checkpoint.get('meta', {}).get('seed') if cfg.get('resume') else None
-        if cfg.get('resume'):
-            _warn_of_another_schedule(cfg, checkpoint)
-            done = checkpoint['meta'].get('iter', 0)
+    if start and '://' not in start:
+        checkpoint = read_ahead(start, trust=trust)
+        meta = checkpoint.get('meta', {})
+        if resumes:
+            _warn_of_another_schedule(cfg, checkpoint, start)
+            done = meta.get('iter', 0)
             if done >= (cfg.train_cfg.get('max_iters') or math.inf):
                 print_log(f'the training is complete: {done} iterations', 'current')
-        if seed is not None:
-            # mmengine would set it only after the sampler is built.
-            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+            if (seed := meta.get('seed')) is not None:
+                # mmengine would set it only after the sampler is built.
+                cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
     init = cfg.model.get('backbone', {}).get('init_cfg')
     if isinstance(init, Mapping) and 'type' not in init:
         raise ConfigError(
@@ -111,9 +121,11 @@ def prepare_training(
     for loader in ('train_dataloader', 'val_dataloader'):
         if cfg.get(loader):
             check_dataset(cfg[loader].dataset)
+    check_backbone(cfg)
     check_classes(cfg)
     check_same_classes(cfg)
     check_norms(cfg)
+    return found
 
 
 def _require_no_training(work_dir: str) -> None:
@@ -124,7 +136,9 @@ def _require_no_training(work_dir: str) -> None:
         )
 
 
-def _warn_of_another_schedule(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
+def _warn_of_another_schedule(
+    cfg: Config, checkpoint: Mapping[str, Any], start: str
+) -> None:
     """Warn that mmengine resumes with the learning rate and schedule of a checkpoint."""
     groups = checkpoint.get('optimizer', {}).get('param_groups', [])
     rates = {group.get('initial_lr', group.get('lr')) for group in groups}
@@ -144,13 +158,13 @@ def _warn_of_another_schedule(cfg: Config, checkpoint: Mapping[str, Any]) -> Non
         print_log(
             f'--resume keeps the schedule of the checkpoint, and leaves out that of the '
             f'config: {", ".join(changes)}. For another schedule, start a new training '
-            f'with load_from={cfg.load_from}',
+            f'with load_from={start}',
             'current',
             logging.WARNING,
         )
 
 
-def recipe_warnings(cfg: Config) -> list[str]:
+def recipe_warnings(cfg: Config, resumed: bool = False) -> list[str]:
     """Return warnings about departures from the recipe that no option asked for."""
     warnings = batch_warnings(cfg) + check_classes(cfg)
     backbone = cfg.model.get('backbone', {})
@@ -161,7 +175,7 @@ def recipe_warnings(cfg: Config) -> list[str]:
         any(is_a(dataset, 'CityscapesDataset') for dataset in datasets)
         and is_a(cfg.optim_wrapper.optimizer, 'SGD')
         and is_a(backbone, 'RepVGG')
-        and not (pretrained or cfg.get('load_from') or cfg.get('resume'))
+        and not (pretrained or cfg.get('load_from') or resumed)
     ):
         warnings.append(
             'the backbone starts from random weights, but the paper starts from '

@@ -110,5 +110,11 @@ class CrashSafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         # Runner.val() alone has no training whose best this could be.
         if hasattr(self, 'file_backend'):
+            missing = {*(self.save_best or [])} - {'auto', *metrics}
+            if missing:
+                raise ConfigError(
+                    f'default_hooks.checkpoint.save_best names {", ".join(missing)}, but '
+                    f'the evaluator gives {", ".join(metrics)}: set it to one of these'
+                )
             super()._save_best_checkpoint(runner, metrics)
             self.file_backend.remove_outdated()

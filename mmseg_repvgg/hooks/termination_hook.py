@@ -71,6 +71,12 @@ class TerminationHook(Hook):
     def _ask(self, number: int, frame: Any) -> None:
         self._asked = True
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Note how many iterations every process has, after which none may be asked."""
+        shared = torch.tensor(len(runner.val_dataloader))
+        all_reduce(shared, op='min')
+        self._shared = int(shared)
+
     def _any_asked(self) -> bool:
         """Return whether any process got the signal, so that all stop together."""
         asked = torch.tensor(float(self._asked))
@@ -88,7 +94,7 @@ class TerminationHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Save what was trained and exit after a signal."""
-        if not self._any_asked():
+        if batch_idx >= self._shared or not self._any_asked():
             return
         for hook in runner.hooks:
             if isinstance(hook, DeployHook):

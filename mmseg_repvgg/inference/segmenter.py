@@ -100,9 +100,9 @@ class Segmenter(BaseSegmenter):
         classes, palette = meta.get('classes') or [], meta.get('palette') or []
         ids, bands = label_ids(list(classes)), image_bands(cfg)
         super().__init__(classes, palette, ids, bands, model.num_classes)
-        device = device or default_device()
-        model = model.to(device)
-        if device != 'cpu':  # Engines are for a CPU.
+        chosen = torch.device(device or default_device())
+        model = model.to(chosen)
+        if chosen.type != 'cpu':  # Engines are for a CPU.
             engine, precision = 'torch', 'highest'
         self.model = deploy(model, engine, precision)
         steps = find_test_pipeline(cfg)
@@ -118,6 +118,12 @@ class Segmenter(BaseSegmenter):
             self._transforms = Compose(without_steps(cfg.tta_pipeline, *_LOADING))
         self._predictor = self._predictor_of(self.model)
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != '_lock'}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def _predictor_of(self, model: Any) -> Any:
         # Built on the model, which is not built again.

@@ -95,12 +95,21 @@ def write_report(
     """
     if pictures < 0:
         raise ConfigError(f'--images must be at least 0, but got {pictures}')
+    if Path(path).resolve() in (Path(other).resolve() for other in against):
+        raise ConfigError(
+            f'{path} is given by --against and would be overwritten. Give another -o'
+        )
     _require_writable(Path(path))
     dataset = dataloader.dataset
     classes = dataset.metainfo['classes']
     palette = dataset.metainfo.get('palette') or default_palette(len(classes))
     paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-    others = [(Path(other).stem, read_numbers(other)) for other in against]
+    stems = [Path(other).stem for other in against]
+    names = [
+        stem if stems.count(stem) == 1 else str(other)
+        for stem, other in zip(stems, against)
+    ]
+    others = [(name, read_numbers(other)) for name, other in zip(names, against)]
     for other, (_, numbers) in zip(against, others):
         require_comparable(classes, paths, numbers, str(other))
 

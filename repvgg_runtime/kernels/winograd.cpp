@@ -110,7 +110,7 @@ std::vector<Span<Tiles>> spans(int64_t side, int64_t dilation) {
 constexpr int64_t HUGE_PAGE = 2 << 20;
 
 // Memory that a thread keeps from call to call: fresh pages would cost more than the
-// transforms. Huge ones, where the system has them: the planes are many pages apart.
+// transforms. The pages are huge where the system has such, since the planes are many pages apart.
 class Workspace {
  public:
   ~Workspace() { std::free(data_); }
@@ -153,7 +153,8 @@ int64_t padded(int64_t size) {
 
 // Transforms one tile of as many channels as V has lanes, from `x`; puts each frequency.
 template <class Tiles, class V, class Put>
-void take_tile(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& columns, const float* x, const Put& put) {
+void transform_input(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& columns, const float* x,
+                     const Put& put) {
   constexpr int SIDE = Tiles::SIDE;
   V half[SIDE][SIDE];
   for (int j = 0; j < SIDE; ++j) {
@@ -177,7 +178,7 @@ void take_tile(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& co
 // Transforms the kernels of N input channels, of which `channels` exist, and as many output
 // channels as V has lanes; puts the frequencies of `ROWS` rows from `FIRST` on.
 template <class Tiles, class V, int N, int FIRST, int ROWS, class Put>
-void take_kernels(const float* w, int64_t tap, int64_t channels, const Put& put) {
+void transform_kernel(const float* w, int64_t tap, int64_t channels, const Put& put) {
   constexpr int SIDE = Tiles::SIDE;
   V half[N][3][SIDE] = {};
   for (int n = 0; n < N; ++n, w += TAPS * tap) {
@@ -204,8 +205,8 @@ void take_kernels(const float* w, int64_t tap, int64_t channels, const Put& put)
 // Transforms one tile back, of as many channels as V has lanes, from the planes of all
 // frequencies to `y`.
 template <class Tiles, class V>
-void give_tile(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& columns, const float* m, int64_t plane,
-               V bias, bool relu, float* y) {
+void transform_output(const Geometry& g, const Span<Tiles>& rows, const Span<Tiles>& columns, const float* m,
+                      int64_t plane, V bias, bool relu, float* y) {
   constexpr int SIDE = Tiles::SIDE, TILE = Tiles::TILE;
   V half[SIDE][TILE];
   for (int j = 0; j < SIDE; ++j) {
@@ -280,7 +281,7 @@ class Convolution {
     for (int64_t start = 0; start < tiles_; start += chunk_) {
       const int64_t size = std::min(chunk_, tiles_ - start);
       in_parallel(threads, size, [&](int64_t from, int64_t to) {
-        for (int64_t t = from; t < to; ++t) take(start + t, t);
+        for (int64_t t = from; t < to; ++t) transform_inputs(start + t, t);
       });
       // Shared out is the work of blocks times strips of tiles, block by block, by the number
       // of units in a block: a thread gets all strips of most of its blocks.
@@ -327,7 +328,7 @@ class Convolution {
   int64_t first_unit(int64_t block) const { return block / blocks_ * units_ + block % blocks_ * units_ / blocks_; }
 
   // Step 1 for a tile, the t-th of a chunk: all channels. What fills up a slice is 0.
-  void take(int64_t index, int64_t t) const {
+  void transform_inputs(int64_t index, int64_t t) const {
     const Tile at = tile(index);
     const float* const image = x_ + at.image * g_.height * g_.width * g_.in_channels;
     for (int64_t s = 0; s < g_.groups * slices_; ++s) {
@@ -339,8 +340,8 @@ class Convolution {
         return [=](int f, auto value) { Products::put_tile(to + f * plane, value); };
       };
       int64_t c = 0;
-      for (; c + LANES <= width; c += LANES) take_tile<Tiles, Vector>(g_, at.rows, at.columns, x + c, put(c));
-      for (; c < width; ++c) take_tile<Tiles, float>(g_, at.rows, at.columns, x + c, put(c));
+      for (; c + LANES <= width; c += LANES) transform_input<Tiles, Vector>(g_, at.rows, at.columns, x + c, put(c));
+      for (; c < width; ++c) transform_input<Tiles, float>(g_, at.rows, at.columns, x + c, put(c));
       for (; c < depth; ++c)
         for (int f = 0; f < FREQUENCIES; ++f) put(c)(f, 0.0f);
     }
@@ -362,7 +363,7 @@ class Convolution {
         constexpr int FIRST = decltype(pass)::value * FREQUENCY_ROWS;
         for (int64_t slice = 0; slice < slices_; ++slice) {
           Number* const here = u + slice * kept;
-          if (part == 0) take<FIRST>(group, slice, offset, width, lanes, here);
+          if (part == 0) transform_kernels<FIRST>(group, slice, offset, width, lanes, here);
           const Number* const v = v_ + (group * slices_ + slice) * FREQUENCIES * v_plane_;
           for (int f = FIRST * SIDE; f < (FIRST + FREQUENCY_ROWS) * SIDE; ++f)
             Products::multiply(unit, begin, end - begin, depth_of_slice(slice), lanes, v + f * v_plane_,
@@ -372,25 +373,25 @@ class Convolution {
       for_each<Products::PASSES>(multiply);
       for (int64_t t = begin; t < end; ++t) {
         if (t + 1 < end) expect_outputs(tile(start + t + 1), channel, width);
-        give(tile(start + t), channel, width, m + (t - begin) * lanes);
+        transform_outputs(tile(start + t), channel, width, m + (t - begin) * lanes);
       }
     }
   }
 
   // Step 3 for a tile: `width` channels.
-  void give(const Tile& at, int64_t channel, int64_t width, const float* m) const {
+  void transform_outputs(const Tile& at, int64_t channel, int64_t width, const float* m) const {
     float* const y = output(at) + channel;
     int64_t c = 0;
     for (; c + LANES <= width; c += LANES)
-      give_tile<Tiles>(g_, at.rows, at.columns, m + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
+      transform_output<Tiles>(g_, at.rows, at.columns, m + c, m_plane_, bias<Vector>(channel + c), relu_, y + c);
     for (; c < width; ++c)
-      give_tile<Tiles>(g_, at.rows, at.columns, m + c, m_plane_, bias<float>(channel + c), relu_, y + c);
+      transform_output<Tiles>(g_, at.rows, at.columns, m + c, m_plane_, bias<float>(channel + c), relu_, y + c);
   }
 
   // Transforms the kernels from a slice of input channels, of a group, to `width` output channels
   // from `offset` on, in some rows of frequencies; what fills up the slice and the lanes is 0.
   template <int FIRST>
-  void take(int64_t group, int64_t slice, int64_t offset, int64_t width, int64_t lanes, Number* u) const {
+  void transform_kernels(int64_t group, int64_t slice, int64_t offset, int64_t width, int64_t lanes, Number* u) const {
     constexpr int KERNELS = Products::KERNELS, ROWS = FREQUENCY_ROWS;
     const int64_t depth = depth_of_slice(slice);
     for (int64_t k = 0; k < depth; k += KERNELS)
@@ -405,10 +406,11 @@ class Convolution {
           return [=](int f, auto& values) { Products::put_kernels(to + f * plane, values); };
         };
         if (c + LANES <= width)
-          take_kernels<Tiles, Vector, KERNELS, FIRST, ROWS>(w, row, channels, put(c));
+          transform_kernel<Tiles, Vector, KERNELS, FIRST, ROWS>(w, row, channels, put(c));
         else
           for (int64_t lane = c; lane < c + LANES; ++lane)
-            take_kernels<Tiles, float, KERNELS, FIRST, ROWS>(w + lane - c, row, lane < width ? channels : 0, put(lane));
+            transform_kernel<Tiles, float, KERNELS, FIRST, ROWS>(w + lane - c, row, lane < width ? channels : 0,
+                                                                 put(lane));
       }
   }
 

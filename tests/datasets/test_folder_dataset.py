@@ -39,8 +39,7 @@ def build(tmp_path):
             metainfo=metainfo,
             data_root=str(tmp_path),
             data_prefix=dict(PREFIX),
-            pipeline=STEPS,
-            **options,
+            **{'pipeline': STEPS, **options},
         )
 
     return build
@@ -100,6 +99,15 @@ def test_colours_are_mapped_to_labels(folder, build, labels, channels):
     )
     with pytest.raises(ImageError, match=r'masks/b\.png .*\(0, 0, 0\).* of no class'):
         build()[0]
+
+
+def test_steps_of_mmseg_know_the_colours(folder, build, labels):
+    """mmseg's own tools build the pipelines of our configs as they are."""
+    colors = np.array([*PALETTE, *[[0, 0, 0]] * 253], np.uint8)[labels][..., ::-1]
+    write(folder / 'masks' / 'b.png', colors)
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    found = build(ignored_colors=[[0, 0, 0]], pipeline=steps)[0]
+    np.testing.assert_array_equal(found['gt_seg_map'], labels)
 
 
 def test_greys_of_one_channel_are_colours_if_the_palette_is_grey(folder, build, labels):

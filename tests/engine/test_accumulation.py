@@ -34,8 +34,8 @@ def train(cfg, tmp_path, name, fits, global_batch, iterations=4, **options):
     cfg.work_dir = str(tmp_path / name)
     cfg.train_cfg.max_iters = iterations
     cfg.train_dataloader.batch_size = fits
-    prepare_training(cfg, global_batch=global_batch, **options)
-    runner = build_runner(cfg)
+    resume_from = prepare_training(cfg, global_batch=global_batch, **options)
+    runner = build_runner(cfg, resume_from=resume_from)
     runner.train()
     history = runner.message_hub.log_scalars
     return runner, {

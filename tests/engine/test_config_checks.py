@@ -4,7 +4,7 @@ import pytest
 
 from mmseg_repvgg.engine import config_checks
 from mmseg_repvgg.engine.accumulation import accumulate
-from mmseg_repvgg.engine.config_checks import check_classes, check_norms
+from mmseg_repvgg.engine.config_checks import check_backbone, check_classes, check_norms
 from mmseg_repvgg.engine.training import recipe_warnings
 from mmseg_repvgg.errors import ConfigError
 
@@ -123,3 +123,19 @@ def test_norms_that_imported_code_may_freeze_are_not_checked(street_config):
     one_image_at_once(street_config, type='BN')
     street_config.custom_imports.imports.append('own_hooks')
     check_norms(street_config)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'says'),
+    [
+        ('pretrained', 'resnet.pth', 'model.pretrained names weights of another'),
+        ('backbone.depth', 50, 'RepVGG takes no depth: .* set _delete_=True'),
+        ('decode_head.in_channels', 7, r'in_channels is 7, but output 3 .* 128'),
+        ('auxiliary_head.in_index', 0, r'but output 0 of the backbone has \d+ channels'),
+    ],
+)
+def test_leftovers_of_another_backbone_are_refused(street_config, key, value, says):
+    check_backbone(street_config)
+    street_config.merge_from_dict({f'model.{key}': value})
+    with pytest.raises(ConfigError, match=says):
+        check_backbone(street_config)

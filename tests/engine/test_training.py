@@ -36,9 +36,9 @@ def prepare(load):
         folder.mkdir(exist_ok=True)
         cfg.dump(folder / 'config.py')
         cfg = load(folder / 'config.py', work_dir=str(folder / 'work'))
-        prepare_training(cfg, **options)
+        resume_from = prepare_training(cfg, **options)
         recipe_warnings(cfg)
-        return cfg
+        return cfg, resume_from
 
     return prepare
 
@@ -46,7 +46,8 @@ def prepare(load):
 @pytest.fixture
 def train(prepare):
     def train(cfg, folder, **options):
-        runner = build_runner(prepare(cfg, folder, **options))
+        cfg, resume_from = prepare(cfg, folder, **options)
+        runner = build_runner(cfg, resume_from=resume_from)
         runner.train()
         return runner
 
@@ -205,7 +206,9 @@ def test_data_sets_of_different_classes_are_refused(street_config):
 def test_accumulated_batches_count_for_the_learning_rate(full, tmp_path, prepare):
     full.auto_scale_lr = dict(enable=False, base_batch_size=8)
     full.optim_wrapper.accumulative_counts = 4
-    cfg = prepare(full, tmp_path, auto_scale_lr=True)
+    cfg, _ = prepare(full, tmp_path, auto_scale_lr=True)
+    assert cfg.auto_scale_lr.base_batch_size == 2
+    cfg, _ = prepare(cfg, tmp_path / 'again', auto_scale_lr=True)
     assert cfg.auto_scale_lr.base_batch_size == 2
 
 
@@ -288,6 +291,17 @@ def test_a_training_is_not_overwritten_unless_asked(barest, tmp_path, train):
         train(barest, tmp_path)
     assert (tmp_path / 'work' / 'epoch_1.pth').read_bytes() == before
     assert train(barest, tmp_path, overwrite=True).iter == 1
+
+
+def test_the_config_of_a_resumed_run_starts_anew(full, tmp_path, train):
+    full.train_cfg.update(max_iters=1, val_interval=9)
+    full.default_hooks.checkpoint.interval = 1
+    train(full, tmp_path)
+    full.train_cfg.max_iters = 2
+    runner = train(full, tmp_path, resume=True)
+    assert runner.iter == 2
+    dumped = Config.fromfile(tmp_path / 'work' / 'config.py')
+    assert (dumped.load_from, dumped.resume) == (None, False)
 
 
 def test_one_scheduler_without_a_list_resumes(full, tmp_path, train):

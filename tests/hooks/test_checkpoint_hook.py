@@ -53,6 +53,13 @@ def test_a_failed_write_keeps_the_old_checkpoints(runner, monkeypatch):
         read_checkpoint(Path(runner.work_dir, name))
 
 
+def test_a_best_by_another_metric_is_named(street_config):
+    street_config.train_cfg.update(max_iters=1, val_interval=1)
+    street_config.val_evaluator.iou_metrics = ['mDice']
+    with pytest.raises(ConfigError, match='save_best names mIoU, but .* aAcc, mDice'):
+        Runner.from_cfg(street_config).train()
+
+
 def test_a_validation_alone_saves_nothing(street_config):
     """This holds before and after a training."""
     street_config.train_cfg.update(max_iters=1, val_interval=1)

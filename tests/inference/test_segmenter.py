@@ -1,5 +1,7 @@
 """One line of Python gives the labels that a test scores."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -43,6 +45,19 @@ def test_the_model_is_fused_by_the_engine(trained):
     for engine in ('torch', 'winograd', 'auto'):
         segmenter = Segmenter(*trained, device='cpu', engine=engine)
         assert is_deployed(segmenter.model)
+
+
+def test_a_device_may_be_one_of_torch(trained):
+    segmenter = Segmenter(*trained, device=torch.device('cpu'), engine='winograd')
+    assert any(hasattr(m, 'precision') for m in segmenter.model.modules())
+
+
+@pytest.mark.parametrize(
+    'copied', [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
+)
+def test_a_copy_segments_alike(segmenter, street_images, copied):
+    expected = segmenter(street_images[0])
+    assert np.array_equal(copied(segmenter)(street_images[0]), expected)
 
 
 @pytest.mark.parametrize('precision', ['high', 'medium'])

@@ -108,6 +108,8 @@ def test_wrong_arguments_are_refused_before_a_model_runs(runner, tmp_path, repor
     other.write_text(report[0].read_text().replace('"road"', '"river"'))
     with pytest.raises(ConfigError, match=r'other\.html has other classes'):
         write_report(None, loader, path, RUN, against=[report[0], other])
+    with pytest.raises(ConfigError, match='is given by --against and would be overwri'):
+        write_report(None, loader, other, RUN, against=[other])
     assert not path.exists()
 
 

@@ -43,13 +43,21 @@ def test_16_bits_are_scaled_to_8(saved):
 
 def test_integers_beyond_16_bits_are_refused(saved):
     path = saved(Image.fromarray(np.array([[0, 70000]], np.int32)), '.tif')
-    with pytest.raises(ImageError, match='from 0 to 70000: save it with 8 or 16 bits'):
+    with pytest.raises(ImageError, match='from 0 to 70000: scale it to 8 or 16 bits'):
         read_image(path)
 
 
-def test_integers_of_32_bits_that_would_be_black_are_refused(saved):
-    path = saved(Image.fromarray(np.array([[0, 200]], np.int32)), '.tif')
-    with pytest.raises(ImageError, match='from 0 to 200: save it with 8 or 16 bits'):
+@pytest.mark.parametrize('kind', [np.int32, np.uint16])
+def test_integers_that_would_be_black_are_refused(saved, kind):
+    path = saved(Image.fromarray(np.array([[0, 200]], kind)), '.tif')
+    with pytest.raises(ImageError, match='from 0 to 200: scale it to 8 or 16 bits'):
+        read_image(path)
+
+
+def test_formats_that_start_programs_are_not_decoded(saved):
+    """Pillow would start Ghostscript for this one, whatever its suffix."""
+    path = saved(Image.fromarray(RGB), format='EPS')
+    with pytest.raises(ImageError, match=r'image\.png is truncated or not .* of BMP, '):
         read_image(path)
 
 
