@@ -301,7 +301,7 @@ def _exists(root: Path, manifest: Mapping[str, Any]) -> bool:
     """Return whether the folder holds this set; raise if it holds something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    advice = f'delete it (rm -r {root}), or choose another folder'
+    advice = 'choose another folder, or delete this one yourself'
     try:
         found = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -311,7 +311,8 @@ def _exists(root: Path, manifest: Mapping[str, Any]) -> bool:
     if found != manifest:
         raise WriteError(
             f'{root} holds other street scenes than requested '
-            f'({_difference(found, manifest)}); {advice}'
+            f'({_difference(found, manifest)}). Delete it, by rm -r {root}, or choose '
+            'another folder'
         )
     for split, index in _images(manifest['counts']):
         for file in _files(split, index).values():

@@ -22,7 +22,7 @@ AnyImage = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 """Suffixes of the image files that are looked for in folders."""
 
-FORMATS = ('BMP', 'GIF', 'ICO', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 """Formats that are decoded, by their names in Pillow; others may start programs."""
 
 _WIDE = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N')

@@ -65,6 +65,8 @@ def extract_state_dict(checkpoint: Any) -> dict[str, Tensor]:
 def _find_flaw(value: Tensor) -> str | None:
     """Return why a tensor cannot be a weight or a buffer, or None if it can."""
     # mmengine only logs a tensor that it could not copy, and keeps random weights.
+    if value.layout is not torch.strided or value.is_nested:
+        return 'is not a dense tensor'
     if value.is_complex() or (value.is_floating_point() and value.dtype not in _FLOATS):
         return f'is of {value.dtype}'
     if not value.isfinite().all():

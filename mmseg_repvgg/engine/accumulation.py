@@ -109,7 +109,8 @@ def images_at_once(cfg: Config) -> int:
     """Return how many images a process passes through the model at once."""
     batch = cfg.train_dataloader.get('batch_size', 1)
     if is_a(cfg.train_cfg, 'AccumulatingTrainLoop'):
-        batch //= cfg.optim_wrapper.get('accumulative_counts', 1)
+        # Options may have changed the batch of a config that accumulates already.
+        batch = max(batch // cfg.optim_wrapper.get('accumulative_counts', 1), 1)
     return batch
 
 

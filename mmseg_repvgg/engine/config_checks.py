@@ -84,11 +84,11 @@ def check_backbone(cfg: Config) -> None:
             'model.pretrained names weights of another backbone: set it to None, and '
             'name those of RepVGG in model.backbone.init_cfg'
         )
-    known = {'type', '_scope_', *inspect.signature(RepVGG).parameters}
-    if unknown := [key for key in backbone if key not in known]:
+    known = inspect.signature(RepVGG).parameters
+    if unknown := [key for key in backbone if key not in {'type', '_scope_', *known}]:
         raise ConfigError(
-            f'RepVGG takes no {", ".join(unknown)}: to drop the arguments of another '
-            'backbone, set _delete_=True in model.backbone'
+            f'RepVGG takes no {", ".join(unknown)}, but {", ".join(known)}. To drop the '
+            'arguments of another backbone, set _delete_=True in model.backbone'
         )
     if cfg.model.get('neck') or 'arch' not in backbone:
         return

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import HOOKS
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def _require_finite(runner: Runner, tensors: dict[str, Tensor]) -> None:
     for name, value in tensors.items():
         wrong = value[~torch.isfinite(value)]
         if wrong.numel():
-            last = runner.message_hub.runtime_info.get('last_ckpt')
+            last = find_latest_checkpoint(runner.work_dir)
             kept = f'The last good checkpoint is {last}' if last else 'None was saved'
             raise TrainingError(
                 f'{name} is {float(wrong[0])} at iteration {runner.iter + 1}; the '

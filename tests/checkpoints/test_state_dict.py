@@ -12,6 +12,9 @@ ONES = torch.ones(2, 2)
 @pytest.mark.parametrize(
     ('tensor', 'says'),
     [
+        (ONES.to_sparse(), 'is not a dense tensor'),
+        (ONES.to_sparse_csr(), 'is not a dense tensor'),
+        (torch.nested.nested_tensor([torch.ones(2)]), 'is not a dense tensor'),
         (ONES.to(torch.complex64), 'is of torch.complex64'),
         (ONES.to(torch.float8_e5m2), 'is of torch.float8_e5m2'),
         (ONES / 0, 'holds NaN or infinite numbers'),

@@ -129,7 +129,7 @@ def test_norms_that_imported_code_may_freeze_are_not_checked(street_config):
     ('key', 'value', 'says'),
     [
         ('pretrained', 'resnet.pth', 'model.pretrained names weights of another'),
-        ('backbone.depth', 50, 'RepVGG takes no depth: .* set _delete_=True'),
+        ('backbone.depth', 50, 'RepVGG takes no depth, but arch, .* set _delete_=True'),
         ('decode_head.in_channels', 7, r'in_channels is 7, but output 3 .* 128'),
         ('auxiliary_head.in_index', 0, r'but output 0 of the backbone has \d+ channels'),
     ],

@@ -168,7 +168,12 @@ def test_a_recipe_is_recognised_through_wrapped_data_sets(street_config):
     [
         ('custom_hooks.0.engine', 'wino', ConfigError, "engine must be one.* got 'wino'"),
         ('default_hooks.samples.count', -1, ConfigError, 'at least 0, but got -1'),
-        ('model.backbone.dilaton', 'full', TypeError, "keyword argument 'dilaton'"),
+        (
+            'model.backbone.dilaton',
+            'full',
+            ConfigError,
+            'takes no dilaton, but arch, ',
+        ),
         ('model.backbone.type', 'RepVG', KeyError, 'RepVG is not in the mmseg::model re'),
         ('train_dataloader.dataset.type', 'City', KeyError, 'City is not in the mmseg::'),
         ('optim_wrapper.optimizer.momentumm', 1, TypeError, "argument 'momentumm'"),
