@@ -92,7 +92,8 @@ class OnnxBackend(Backend):
         # ONNX Runtime would report its use over the network.
         os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
         runtime = require('onnxruntime')
-        provider = f'{device.upper()}ExecutionProvider'
+        name, _, index = device.partition(':')
+        provider = f'{name.upper()}ExecutionProvider'
         available = runtime.get_available_providers()
         if provider not in available:
             raise ConfigError(
@@ -104,8 +105,14 @@ class OnnxBackend(Backend):
         # Threads that spin while they wait take a core from other work.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self._session = runtime.InferenceSession(
-            str(self.path), options, providers=[provider]
+            str(self.path), options, [provider], [{'device_id': index} if index else {}]
         )
+        # ONNX Runtime falls back to the CPU if the libraries of a provider are missing.
+        if provider not in self._session.get_providers():
+            raise ConfigError(
+                f'ONNX Runtime cannot use {provider}, as it logged above: install the '
+                'version of CUDA and cuDNN that it names, or give --device cpu'
+            )
         (self._input,) = (value.name for value in self._session.get_inputs())
         return dict(self._session.get_modelmeta().custom_metadata_map)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .backends import BACKENDS
 from .errors import ConfigError, ExtraError
-from .extras import quiet
+from .extras import quiet, require
 from .segmenter import BaseSegmenter, ExportedSegmenter
 
 _CHECKPOINTS = ('.pth', '.pt', '.ckpt', '.safetensors')
@@ -47,10 +47,15 @@ def open_model(
     if exported or os.path.isdir(model):
         if config is not None:
             raise ConfigError(f'{model} holds its config: leave out --config')
-    elif config is None and (suffix in _CHECKPOINTS or os.path.isfile(model)):
+    elif config is None and suffix in _CHECKPOINTS:
         missing = '' if os.path.exists(model) else ', and does not exist'
         raise ConfigError(
             f'{model} is a checkpoint{missing}: give its config by --config'
+        )
+    elif config is None and os.path.isfile(model):
+        raise ConfigError(
+            f'{model} is neither an exported file ({", ".join(BACKENDS)}) nor a '
+            f'checkpoint ({", ".join(_CHECKPOINTS)})'
         )
     if exported:
         given = [name for name, value in options.items() if value]
@@ -59,6 +64,8 @@ def open_model(
                 f'{model} is an exported file, which takes no {" and no ".join(given)}: '
                 'that is for checkpoints'
             )
+        if threads and suffix == '.pt':
+            require('torch').set_num_threads(threads)
         return ExportedSegmenter(model, device or 'cpu', threads)
     try:
         with quiet():

@@ -164,13 +164,17 @@ def _examples(folder: str, max_pixels: int) -> list[Picture]:
         Picture(Path(file).name, storage.read_image_file(file))
         for file in files[:EXAMPLES]
     ]
-    fit = []
+    fit, errors = [], []
     for picture in pictures:
         try:
             check_picture(picture, max_pixels)
             fit.append(picture)
         except ImageError as error:
-            sys.stderr.write(f'left out of the examples: {error}\n')
+            errors.append(error)
+    if not fit and errors:
+        raise errors[0]
+    for left_out in errors:
+        sys.stderr.write(f'left out of the examples: {left_out}\n')
     return fit
 
 

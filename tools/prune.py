@@ -58,7 +58,6 @@ def main() -> None:
         return find_miou(build_runner(test, evaluating=True).test())
 
     before = Source('before', args.config, options, args.checkpoint, trust)
-    miou = {'before': evaluate(before)}
     done = prune(
         cfg,
         load_model(cfg, args.checkpoint, trust=trust),
@@ -67,8 +66,8 @@ def main() -> None:
         images=args.images,
     )
     after = Source('after', str(done.config), {}, str(done.checkpoint))
-    miou['after'] = evaluate(after)
     sources = {'before': before, 'after': after}
+    miou = {name: evaluate(source) for name, source in sources.items()}
     print(pruning_table(done, sources, miou, tuple(args.size) if args.size else None))
 
 

@@ -52,7 +52,7 @@ def _load_zip(data: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
         if any(name.endswith('/constants.pkl') for name in members):
-            raise ForbiddenError('code: it is a TorchScript archive')
+            raise ValueError('a TorchScript archive, such as an exported file')
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise ForbiddenError('compressed members, which torch.save does not write')
         pickles = [name for name in members if name.endswith('/data.pkl')]

@@ -1,6 +1,7 @@
 """Export of a segmentor to a file that is verified before it is saved."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from mmengine.config import Config
@@ -169,7 +170,7 @@ def require_other_file(path: Path, checkpoint: str) -> None:
         ConfigError: If it would.
     """
     for file in (path, path.with_suffix('.bin')) if path.suffix == '.xml' else (path,):
-        if file.exists() and file.samefile(checkpoint):
+        if file.exists() and os.path.exists(checkpoint) and file.samefile(checkpoint):
             raise ConfigError(f'{file} is the checkpoint itself. Give --out another name')
 
 

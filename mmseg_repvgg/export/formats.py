@@ -102,11 +102,12 @@ def _onnx_model(graph: SegmentorGraph, metadata: Metadata, opset: int | None) ->
             how += f' at opset {opset}' if opset else ''
             raise ConfigError(
                 f'torch cannot export this model{how}: {reason[0]}'
+                + '. Export with --size' * bool(sides)
             ) from error
     (written,) = (entry.version for entry in model.opset_import if not entry.domain)
     if opset not in (None, written):
         raise ConfigError(
-            f'torch cannot export this model at opset {opset}, only at {written}'
+            f'torch wrote opset {written}, not {opset}: give a smaller --opset'
         )
     found = model.graph.input[0].type.tensor_type.shape.dim
     fixed = [name for i, name in sides.items() if found[i].HasField('dim_value')]

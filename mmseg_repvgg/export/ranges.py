@@ -100,7 +100,9 @@ def _input_range(convolution: Any) -> tuple[float, float]:
     while waiting:
         node = waiting.pop()
         if node.get_type_name() == 'FakeQuantize':
-            bounds += [node.input_value(i).get_node().data.item() for i in (3, 4)]
+            # Those of a depthwise convolution differ by channel.
+            low, high = (node.input_value(i).get_node().data for i in (3, 4))
+            bounds += [float(low.min()), float(high.max())]
         else:
             # Between rounding and convolution, phases are moved and padded.
             parts = node.get_input_size() if node.get_type_name() == 'Concat' else 1

@@ -4,11 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from mmseg.registry import MODELS
 from PIL import Image
 from torch import nn
 
 from demo.street import write_street_scenes
 from mmseg_repvgg import deploy
+from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.errors import (
     ConfigError,
@@ -104,6 +107,20 @@ def test_method_nncf_rounds_to_the_nearest(int8, tmp_path):
     # GPTQ rounds some to the other side.
     _, other, *_ = int8_weights(done.path).values()
     assert np.abs(other - weight / steps).max() > 0.6
+
+
+def test_depthwise_convolutions_have_a_range_too(cfg, randomize_norms, tmp_path):
+    """NNCF gives the input of such a convolution a range for each channel."""
+    head = cfg.model.decode_head
+    head.pop('pool_scales')
+    head.update(type='DepthwiseSeparableASPPHead', dilations=(1, 2))
+    head.update(c1_in_channels=16, c1_channels=8)
+    model = randomize_norms(MODELS.build(cfg.model)).eval()
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'small.pth')
+    model = load_model(cfg, str(tmp_path / 'small.pth'))
+    done = quantize(cfg, model, tmp_path / 'x.xml', size=SIZE, images=1, method='nncf')
+    assert len(done.ranges) == len(convolutions(model))
+    assert all(low < high for low, high in (layer.inputs for layer in done.ranges))
 
 
 @pytest.mark.slow
