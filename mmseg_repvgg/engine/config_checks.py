@@ -92,7 +92,7 @@ def check_backbone(cfg: Config) -> None:
         )
     if cfg.model.get('neck') or 'arch' not in backbone:
         return
-    widths = get_arch(backbone['arch']).widths[1:]
+    widths = [stage[-1] for stage in get_arch(backbone['arch']).channels[1:]]
     given = [widths[i] for i in backbone.get('out_indices', range(4)) if i in range(4)]
     for name, head in model_heads(cfg.model):
         index, taken = head.get('in_index', -1), head.get('in_channels')

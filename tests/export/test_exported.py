@@ -56,6 +56,8 @@ def test_weights_of_openvino_do_not_overwrite_the_checkpoint(tmp_path):
     with pytest.raises(ConfigError, match='pytorch_model.bin is the checkpoint itself'):
         require_other_file(tmp_path / 'pytorch_model.xml', str(checkpoint))
     require_other_file(tmp_path / 'other.xml', str(checkpoint))
+    # Reading the checkpoint says that it does not exist.
+    require_other_file(checkpoint, 'gone.pth')
 
 
 @pytest.mark.parametrize('to', SUFFIXES)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmseg_repvgg import Segmenter
 from repvgg_runtime import predict as module
+from repvgg_runtime import video
 from repvgg_runtime.predict import main
 from repvgg_runtime.segmenter import ExportedSegmenter
 
@@ -291,7 +292,7 @@ def camera(video, monkeypatch):
 
     VideoCapture = cv2.VideoCapture  # noqa: N806
     monkeypatch.setattr(
-        module.cv2,
+        video.cv2,
         'VideoCapture',
         lambda source: Camera() if source in (3, video) else VideoCapture(source),
     )
@@ -491,6 +492,7 @@ def test_models_that_do_not_fit_are_errors(exported, trained, pictures, capsys):
         ('-m', 'none.pth'): 'is a checkpoint, and does not exist: give its config',
         ('-m', file, '-c', config): 'holds its config: leave out --config',
         ('-m', '.', '-c', config): 'holds its config: leave out --config',
+        ('-m', 'pictures/0.png'): '0.png is neither an exported file (.onnx, .xml, .pt)',
         ('-m', 'FILE.ONNX'): 'FILE.ONNX must end in one of .onnx, .xml, .pt',
         ('-m', checkpoint, '-c', config, '--device', 'foo'): 'torch has no device foo',
     }.items():
