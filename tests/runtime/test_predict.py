@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmseg_repvgg import Segmenter
 from repvgg_runtime import predict as module
-from repvgg_runtime import video
+from repvgg_runtime import video as video_module
 from repvgg_runtime.predict import main
 from repvgg_runtime.segmenter import ExportedSegmenter
 
@@ -292,7 +292,7 @@ def camera(video, monkeypatch):
 
     VideoCapture = cv2.VideoCapture  # noqa: N806
     monkeypatch.setattr(
-        video.cv2,
+        video_module.cv2,
         'VideoCapture',
         lambda source: Camera() if source in (3, video) else VideoCapture(source),
     )
