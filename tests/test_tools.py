@@ -404,7 +404,7 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     # Training from one is an error.
     load = f'load_from={tmp_path / "fused.pth"}'
     fails(
-        run_tool('train.py', config, '--cfg-options', load, cwd=tmp_path),
+        run_tool('train.py', config, '--overwrite', '--cfg-options', load, cwd=tmp_path),
         'fused.pth',
         'it is fused, and the model is in the training form',
     )

@@ -186,7 +186,7 @@ def test_demo_then_predict_and_train_by_name(installed, tmp_path):
     assert curves.shape[:2] == (1400, 1440)  # three panels
     # The printed command, as a user would paste it.
     run(command, *line.split()[1:], cwd=tmp_path)
-    assert len(list((tmp_path / 'predicted/labels').rglob('*.png'))) == 8
+    assert len(list((tmp_path / 'work_dirs/demo/predicted/labels').rglob('*.png'))) == 8
 
     (checkpoint,) = (tmp_path / 'work_dirs/demo').glob('iter_2.pth')
     model = ['-m', checkpoint, '-c', 'pspnet_repvgg_a0_fast_street']

@@ -54,7 +54,7 @@ class SampleHook(Hook):
                 MAX_WIDTH,
             )
             # MLflow needs the suffix.
-            name = f'sample_{batch_idx}_{Path(sample.img_path).stem}.png'
+            name = f'sample_{Path(sample.img_path).stem}.png'
             runner.visualizer.add_image(name, mmcv.bgr2rgb(picture), runner.iter)
         except Exception as error:  # A picture must not end a training.
             self.count = 0
