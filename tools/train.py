@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='train anew in a work dir that holds a training, whose files are replaced',
+        help='train in a work dir that holds the training of another config',
     )
     parser.add_argument(
         '--amp',

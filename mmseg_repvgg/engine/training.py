@@ -51,7 +51,7 @@ def prepare_training(
         global_batch: Images per optimizer step over all processes. Gradients are
             accumulated if these do not fit in them at once.
         resume: Continue from the latest checkpoint in the work dir, if there is one.
-        overwrite: Train anew although the work dir holds a training.
+        overwrite: Train although the work dir holds the training of another config.
         trust: Unpickle whatever a checkpoint holds.
 
     Returns:
@@ -63,8 +63,8 @@ def prepare_training(
         ConfigError: If the config lacks what an option needs.
         CheckpointError: If the checkpoint to start from cannot be read.
         DataError: If data is missing.
-        TrainingError: If another training runs in the work dir, or it holds one that
-            is neither resumed nor overwritten.
+        TrainingError: If another training runs in the work dir, or it holds that of
+            another config.
     """
     check_keys(cfg, TRAIN_KEYS, 'a train loop')
     if amp is not None:
@@ -100,7 +100,7 @@ def prepare_training(
             )
         start, resumes, cfg.resume = found or start, found is not None, False
     elif not overwrite and not resumes:
-        _require_no_training(cfg.work_dir)
+        _require_own_work_dir(cfg)
     if start and '://' not in start:
         checkpoint = read_ahead(start, trust=trust)
         meta = checkpoint.get('meta', {})
@@ -128,11 +128,14 @@ def prepare_training(
     return found
 
 
-def _require_no_training(work_dir: str) -> None:
-    if os.path.lexists(os.path.join(work_dir, 'last_checkpoint')):
+def _require_own_work_dir(cfg: Config) -> None:
+    """Refuse a work dir with the training of a config of another name."""
+    own = os.path.join(cfg.work_dir, os.path.basename(cfg.filename or 'config.py'))
+    trained = os.path.exists(os.path.join(cfg.work_dir, 'last_checkpoint'))
+    if trained and not os.path.exists(own):
         raise TrainingError(
-            f'the work dir {work_dir} holds a training. Continue it with --resume, '
-            'choose another --work-dir, or replace it with --overwrite'
+            f'the work dir {cfg.work_dir} holds the training of another config. Choose '
+            'another --work-dir, or replace it with --overwrite'
         )
 
 

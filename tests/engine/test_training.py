@@ -289,10 +289,12 @@ def test_a_resumed_run_keeps_its_seed(barest, save):
     assert torch.initial_seed() != 123
 
 
-def test_a_training_is_not_overwritten_unless_asked(barest, tmp_path, train):
+def test_another_training_is_not_overwritten_unless_asked(barest, tmp_path, train):
     train(barest, tmp_path)
+    train(barest, tmp_path)  # The same config trains anew in place.
+    (tmp_path / 'work' / 'config.py').rename(tmp_path / 'work' / 'another.py')
     before = (tmp_path / 'work' / 'epoch_1.pth').read_bytes()
-    with pytest.raises(TrainingError, match='work holds a training. Continue it with'):
+    with pytest.raises(TrainingError, match='holds the training of another config'):
         train(barest, tmp_path)
     assert (tmp_path / 'work' / 'epoch_1.pth').read_bytes() == before
     assert train(barest, tmp_path, overwrite=True).iter == 1
