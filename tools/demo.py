@@ -44,7 +44,7 @@ def main() -> None:
         # A log without a line would leave nothing to draw.
         training += [f'default_hooks.logger.interval={min(length, 10)}']
     run('make_street_scenes.py', DATA, *drawing)
-    run('train.py', CONFIG, '--work-dir', args.work_dir, '--overwrite', *training)
+    run('train.py', CONFIG, '--work-dir', args.work_dir, *training)
     curves = os.path.join(args.work_dir, 'curves.png')
     run('plot_log.py', args.work_dir, '--out', curves)
     checkpoint = os.path.relpath(Path(args.work_dir, 'last_checkpoint').read_text())

@@ -78,6 +78,9 @@ def scale_channels(conv: ConvParams, scale: Tensor) -> ConvParams:
 def identity_kernel(channels: int, groups: int = 1) -> Tensor:
     """Build the 1x1 kernel that passes its input through.
 
+    In a grouped convolution, output channel i reads input channel
+    ``i % (channels / groups)`` of its own group.
+
     Args:
         channels: Number of input and of output channels, a multiple of ``groups``.
         groups: Groups of the convolution.
