@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module, metadata
 
 from .cores import usable_cores
+from .extras import load_mmseg_repvgg
 from .processor import instruction_sets, processor_name
 
 # Distributions of the same modules, of which one is needed.
@@ -91,7 +92,7 @@ def engines() -> Rows:
 
 def pytorch() -> str:
     """Import the whole package."""
-    import_module('mmseg_repvgg')
+    load_mmseg_repvgg()
     return 'works'
 
 
