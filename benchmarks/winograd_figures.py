@@ -28,6 +28,13 @@ from mmseg_repvgg.reparam import deploy
 STOCK = ('channels-last', 'onnxruntime', 'openvino')
 """Forms of the peer that do not use this package."""
 
+FORM_OF_PRECISION = {
+    'highest': 'winograd',
+    'high': 'winograd-high',
+    'medium': 'winograd-medium',
+}
+"""The form of the benchmark for each precision of the engine."""
+
 OUR_HEAD = tuple(f'{form}, winograd head' for form in STOCK)
 """The same forms of its backbone, with a head computed by Winograd."""
 
@@ -76,6 +83,7 @@ def measure_speed(
     peer: Source,
     setup: Setup,
     *,
+    precision: str = 'highest',
     warmup: int = 1,
     rounds: int = 9,
 ) -> Speed:
@@ -89,6 +97,7 @@ def measure_speed(
         ours: A RepVGG backbone or segmentor of any dilation.
         peer: A network with the same input.
         setup: Size, threads, and whether without heads.
+        precision: Of the engine, in all networks.
         warmup: Number of untimed rounds.
         rounds: Number of timed rounds.
 
@@ -107,7 +116,7 @@ def measure_speed(
         setup = replace(setup, folder=folder)
         full, fast = (Subject(dilated(ours, how), setup) for how in ('full', 'fast'))
         other = Subject(peer, setup)
-        winograd = FORMS['winograd'].make
+        winograd = FORMS[FORM_OF_PRECISION[precision]].make
         runs: dict[str, Run] = {
             'full channels-last': FORMS['channels-last'].make(full),
             'full winograd': winograd(full),
@@ -119,7 +128,7 @@ def measure_speed(
             runs[f'peer {form}'] = FORMS[form].make(other)
         if not setup.backbone_only:
             subjects.append(other.backbone())
-            head = _head_by_winograd(other)
+            head = _head_by_winograd(other, precision)
             for form, name in zip(STOCK, OUR_HEAD):
                 runs[f'peer {name}'] = _joined(FORMS[form].make(subjects[-1]), head)
         for subject in subjects:
@@ -130,11 +139,11 @@ def measure_speed(
     return Speed((height, width), timings)
 
 
-def _head_by_winograd(subject: Subject) -> Callable[[Tensor], Tensor]:
+def _head_by_winograd(subject: Subject, precision: str) -> Callable[[Tensor], Tensor]:
     """Return the decode head, from the backbone's last map to the logits."""
     whole: Any = deploy(subject.fused)
     model = whole.to(memory_format=torch.channels_last).model
-    head: Any = deploy(model.decode_head, 'winograd')
+    head: Any = deploy(model.decode_head, 'winograd', precision)
     size = subject.setup.shape[2:]
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
 
@@ -175,7 +184,7 @@ class Errors:
     winograd: float
 
 
-def measure_errors(source: Source, setup: Setup) -> Errors:
+def measure_errors(source: Source, setup: Setup, precision: str = 'highest') -> Errors:
     """Compare the engines with the training form in float64."""
     with using_threads(setup.threads):
         subject = Subject(dilated(source, 'full'), setup)
@@ -184,7 +193,7 @@ def measure_errors(source: Source, setup: Setup) -> Errors:
         return Errors(
             *(
                 difference(FORMS[form].make(subject)(), expected)
-                for form in ('fused', 'channels-last', 'winograd')
+                for form in ('fused', 'channels-last', FORM_OF_PRECISION[precision])
             )
         )
 
@@ -194,12 +203,15 @@ def _output(network: nn.Module, x: Tensor) -> Tensor:
     return network(x)
 
 
-def measure_memory(source: Source, setup: Setup) -> dict[str, PeakMemory]:
-    """Measure the peak memory of both engines, each in its own process."""
-    return {
-        form: peak_memory(build, dilated(source, 'full'), form, setup)
-        for form in ('channels-last', 'winograd')
-    }
+def measure_memory(
+    source: Source, setup: Setup, precision: str = 'highest'
+) -> tuple[PeakMemory, PeakMemory]:
+    """Measure the peak memory without and with the engine, each in its own process."""
+    direct, winograd = (
+        peak_memory(build, dilated(source, 'full'), form, setup)
+        for form in ('channels-last', FORM_OF_PRECISION[precision])
+    )
+    return direct, winograd
 
 
 @dataclass(frozen=True)
@@ -219,12 +231,14 @@ def measure_growth(
     source: Source,
     setup: Setup,
     sizes: Sequence[tuple[int, int]] = ((256, 512), (512, 1024), (1024, 2048)),
+    *,
+    precision: str = 'highest',
     rounds: int = 5,
 ) -> Growth:
     """Time the Winograd engine at several sizes in alternating rounds."""
     with using_threads(setup.threads):
         subject = Subject(dilated(source, 'full'), setup)
-        network = deploy(subject.fused, 'winograd')
+        network = deploy(subject.fused, 'winograd', precision)
         inputs = [torch.randn(*setup.shape[:2], *size) for size in sizes]
         runs = {str(size): partial(_output, network, x) for size, x in zip(sizes, inputs)}
         timings = time_alternating(runs, warmup=1, rounds=rounds)

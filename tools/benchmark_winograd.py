@@ -9,6 +9,7 @@ import torch
 from benchmarks.subjects import Setup, Source
 from benchmarks.timing import Spread
 from benchmarks.winograd_figures import (
+    FORM_OF_PRECISION,
     Speed,
     measure_errors,
     measure_growth,
@@ -37,6 +38,12 @@ def main() -> None:
         default=torch.get_num_threads(),
         help='default: as many as torch takes',
     )
+    parser.add_argument(
+        '--precision',
+        choices=FORM_OF_PRECISION,
+        default='highest',
+        help='of the engine in all networks; default highest',
+    )
     parser.add_argument('--backbone-only', action='store_true', help='without the heads')
     parser.add_argument(
         '--speed-only',
@@ -54,16 +61,20 @@ def main() -> None:
         for size in sizes
     ]
     part = 'backbone' if args.backbone_only else 'whole segmentor'
-    print(f'{args.config} against {args.peer}: {part}, {args.threads} threads, float32')
+    how = f'{part}, {args.threads} threads, {args.precision}'
+    print(f'{args.config} against {args.peer}: {how}')
     for setup in setups:
-        show_speed(measure_speed(ours, peer, setup, rounds=args.rounds))
+        speed = measure_speed(
+            ours, peer, setup, precision=args.precision, rounds=args.rounds
+        )
+        show_speed(speed)
     if not args.speed_only:
-        show_costs(ours, setups)
+        show_costs(ours, setups, args.precision)
 
 
-def show_costs(ours: Source, setups: Sequence[Setup]) -> None:
+def show_costs(ours: Source, setups: Sequence[Setup], precision: str) -> None:
     sizes = [(setup.shape[2], setup.shape[3]) for setup in setups]
-    errors = measure_errors(ours, setups[0])
+    errors = measure_errors(ours, setups[0], precision)
     ratios = (errors.winograd / other for other in (errors.direct, errors.channels_last))
     print(f"""
 largest error against float64, of the largest number, {text(sizes[0])}
@@ -71,13 +82,13 @@ largest error against float64, of the largest number, {text(sizes[0])}
   direct, channels last        {errors.channels_last:.1e}
   winograd                     {errors.winograd:.1e}   \
 {' and '.join(f'{ratio:.2f}x' for ratio in ratios)}""")
-    memory = measure_memory(ours, setups[-1])
-    direct, winograd = (memory[f].total / 2**20 for f in ('channels-last', 'winograd'))
+    memory = measure_memory(ours, setups[-1], precision)
+    direct, winograd = (peak.total / 2**20 for peak in memory)
     print(f"""
 peak memory over an empty process, {text(sizes[-1])}
   direct, channels last        {direct:,.0f} MiB
   winograd                     {winograd:,.0f} MiB   {winograd / direct:.2f}x""")
-    growth = measure_growth(ours, setups[0])
+    growth = measure_growth(ours, setups[0], precision=precision)
     print('\ntime by size, winograd')
     for size, seconds in growth.seconds.items():
         print(f'  {text(size):<28} {1e3 * seconds:.0f} ms')

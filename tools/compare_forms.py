@@ -77,10 +77,10 @@ def main() -> None:
     ratio = result.trained_seconds / result.fused_seconds
     trained, fused = find_miou(result.trained), find_miou(result.fused)
     print(f"""
-                                trained form{fused_form:>14}
-  mIoU (%)                    {trained:14.2f}{fused:14.2f}
+                                trained form{fused_form:>17}
+  mIoU (%)                    {trained:14.2f}{fused:17.2f}
   time per image (ms, median) {1e3 * result.trained_seconds:14.1f}\
-{1e3 * result.fused_seconds:14.1f}   fused is {ratio:.2f}x as fast
+{1e3 * result.fused_seconds:17.1f}   fused is {ratio:.2f}x as fast
   largest logit difference    {difference.logit_difference:14.1e}   of the largest logit
   pixels of another label     {difference.label_disagreement:14.4%}
   pictures                    {folder}/ (input | ground truth | prediction)""")

@@ -112,9 +112,8 @@ def main() -> None:
     runner.train()
     if folders and is_main_process():
         command = f'{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}'
-        folder = save_best(runner, data=folders[0][1].data_root, command=command)
+        folder, best = save_best(runner, data=folders[0][1].data_root, command=command)
         config = Path(cfg.work_dir, Path(cfg.filename).name)
-        best = runner.message_hub.get_info('best_ckpt') or 'CHECKPOINT'
         print(f"""
 The best model is in {folder}. Next, you could
   segment images:

@@ -103,8 +103,8 @@ def prepare_training(
         _require_own_work_dir(cfg)
     if start and '://' not in start:
         checkpoint = read_ahead(start, trust=trust)
-        meta = checkpoint.get('meta', {})
         if resumes:
+            meta = checkpoint.get('meta', {})
             _warn_of_another_schedule(cfg, checkpoint, start)
             done = meta.get('iter', 0)
             if done >= (cfg.train_cfg.get('max_iters') or math.inf):

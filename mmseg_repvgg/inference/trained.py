@@ -9,7 +9,7 @@ from ..checkpoints.loading import find_resumable
 from .segmenter import Segmenter
 
 
-def save_best(runner: Runner, *, data: str, command: str) -> Path:
+def save_best(runner: Runner, *, data: str, command: str) -> tuple[Path, str]:
     """Write the best model of a finished training; ``from_pretrained`` reads the folder.
 
     Args:
@@ -18,7 +18,7 @@ def save_best(runner: Runner, *, data: str, command: str) -> Path:
         command: The command that trained it, for the card.
 
     Returns:
-        The folder ``segmenter`` in the work dir.
+        The folder ``segmenter`` in the work dir, and the checkpoint of the model.
     """
     found = runner.message_hub.runtime_info
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
@@ -28,9 +28,11 @@ def save_best(runner: Runner, *, data: str, command: str) -> Path:
     assert best is not None, 'a training that ended has written a checkpoint'
     score = found.get(f'best_score{suffix}')
     name = f'{measures[0]}, validation'
-    return Segmenter(runner.cfg, best, engine='torch', device='cpu').save_pretrained(
+    segmenter = Segmenter(runner.cfg, best, engine='torch', device='cpu')
+    folder = segmenter.save_pretrained(
         Path(runner.work_dir, 'segmenter'),
         metrics=None if score is None else {name: round(float(score), 2)},
         data=data,
         command=command,
     )
+    return folder, best

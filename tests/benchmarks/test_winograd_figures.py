@@ -77,7 +77,9 @@ def test_peer_with_our_head_computes_the_same(peer, form, tmp_path, monkeypatch)
     subject = Subject(peer, replace(SETUP, folder=str(tmp_path)))
     expected = FORMS['fused'].make(subject)()
     body = FORMS[form].make(subject.backbone())
-    joined = winograd_figures._joined(body, winograd_figures._head_by_winograd(subject))
+    joined = winograd_figures._joined(
+        body, winograd_figures._head_by_winograd(subject, 'highest')
+    )
     assert difference(joined(), expected) < 1e-5
     (conv,) = by_winograd
     assert conv.out_channels == OPTIONS['model.decode_head.channels']
@@ -110,11 +112,14 @@ def test_tool_prints_all_figures(repo, tmp_path, run_tool):
         '--threads',
         1,
         '--backbone-only',
+        '--precision',
+        'high',
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
     for said in (
         'against',
+        'backbone, 1 threads, high',
         'full winograd over peer',
         'full winograd over full direct',
         'full over fast, winograd',
