@@ -1,5 +1,8 @@
 """RepVGG as a backbone for MMSegmentation; importing registers everything."""
 
+import mmseg.datasets  # noqa: F401  (registers)
+import mmseg.models  # noqa: F401  (registers)
+
 from . import engine  # noqa: F401  (registers)
 from .datasets import CamVidDataset
 from .hooks import DeployHook

@@ -211,7 +211,7 @@ def _labels_of_colors(
             f'the label map {path} has the colours {found}, which are of no class. If it '
             'holds class numbers, save it without a palette'
         )
-    return labels[index].astype(np.uint8)
+    return labels[index]
 
 
 def _whole_numbers(labels: np.ndarray, path: str) -> np.ndarray:
