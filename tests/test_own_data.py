@@ -146,7 +146,8 @@ def test_other_commands_train(folder, tmp_path, command):
     assert (work / 'segmenter/model.safetensors').is_file()
 
 
-def test_config_of_ten_lines_trains(folder, tmp_path):
+@pytest.mark.parametrize('rooted', [True, False])
+def test_config_of_ten_lines_trains(folder, tmp_path, rooted):
     for path in masks_of(folder):
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         write(path, np.where(labels == 3, 255, labels).astype(np.uint8))
@@ -154,6 +155,16 @@ def test_config_of_ten_lines_trains(folder, tmp_path):
     assert run(shlex.split(copy), tmp_path).returncode == 0
     (text,) = re.findall(r'^```python\n(_base_ .*?)^```', PAGE, flags=re.S | re.M)
     assert len(text.splitlines()) <= 10
+    if not rooted:
+        text = text.replace("data_root='data/mine', ", '')
+        for split in ('train', 'val', 'val'):
+            files = {
+                f'{key}_path': str(folder / part / split)
+                for key, part in (('img', 'images'), ('seg_map', 'masks'))
+            }
+            text = text.replace(
+                'dataset=data)', f'dataset=dict(data, data_prefix={files}))', 1
+            )
     (tmp_path / COMMANDS[-1][-1]).write_text(text)
     done = train(COMMANDS[-1], tmp_path)
     assert 'pixels of train' in done.stdout

@@ -112,7 +112,8 @@ def main() -> None:
     runner.train()
     if folders and is_main_process():
         command = f'{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}'
-        data = folders[0][1].get('data_root') or cfg.filename
+        _, training = folders[0]
+        data = training.get('data_root') or training.data_prefix.img_path
         folder, best = save_best(runner, data=data, command=command)
         config = Path(cfg.work_dir, Path(cfg.filename).name)
         print(f"""

@@ -211,7 +211,7 @@ def _labels_of_colors(
             f'the label map {path} has the colours {found}, which are of no class. If it '
             'holds class numbers, save it without a palette'
         )
-    return labels[index]
+    return labels.astype(np.min_scalar_type(labels.max()))[index]
 
 
 def _whole_numbers(labels: np.ndarray, path: str) -> np.ndarray:

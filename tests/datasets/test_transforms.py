@@ -219,6 +219,21 @@ def test_labels_of_8_bits_are_loaded_as_in_mmseg(
     assert ours['seg_fields'] == theirs['seg_fields']
 
 
+@pytest.mark.parametrize(('count', 'dtype'), [(256, np.uint8), (300, np.uint16)])
+def test_colours_of_many_classes(sample, tmp_path, count, dtype):
+    labels = np.resize(np.arange(count), (40, 60))
+    colors = {(7, label // 256, label % 256): label for label in range(count)}
+    painted = np.array(list(colors), np.uint8)[labels]
+    Image.fromarray(painted).save(tmp_path / 'label.png')
+    path = str(tmp_path / 'label.png')
+    sample.update(
+        seg_map_path=path, colors=colors, reduce_zero_label=False, seg_fields=[]
+    )
+    found = TRANSFORMS.build(dict(type='LoadCheckedAnnotations'))(sample)['gt_seg_map']
+    np.testing.assert_array_equal(found, labels)
+    assert found.dtype == dtype
+
+
 def test_more_than_255_classes_reach_the_loss(sample):
     """Through transforms that resize, rotate, flip and crop, and into a sample."""
     labels = np.full((40, 60), 299, np.uint16)

@@ -1,7 +1,7 @@
 # CamVid, 367 frames of 480x360 for training. Half of that size here (with align_corners,
 # sizes fit a stride of 8 when 8 divides size - 1), so that two CPU cores learn something
 # in half an hour; labels are compared at their full size. The recipe was chosen on
-# ResNet-18, see docs/results.md.
+# ResNet-18, see docs/camvid.md.
 _base_ = './segmentation.py'
 scale = (241, 181)
 crop_size = (161, 161)
