@@ -1,7 +1,15 @@
 """RepVGG as a backbone for MMSegmentation; importing registers everything."""
 
-import mmseg.datasets  # noqa: F401  (registers)
-import mmseg.models  # noqa: F401  (registers)
+import contextlib
+import io
+import warnings
+
+# mmseg prints that it lacks an optional package, where a program may print JSON, and mmcv
+# advises to install a package that would overwrite it.
+with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Fail to import')
+    import mmseg.datasets
+    import mmseg.models  # noqa: F401
 
 from . import engine  # noqa: F401  (registers)
 from .datasets import CamVidDataset

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from importlib import import_module, metadata
 
 from .cores import usable_cores
-from .extras import load_mmseg_repvgg
 from .processor import instruction_sets, processor_name
 
 # Distributions of the same modules, of which one is needed.
@@ -92,7 +91,7 @@ def engines() -> Rows:
 
 def pytorch() -> str:
     """Import the whole package."""
-    load_mmseg_repvgg()
+    import_module('mmseg_repvgg')
     return 'works'
 
 

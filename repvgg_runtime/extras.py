@@ -1,14 +1,12 @@
-"""Packages imported when they are needed, and kept from logging."""
+"""Optional packages: imported when they are needed, and kept from logging."""
 
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from types import ModuleType
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import ExtraError
@@ -46,13 +44,3 @@ def quiet(*loggers: logging.Logger) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
-
-
-def load_mmseg_repvgg() -> ModuleType:
-    """Import ``mmseg_repvgg`` without what mmseg and mmcv say when they are imported.
-
-    mmseg prints that it lacks an optional package, where a program may print JSON. mmcv
-    advises to install ``mmcv``, which would overwrite ``onedl-mmcv``.
-    """
-    with redirect_stdout(io.StringIO()), quiet():
-        return importlib.import_module('mmseg_repvgg')

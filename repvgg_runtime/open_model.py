@@ -10,7 +10,7 @@ from typing import Any
 
 from .backends import BACKENDS
 from .errors import ConfigError, ExtraError
-from .extras import load_mmseg_repvgg, require
+from .extras import quiet, require
 from .segmenter import BaseSegmenter, ExportedSegmenter
 
 _CHECKPOINTS = ('.pth', '.pt', '.ckpt', '.safetensors')
@@ -68,8 +68,9 @@ def open_model(
             require('torch').set_num_threads(threads)
         return ExportedSegmenter(model, device or 'cpu', threads)
     try:
-        package = load_mmseg_repvgg()
-        torch = importlib.import_module('torch')
+        with quiet():
+            package = importlib.import_module('mmseg_repvgg')
+            torch = importlib.import_module('torch')
     except ImportError as error:
         raise ExtraError(
             f'{model} needs torch and MMSegmentation ({error}); only an exported file '

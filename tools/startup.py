@@ -13,6 +13,4 @@ if 'OMP_WAIT_POLICY' not in os.environ:
 # Some tools import `benchmarks` and `demo`, which lie beside tools/.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from repvgg_runtime.extras import load_mmseg_repvgg  # noqa: E402
-
-load_mmseg_repvgg()
+import mmseg_repvgg  # noqa: E402, F401
