@@ -204,7 +204,7 @@ class Report:
                     parts = {each.name: row['memory'][each.name] for each in _PEAK}
                     given['memory'] = PeakMemory(**parts)
                 variants.append(Variant(**given))
-            return cls(
+            report = cls(
                 Setup(**{**setup, 'shape': tuple(setup['shape']), 'folder': ''}),
                 Protocol(**{**protocol, 'size': tuple(protocol['size'])}),
                 stored['machine'],
@@ -213,6 +213,9 @@ class Report:
                 protocol['warmup'],
                 stored['complete'],
             )
+            if not report.timed:
+                raise ValueError('it holds no times')
+            return report
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f'{path} is not a report of mmseg-repvgg benchmark ({error!r}): '

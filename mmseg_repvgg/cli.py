@@ -29,6 +29,15 @@ class _CfgOptions(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+def positive_int(text: str) -> int:
+    """Return an argument that must be a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f'it must be a whole number of at least 1, but is {text!r}'
+        )
+    return int(text)
+
+
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision``, which is None unless it is given."""
     parser.add_argument(

@@ -36,10 +36,10 @@ def as_bands(image: AnyImage, count: int) -> Bands:
     """
     if isinstance(image, (str, os.PathLike)):
         return read_bands(image, count)
-    if isinstance(image, Image.Image):
+    if not isinstance(image, np.ndarray):
         raise ImageError(
             f'a model of {count} bands takes TIFF files and arrays (H, W, {count}), but '
-            'got a Pillow image'
+            f'got {type(image).__name__}'
         )
     return _checked(image[:, :, None] if image.ndim == 2 else image, 'the array', count)
 

@@ -18,9 +18,10 @@ from .processor import instruction_sets, processor_name
 _PACKAGES: tuple[tuple[str, ...], ...] = (
     *(('mmseg_repvgg',), ('torch',), ('onedl-mmsegmentation', 'mmsegmentation')),
     *(('onedl-mmengine', 'mmengine'), ('onedl-mmcv', 'mmcv', 'mmcv-lite'), ('numpy',)),
-    *(('opencv-python', 'opencv-python-headless'), ('pillow',), ('safetensors',)),
-    *(('onnx',), ('onnxruntime',), ('onnxscript',), ('openvino',), ('nncf',)),
-    *(('cityscapesscripts',), ('tensorboard',)),
+    ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'),
+    *(('pillow',), ('safetensors',), ('onnx',), ('onnxruntime', 'onnxruntime-gpu')),
+    *(('onnxscript',), ('openvino',), ('nncf',), ('cityscapesscripts',)),
+    ('tensorboard',),
 )
 # The instruction sets that decide which kernels run, as Linux names them.
 _INSTRUCTIONS = re.compile(

@@ -14,7 +14,7 @@ from .errors import ConfigError, ImageError
 from .extras import require
 from .inputs import Input
 from .open_model import is_exported, open_model
-from .outputs import Outputs, Places
+from .outputs import Outputs, Places, segment_batch
 from .storage import is_url
 
 
@@ -53,24 +53,16 @@ class SegmentBatch:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Segment and write a batch."""
         errors: dict[str, str] = {}
-        paths, images = [], []
-        for path, data in zip(batch['path'], batch['bytes']):
-            name, error = self._names[str(path)], ''
-            if self._overwrite or not self._outputs.places.exist(name):
+        images = []
+        for path, data in zip(map(str, batch['path']), batch['bytes']):
+            source = Input(path, self._names[path])
+            if self._overwrite or not self._outputs.places.exist(source.name):
                 try:
-                    images.append(self._segmenter.decode(data, str(path)))
-                    paths.append(str(path))
-                except ImageError as wrong:
-                    error = str(wrong)
-            errors[str(path)] = error
-        wanted = self._outputs.needs_probabilities
-        found = self._segmenter.predict(images, probabilities=wanted)
-        for path, image, each in zip(paths, images, found):
-            try:
-                self._outputs.write(self._names[path], image, each)
-            except ImageError as wrong:
-                errors[path] = str(wrong)
-        each_error = [errors[str(path)] for path in batch['path']]
+                    images.append((source, self._segmenter.decode(data, path)))
+                except ImageError as error:
+                    errors[path] = str(error)
+        errors |= segment_batch(self._segmenter, images, self._outputs)
+        each_error = [errors.get(str(path), '') for path in batch['path']]
         return {'path': batch['path'], 'error': np.array(each_error, object)}
 
 
@@ -136,14 +128,16 @@ def predict_on_ray(
     on_gpu = gpus > 0 and (model.get('device') or default).startswith('cuda')
     threads = model.get('threads') or 1
     count = workers or (gpus if on_gpu else max(cpus // threads, 1))
-    # Ray names local files by their whole path.
-    paths = {_whole(each.path): each for each in images}
+    wholes = [_whole(each.path) for each in images]
+    # Ray gives addresses back without their scheme.
+    given_back = [whole.partition('://')[2] or whole for whole in wholes]
+    paths = dict(zip(given_back, images))
     named = {key: str(model[key]) for key in ('model', 'config') if model.get(key)}
     files = {key: _whole(path) for key, path in named.items() if os.path.exists(path)}
     # The driver keeps the names: a worker that starts again must find them.
     names = ray.put({path: each.name for path, each in paths.items()})
     # If workers took all CPUs, none would be left to read images.
-    read = data.read_binary_files(list(paths), include_paths=True, num_cpus=0.1)
+    read = data.read_binary_files(wholes, include_paths=True, num_cpus=0.1)
     results = read.map_batches(
         SegmentBatch,
         fn_constructor_kwargs=dict(

@@ -17,6 +17,7 @@ from .atomic_write import atomic_path
 from .bands import Bands, shown
 from .errors import ConfigError, ImageError, WriteError
 from .images import Pixels
+from .inputs import Input
 from .painting import blend, side_by_side
 from .segmenter import BaseSegmenter, Prediction
 
@@ -134,6 +135,35 @@ class Outputs:
         if kind == 'overlay':
             return blend(shown(image), found.labels, self._palette, self.opacity)
         return side_by_side(shown(image), [found.labels], self._palette)
+
+
+def segment_batch(
+    segmenter: BaseSegmenter, batch: Sequence[tuple[Input, Bands]], outputs: Outputs
+) -> dict[str, str]:
+    """Segment images at once and write what is asked for.
+
+    Returns:
+        Error message of each image that cannot be segmented or written, by its path.
+
+    Raises:
+        WriteError: If a file cannot be written.
+    """
+    images = [image for _, image in batch]
+    broken: dict[str, str] = {}
+    try:
+        found = segmenter.predict(images, probabilities=outputs.needs_probabilities)
+    except ImageError as error:
+        if len(batch) == 1:
+            return {batch[0][0].path: str(error)}
+        for alone in batch:  # To find out which it was.
+            broken.update(segment_batch(segmenter, [alone], outputs))
+        return broken
+    for (source, image), each in zip(batch, found):
+        try:
+            outputs.write(source.name, image, each)
+        except ImageError as error:
+            broken[source.path] = str(error)
+    return broken
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from .errors import ConfigError, DataError, ImageError, UserError
 from .inputs import Input, find_inputs, shard
 from .on_ray import predict_on_ray
 from .open_model import open_model
-from .outputs import IDS, KINDS, PICTURES, Outputs, Places
+from .outputs import IDS, KINDS, PICTURES, Outputs, Places, segment_batch
 from .progress import Progress
 from .segmenter import BaseSegmenter
 from .storage import is_url
@@ -50,25 +50,8 @@ def predict_images(
     broken: dict[str, str] = {}
     batch: list[tuple[Input, Bands]] = []
 
-    def segment(part: Sequence[tuple[Input, Bands]]) -> None:
-        images = [pixels for _, pixels in part]
-        try:
-            found = segmenter.predict(images, probabilities=outputs.needs_probabilities)
-        except ImageError as error:
-            if len(part) == 1:
-                broken[part[0][0].path] = str(error)
-                return
-            for alone in part:  # To find out which it was.
-                segment([alone])
-            return
-        for (source, pixels), each in zip(part, found):
-            try:
-                outputs.write(source.name, pixels, each)
-            except ImageError as error:
-                broken[source.path] = str(error)
-
     def flush() -> None:
-        segment(batch)
+        broken.update(segment_batch(segmenter, batch, outputs))
         on_done(len(batch))
         batch.clear()
 
@@ -114,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f'error: {error}\n')
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write('\ninterrupted: the same command goes on from here\n')
+        sys.stderr.write(
+            '\ninterrupted: without --overwrite, the command goes on from here\n'
+        )
         return 130
 
 

@@ -61,6 +61,16 @@ def test_malformed_options_are_named(option):
     assert option in str(caught.value)
 
 
+@pytest.mark.parametrize('given', ['0', '-1', 'x'])
+def test_counts_are_at_least_1(capsys, given):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--rounds', type=cli.positive_int)
+    assert parser.parse_args(['--rounds', '3']).rounds == 3
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--rounds', given])
+    assert f"a whole number of at least 1, but is '{given}'" in capsys.readouterr().err
+
+
 def test_only_requested_options_are_offered():
     parser, args = parse(trust=False)
     assert set(args) == {'cfg_options'}

@@ -25,11 +25,13 @@ def main() -> None:
     )
     parser.add_argument(
         '--threads',
-        type=int,
+        type=cli.positive_int,
         default=torch.get_num_threads(),
         help='default: as many as torch takes',
     )
-    parser.add_argument('--rounds', type=int, default=11, help='default %(default)s')
+    parser.add_argument(
+        '--rounds', type=cli.positive_int, default=11, help='default %(default)s'
+    )
     args = parser.parse_args()
 
     machine = describe_machine()

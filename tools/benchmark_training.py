@@ -25,7 +25,9 @@ def main() -> None:
         metavar='BLOCK',
         help='blocks to measure against the first of them, without mmpretrain',
     )
-    parser.add_argument('--rounds', type=int, default=7, help='default %(default)s')
+    parser.add_argument(
+        '--rounds', type=cli.positive_int, default=7, help='default %(default)s'
+    )
     args = parser.parse_args()
 
     forms = {block: dict(block=block) for block in args.blocks or ()} or FORMS

@@ -31,10 +31,12 @@ def main() -> None:
         metavar=('H', 'W'),
         help='of the image, may be given several times; default 256 512 and 713 713',
     )
-    parser.add_argument('--rounds', type=int, default=9, help='to time; default 9')
+    parser.add_argument(
+        '--rounds', type=cli.positive_int, default=9, help='to time; default 9'
+    )
     parser.add_argument(
         '--threads',
-        type=int,
+        type=cli.positive_int,
         default=torch.get_num_threads(),
         help='default: as many as torch takes',
     )

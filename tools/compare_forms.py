@@ -27,7 +27,10 @@ def main() -> None:
         '--work-dir', help='for logs and pictures; default work_dirs/NAME_OF_CONFIG'
     )
     parser.add_argument(
-        '--pictures', type=int, default=8, help='number of pictures to write'
+        '--pictures',
+        type=cli.positive_int,
+        default=8,
+        help='number of pictures to write',
     )
     parser.add_argument(
         '--engine',

@@ -87,9 +87,10 @@ def main() -> None:
     )
     if args.data:
         use_folder(cfg, args.data, args.classes)
-        if args.config == OWN_DATA:
+        if Path(args.config).stem == OWN_DATA:
             height, width = fit_crop(cfg)
-            print(f'trains on crops of {height}x{width}')
+            if is_first_process(cfg):
+                print(f'trains on crops of {height}x{width}')
     resume_from = prepare_training(
         cfg,
         amp=args.amp,

@@ -47,11 +47,12 @@ def check_folders(
         }
         for title, column in columns.items():
             table.add_column(title, column, align='r')
-        absent = [name for name, count in zip(classes, images) if not count]
+        present = [name for name, count in zip(classes, images) if count]
+        absent = [name for name in classes if name not in present]
         if absent and not wrong:
             warnings.append(f'warning: never in {split}: {", ".join(absent)}')
-        if split == 'train' and not wrong and len(absent) + 1 >= len(classes):
-            single = classes[images.argmax()]
+        if split == 'train' and not wrong and len(present) < 2:
+            single = f'one class, {present[0]}' if present else 'ignored pixels only'
     show('\n'.join([table.get_string(), *shorten(problems, 'and'), *warnings]))
     if problems:
         raise DataError(
@@ -59,7 +60,7 @@ def check_folders(
         )
     if single:
         raise DataError(
-            f'the masks of train hold one class, {single}. For masks of black and white, '
+            f'the masks of train hold {single}. For masks of black and white, '
             'in which 255 would be ignored, give the classes colours, such as '
             'background 0 0 0 and object 255 255 255'
         )

@@ -60,7 +60,7 @@ class FolderDataset(BaseSegDataset):
         super().__init__(metainfo=given, img_suffix=suffixes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the images, each with the path of its mask.
+        """List the images, each with the path of its mask if there is a folder of masks.
 
         Raises:
             DataError: If two images have one name, or the list names one that is missing
@@ -68,26 +68,32 @@ class FolderDataset(BaseSegDataset):
         """
         images = _images_in(Path(self.data_prefix['img_path']))
         names = _read_names(Path(self.ann_file), images) if self.ann_file else images
-        masks = self.data_prefix['seg_map_path']
-        return [
-            dict(
+        masks = self.data_prefix.get('seg_map_path')
+        samples = []
+        for name in names:
+            sample: dict[str, Any] = dict(
                 img_path=str(images[name]),
-                seg_map_path=f'{masks}/{name}{self.seg_map_suffix}',
                 colors=self.colors,
                 label_map=self.label_map,
                 reduce_zero_label=self.reduce_zero_label,
                 seg_fields=[],
             )
-            for name in names
-        ]
+            if masks is not None:
+                sample['seg_map_path'] = f'{masks}/{name}{self.seg_map_suffix}'
+            samples.append(sample)
+        return samples
 
 
 def _images_in(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder, at any depth, by their names without suffixes."""
+    """Return the images of a folder, at any depth, by their names without suffixes.
+
+    Hidden files and folders, such as ``.ipynb_checkpoints``, are left out.
+    """
     images: dict[str, Path] = {}
-    for path in sorted(folder / name for name in files_below(str(folder))):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'):
-            name = path.relative_to(folder).with_suffix('').as_posix()
+    for file in sorted(map(Path, files_below(str(folder)))):
+        hidden = any(part.startswith('.') for part in file.parts)
+        if file.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+            name, path = file.with_suffix('').as_posix(), folder / file
             if name in images:
                 raise DataError(
                     f'{images[name]} and {path} would have the same mask. Rename or '

@@ -52,10 +52,7 @@ def check_classes(cfg: Config) -> list[str]:
         if dataset is None:
             continue
         classes = len(dataset.metainfo.get('classes') or ())
-        for name, head in model_heads(cfg.model):
-            # STDCHead has two classes: the edges of objects and the rest.
-            if 'num_classes' not in head or not classes or is_a(head, 'STDCHead'):
-                continue
+        for name, head in class_heads(cfg.model) if classes else ():
             mismatch = (
                 f'{name}.num_classes is {head["num_classes"]}, but {type_name(part)} has '
                 f'{classes} classes'
@@ -90,9 +87,10 @@ def check_backbone(cfg: Config) -> None:
             f'RepVGG takes no {", ".join(unknown)}, but {", ".join(known)}. To drop the '
             'arguments of another backbone, set _delete_=True in model.backbone'
         )
-    if cfg.model.get('neck') or 'arch' not in backbone:
+    if cfg.model.get('neck'):
         return
-    widths = [stage[-1] for stage in get_arch(backbone['arch']).channels[1:]]
+    arch = backbone.get('arch', known['arch'].default)
+    widths = [stage[-1] for stage in get_arch(arch).channels[1:]]
     given = [widths[i] for i in backbone.get('out_indices', range(4)) if i in range(4)]
     for name, head in model_heads(cfg.model):
         index, taken = head.get('in_index', -1), head.get('in_channels')
@@ -158,3 +156,11 @@ def model_heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         several = isinstance(heads, (list, tuple))
         for index, head in enumerate(heads if several else [heads]):
             yield f'model.{key}[{index}]' if several else f'model.{key}', head
+
+
+def class_heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the config of each head that tells the classes of the data."""
+    for name, head in model_heads(model):
+        # STDCHead has two classes: the edges of objects and the rest.
+        if 'num_classes' in head and not is_a(head, 'STDCHead'):
+            yield name, head

@@ -11,7 +11,7 @@ from ..datasets.checks import build_lazily, leaf_datasets
 from ..datasets.folder_dataset import read_classes
 from ..errors import DataError
 from ..registry_types import is_a
-from .config_checks import model_heads
+from .config_checks import class_heads
 
 
 def use_folder(cfg: Config, folder: str, classes: str) -> None:
@@ -37,7 +37,7 @@ def use_folder(cfg: Config, folder: str, classes: str) -> None:
             **_files(Path(folder), 'train' if split == 'train' else 'val'),
             **facts,
         )
-    for _, head in model_heads(cfg.model):
+    for _, head in class_heads(cfg.model):
         head['num_classes'] = len(facts['metainfo']['classes'])
 
 

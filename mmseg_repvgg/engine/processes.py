@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from torch import distributed
 
+from ..errors import ConfigError
 from ..registry_types import is_a
 
 RANK_VARIABLES: Final = dict(
@@ -18,6 +19,26 @@ RANK_VARIABLES: Final = dict(
 _COUNT_VARIABLES: Final = dict(
     pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE'
 )
+
+
+def check_launcher(cfg: Config) -> None:
+    """Check that a config's launcher is the one that started this process.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    launcher, count = cfg.get('launcher', 'none'), os.environ.get('WORLD_SIZE', '1')
+    variable = RANK_VARIABLES.get(launcher)
+    if variable and variable not in os.environ:
+        raise ConfigError(
+            f'--launcher {launcher} did not start this process: {variable} is not set. '
+            'Start it by the launcher, such as torchrun for pytorch, or leave it out'
+        )
+    if variable is None and 'TORCHELASTIC_RUN_ID' in os.environ and count != '1':
+        raise ConfigError(
+            f'torchrun started {count} processes, each of which would do the whole work: '
+            'add --launcher pytorch'
+        )
 
 
 def count_processes(cfg: Config) -> int:
@@ -51,12 +72,8 @@ def start_gloo(cfg: Config) -> None:
         _export_slurm_environment()
     # mmengine would ask for a CUDA device here, but keeps a group that exists already.
     if not is_distributed():
-        seconds = dist_cfg.get('timeout')
-        limit: dict[str, Any] = {}
-        # torch 2.1 does not take None.
-        if seconds is not None:
-            limit['timeout'] = timedelta(seconds=seconds)
-        distributed.init_process_group('gloo', **limit)
+        seconds = dist_cfg.get('timeout') or 1800
+        distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
 
 
 def _export_slurm_environment() -> None:

@@ -18,7 +18,8 @@ from ..registry_types import builds
 from .config import add_missing_hook, remove_hook
 from .config_checks import TEST_KEYS, check_keys
 from .leaderboard import use_label_ids
-from .load_model import dataset_meta, match_form
+from .load_model import dataset_meta, image_bands, match_form
+from .processes import check_launcher
 
 
 def prepare_testing(
@@ -58,6 +59,7 @@ def prepare_testing(
         CheckpointError: If the checkpoint cannot be read.
         DataError: If data is missing.
     """
+    check_launcher(cfg)
     check_keys(cfg, TEST_KEYS, 'a test loop')
     make_loading_safe(trust)
     with naming_checkpoint(checkpoint):
@@ -82,14 +84,18 @@ def prepare_testing(
             given = dict(engine=engine, precision=precision)
             hook.update({k: v for k, v in given.items() if v is not None})
     if show_dir is not None:
+        if image_bands(cfg) != 3:
+            raise ConfigError(
+                f'--show-dir paints images of 3 bands, but the model takes '
+                f'{image_bands(cfg)}: use mmseg-repvgg predict'
+            )
         cfg.default_hooks.visualization = dict(
             type='SegVisualizationHook', draw=True, interval=1
         )
-        if not cfg.get('visualizer'):
-            # The visualizer of mmengine paints no label maps.
-            local = dict(type='LocalVisBackend')
-            cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[local])
-        cfg.visualizer.save_dir = show_dir
+        # The visualizer of mmengine paints no label maps.
+        visualizer = cfg.get('visualizer') or dict(type='SegLocalVisualizer')
+        backends = [dict(type='LocalVisBackend')]
+        cfg.visualizer = {**visualizer, 'vis_backends': backends, 'save_dir': show_dir}
     if tta:
         if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
             raise ConfigError('--tta needs tta_pipeline and tta_model in the config')

@@ -26,6 +26,7 @@ from .config_checks import (
     check_same_classes,
 )
 from .precision import use_amp
+from .processes import check_launcher
 from .work_dir_lock import lock_work_dir
 
 
@@ -66,9 +67,12 @@ def prepare_training(
         TrainingError: If another training runs in the work dir, or it holds that of
             another config.
     """
+    check_launcher(cfg)
     check_keys(cfg, TRAIN_KEYS, 'a train loop')
     if amp is not None:
         use_amp(cfg, amp)
+    if global_batch is not None:
+        accumulate(cfg, global_batch)
     if auto_scale_lr:
         # The Runner does the scaling.
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
@@ -83,8 +87,6 @@ def prepare_training(
                 # mmengine leaves out that gradients are accumulated over several batches.
                 parts = cfg.optim_wrapper.get('accumulative_counts', 1)
                 cfg.auto_scale_lr.base_batch_size /= parts
-    if global_batch is not None:
-        accumulate(cfg, global_batch)
     add_missing_hook(cfg, LoadHook, strict=False)
     make_loading_safe(trust)
     lock_work_dir(cfg)

@@ -94,6 +94,7 @@ def _inputs(net: Any, cfg: Config, images: int) -> Iterator[Tensor]:
     """Yield preprocessed batches of the training set with at least ``images`` images."""
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.update(num_workers=0, persistent_workers=False)
+    loader.pop('prefetch_factor', None)  # It is for workers only.
     check_loading(loader.dataset)
     seen = 0
     for batch in Runner.build_dataloader(loader, seed=0):

@@ -58,12 +58,13 @@ class CrashSafeCheckpointHook(CheckpointHook):
 
     def __init__(self, **kwargs: Any) -> None:
         # mmengine passes what it does not know on to save_checkpoint, hours later.
-        known = {*signature(CheckpointHook).parameters}
-        known |= {*signature(Runner.save_checkpoint).parameters}
+        own = [*signature(CheckpointHook).parameters]
+        own.remove('backend_args')
+        known = {*own, *signature(Runner.save_checkpoint).parameters} - {'backend_args'}
         if unknown := kwargs.keys() - known:
             raise ConfigError(
-                f'the checkpoint hook takes no {", ".join(sorted(unknown))}, only '
-                f'{", ".join(signature(CheckpointHook).parameters)}'
+                f'CrashSafeCheckpointHook takes no {", ".join(sorted(unknown))}, only '
+                f'{", ".join(own)}'
             )
         super().__init__(**kwargs, backend_args=dict(backend='atomic'))
 

@@ -68,9 +68,14 @@ def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool
             continue
         # The checkpoint's config does not describe others, such as a teacher's.
         if name == 'backbone':
-            trained = trained_backbone(checkpoint)
-            _check_dilation(module, trained, strict)
-            _check_block(module, trained, state)
+            found = recognise(state, module.own_keys())
+            # mmpretrain's own RepVGG has neither a dilation nor blocks of other kinds.
+            if found and found.layout == 'mmseg_repvgg':
+                trained = trained_backbone(checkpoint)
+                _check_dilation(module, trained, strict)
+                # Some blocks have the same keys, but fused ones are all alike.
+                if found.form == 'training':
+                    _check_block(module, trained)
         state = _rename(state, module, f'{name}.' if name else '')
     checkpoint['state_dict'] = state
     if strict:
@@ -79,7 +84,7 @@ def fit_checkpoint(checkpoint: dict[str, Any], model: nn.Module, *, strict: bool
 
 def _check_dilation(backbone: RepVGG, trained: Mapping[str, Any], strict: bool) -> None:
     own = type(backbone)
-    # mmpretrain has a RepVGG without a dilation; a subclass is known by its bare name.
+    # A subclass is known by its bare name.
     subclass = own is not RepVGG and type_name(trained) == own.__name__
     default = inspect.signature(RepVGG).parameters['dilation'].default
     dilation = trained.get('dilation', default)
@@ -102,14 +107,9 @@ def _check_dilation(backbone: RepVGG, trained: Mapping[str, Any], strict: bool) 
     print_log(message, 'current', logging.WARNING)
 
 
-def _check_block(
-    backbone: RepVGG, trained: Mapping[str, Any], state: Mapping[str, Any]
-) -> None:
-    """Compare the blocks, since some have the same keys. Fused ones are all alike."""
-    found = recognise(state, backbone.own_keys())
+def _check_block(backbone: RepVGG, trained: Mapping[str, Any]) -> None:
     block = trained.get('block', 'repvgg')
-    ours = found and found.form == 'training' and is_a(trained, 'RepVGG')
-    if ours and parse(block) != parse(backbone.block):
+    if is_a(trained, 'RepVGG') and parse(block) != parse(backbone.block):
         raise CheckpointError(
             f'the checkpoint was trained with block={block!r}, but the config builds '
             f'block={backbone.block!r}. Use the config that it was trained with, or '

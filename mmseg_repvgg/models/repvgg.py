@@ -150,7 +150,7 @@ class RepVGG(BaseModule):
         return tuple(outputs)
 
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.with_cp is not True or not self.training:
+        if self.with_cp in (False, '1x1') or not self.training:
             return stage(x)
         # Each block is recomputed by itself, so only one block's maps exist at a time.
         for block in stage if isinstance(stage, nn.Sequential) else (stage,):

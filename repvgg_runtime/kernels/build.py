@@ -137,8 +137,9 @@ def add_openvino_extension(core: Any) -> None:
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
+    library = openvino_extension()
     with _lock, _naming_the_compiler():
-        _find_or_build(openvino_extension(), load)
+        _find_or_build(library, load)
 
 
 def save_openvino_extension(path: Path) -> None:

@@ -594,6 +594,10 @@ def test_earlier_report_with_another_baseline(tmp_path, main, capsys):
     report.variants[0].memory = PeakMemory(1_000_000, 5_000_000, 7_000_000)
     report.save(tmp_path / 'out.json')
     assert Report.load(tmp_path / 'out.json').as_json() == report.as_json()
+    untimed = dataclasses.replace(
+        report, variants=[dataclasses.replace(report.variants[0], seconds=[])]
+    )
+    untimed.save(tmp_path / 'untimed.json')
     main('--from', 'out.json', '--baseline', f'{B2}:fused', '--out', 'new.json')
     shown = capsys.readouterr().out
     assert 'Times as fast as repvgg_b2 (fused)' in shown
@@ -602,6 +606,7 @@ def test_earlier_report_with_another_baseline(tmp_path, main, capsys):
     for args, complaint in (
         (['--from', 'out.json', '--baseline', 'B9'], '--baseline B9 is not among'),
         (['--from', 'none.json'], 'none.json is not a report'),
+        (['--from', 'untimed.json'], 'untimed.json is not a report of mmseg-repvgg'),
         (['--from', 'out.json', 'A0'], 'give the configs to measure, or --from'),
         ([], 'give the configs to measure, or --from'),
     ):

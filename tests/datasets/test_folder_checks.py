@@ -71,6 +71,13 @@ def test_masks_of_one_class_are_refused(folder):
     assert 'the masks of train hold one class, road. For masks of black' in error
 
 
+def test_masks_of_ignored_pixels_only_are_refused(folder):
+    for path in folder.glob('masks/train/*.png'):
+        cv2.imwrite(str(path), np.full((16, 20), 255, np.uint8))
+    _, error = check(folder, 'train')
+    assert 'the masks of train hold ignored pixels only' in error
+
+
 def test_wrong_files_are_named(folder):
     masks = folder / 'masks' / 'train'
     cv2.imwrite(str(masks / '0.png'), np.full((16, 20), 7, np.uint8))

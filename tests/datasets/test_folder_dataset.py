@@ -47,8 +47,8 @@ def build(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, labels):
-    """Write three images, with their masks, and two files that are no images."""
-    for name in ('b.JPG', 'deep/a.png', 'c.tif', '.hidden.png'):
+    """Write three images with their masks, hidden ones, and a file that is no image."""
+    for name in ('b.JPG', 'deep/a.png', 'c.tif', '.hidden.png', '.copies/a.png'):
         write(tmp_path / 'images' / name, np.zeros((20, 30, 3), np.uint8))
         write((tmp_path / 'masks' / name).with_suffix('.png'), labels)
     (tmp_path / 'images' / 'notes.txt').touch()
@@ -63,6 +63,19 @@ def test_images_of_all_suffixes_are_paired_with_masks(folder, build, labels):
     assert found[2]['seg_map_path'] == f'{folder}/masks/deep/a.png'
     np.testing.assert_array_equal(dataset[0]['gt_seg_map'], labels)
     assert dataset.metainfo['classes'] == CLASSES
+
+
+def test_images_to_test_on_need_no_masks(folder):
+    dataset = FolderDataset(
+        metainfo=dict(classes=CLASSES),
+        data_root=str(folder),
+        data_prefix=dict(img_path='images'),
+        pipeline=STEPS[:1],
+        test_mode=True,
+    )
+    assert len(dataset) == 3
+    assert dataset[0]['img'].shape == (20, 30, 3)
+    assert 'seg_map_path' not in dataset[0]
 
 
 def test_list_chooses_images_with_or_without_suffix(folder, build):

@@ -34,6 +34,17 @@ def test_config_reads_the_folder_with_its_own_pipelines(street_config, tmp_path,
         assert street_config.model[head].num_classes == 2
 
 
+def test_a_head_of_edges_keeps_its_two_classes(street_config, tmp_path, classes):
+    three = tmp_path / 'three.txt'
+    three.write_text('road\nsky\ntree\n')
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
+    street_config.model.auxiliary_head = [dict(type='STDCHead', num_classes=2)]
+    use_folder(street_config, str(tmp_path), str(three))
+    assert street_config.model.auxiliary_head[0].num_classes == 2
+    assert street_config.model.decode_head.num_classes == 3
+
+
 def test_lists_take_the_place_of_folders(street_config, tmp_path, classes):
     (tmp_path / 'images').mkdir()
     for split in ('train', 'val'):

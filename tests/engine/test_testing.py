@@ -107,6 +107,21 @@ def test_a_bare_config_is_tested_with_pictures(full, load, tmp_path, save):
     assert len(list(shown.rglob('*.png'))) == 3
 
 
+def test_pictures_are_written_beside_no_tensorboard(street_config, tmp_path, save):
+    backends = [dict(type='TensorboardVisBackend')]
+    street_config.visualizer = dict(type='SegLocalVisualizer', vis_backends=backends)
+    prepare_testing(street_config, save(street_config), show_dir=str(tmp_path / 'shown'))
+    build_runner(street_config).test()
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 3
+
+
+def test_pictures_of_other_than_three_bands_are_refused(street_config, tmp_path, save):
+    path = save(street_config)
+    street_config.model.backbone.in_channels = 6
+    with pytest.raises(ConfigError, match='3 bands, but the model takes 6: use'):
+        prepare_testing(street_config, path, show_dir=str(tmp_path / 'shown'))
+
+
 def test_a_missing_key_is_named(full, save):
     full.pop('test_evaluator')
     with pytest.raises(ConfigError, match='no test_evaluator'):

@@ -217,6 +217,15 @@ def test_accumulated_batches_count_for_the_learning_rate(full, tmp_path, prepare
     assert cfg.auto_scale_lr.base_batch_size == 2
 
 
+def test_a_global_batch_takes_the_place_of_accumulated_ones(full, tmp_path, prepare):
+    full.auto_scale_lr = dict(enable=False, base_batch_size=8)
+    full.optim_wrapper.accumulative_counts = 4
+    cfg, _ = prepare(full, tmp_path, auto_scale_lr=True, global_batch=16)
+    # mmengine multiplies the learning rate by the quotient of these.
+    assert cfg.train_dataloader.batch_size == 16
+    assert cfg.auto_scale_lr.base_batch_size == 8
+
+
 # Checkpoints --------------------------------------------------------------------------
 
 

@@ -57,6 +57,13 @@ def test_share_is_removed_in_multiples_of_8(pruned):
     assert done.after != done.before
 
 
+def test_workers_of_the_config_are_not_needed(trained, tmp_path):
+    cfg = read(trained[0])
+    cfg.train_dataloader.update(num_workers=2, prefetch_factor=4)
+    done = prune(cfg, load_model(cfg, trained[1]), tmp_path / 'x.py', images=2)
+    assert done.checkpoint.is_file()
+
+
 def test_config_and_checkpoint_make_the_pruned_model(pruned):
     cfg, model, done = pruned
     net = load_model(read(done.config), done.checkpoint)

@@ -98,7 +98,8 @@ def test_the_best_checkpoint_of_another_work_dir_is_kept(street_config, copied):
     assert runner.message_hub.get_info('best_ckpt') == str(best)
 
 
-def test_unknown_arguments_are_refused_before_the_training(street_config):
-    street_config.default_hooks.checkpoint.intervals = 1
-    with pytest.raises(ConfigError, match='takes no intervals, only interval, by_epoch'):
+@pytest.mark.parametrize('name', ['intervals', 'backend_args'])
+def test_unknown_arguments_are_refused_before_the_training(street_config, name):
+    street_config.default_hooks.checkpoint[name] = None
+    with pytest.raises(ConfigError, match=f'takes no {name}, only interval, by_epoch'):
         Runner.from_cfg(street_config)

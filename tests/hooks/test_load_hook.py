@@ -219,13 +219,17 @@ def test_a_model_wrapped_for_augmentation_is_loaded(street_config):
 @pytest.mark.parametrize('layout', ['official', 'timm', 'mmpretrain'])
 @pytest.mark.parametrize('ema', [False, True])
 def test_load_from_takes_another_projects_backbone(
-    street_config, randomize_norms, layout, ema
+    street_config, randomize_norms, layout, ema, capsys
 ):
     source = randomize_norms(RepVGG(street_config.model.backbone.arch))
     classifier = {'weight': torch.ones(10, 128), 'bias': torch.ones(10)}
     path = f'{street_config.work_dir}.pth'
-    torch.save({'model': from_native(source.state_dict(), layout, classifier)}, path)
+    state = from_native(source.state_dict(), layout, classifier)
+    # The config of mmpretrain's own RepVGG has no dilation.
+    meta = meta_of_backbone(street_config, type='RepVGG', arch='A0')
+    torch.save({'model': state, 'meta': meta}, path)
     street_config.load_from = path
+    street_config.model.backbone.dilation = 'fast'
     hooks = [dict(type='LoadHook', strict=False)]
     street_config.custom_hooks = hooks + [dict(type='EMAHook')] * ema
     runner = start_training(street_config)
@@ -235,6 +239,7 @@ def test_load_from_takes_another_projects_backbone(
     for model in models:
         for key, value in source.state_dict().items():
             assert torch.equal(model.backbone.state_dict()[key], value), key
+    assert 'was trained with' not in capsys.readouterr().out
 
 
 def test_load_from_another_projects_other_arch_is_an_error(street_config):

@@ -27,9 +27,10 @@ def test_with_cp_changes_neither_gradients_nor_statistics(arch, with_cp, dtype):
         assert torch.equal(a, b), name
 
 
-def test_with_cp_recomputes_blocks():
+@pytest.mark.parametrize('given', [True, 1])
+def test_with_cp_recomputes_blocks(given):
     calls = []
-    model = RepVGG(TINY, with_cp=True).train()
+    model = RepVGG(TINY, with_cp=given).train()
     model.stage_1[0].register_forward_pre_hook(lambda *_: calls.append(1))
     model(torch.randn(2, 3, 32, 32))[-1].sum().backward()
     assert len(calls) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 
 from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.inputs import Input, find_inputs
@@ -120,6 +121,44 @@ def test_the_example_of_the_docs_reads_parquet(
     assert process.succeed().splitlines()[-1] == '[]'
     found = sorted(path.stem for path in (results / 'labels').iterdir())
     assert found == [path.stem for path in street_images]
+
+
+@pytest.mark.slow
+def test_addresses_of_images_are_segmented(
+    exported, street_images, tmp_path, start, ray_folder
+):
+    shutil.copy(street_images[0], tmp_path / 'a.png')
+    (tmp_path / 'torn.png').write_text('no image')
+    command = [sys.executable, '-m', 'repvgg_runtime.predict', f'file://{tmp_path}']
+    command += ['-m', exported('onnx', output='labels'), '-o', 'out']
+    command += ['--ray', 'local', '--workers', 1]
+    process = start(*command, cwd=tmp_path, PYTHONPATH=str(REPO), RAY_TMPDIR=ray_folder)
+    said = process.finish()
+    assert process.returncode == 1, said
+    assert 'images: 1, ' in said
+    assert 'torn.png is truncated or not an image' in said
+    assert (tmp_path / 'out/labels/a.png').is_file()
+
+
+def test_an_image_that_cannot_be_resized_does_not_stop_a_worker(
+    trained, street_images, tmp_path
+):
+    cfg = Config.fromfile(trained[0])
+    resize = dict(type='Resize', scale=(96, 48), keep_ratio=True)
+    cfg.test_dataloader.dataset.pipeline.insert(1, resize)
+    cfg.dump(tmp_path / 'resizing.py')
+    worker = SegmentBatch(
+        dict(model=trained[1], config=tmp_path / 'resizing.py', device='cpu'),
+        Places(str(tmp_path / 'out'), ['labels']),
+        {'a': 'a', 'thin': 'thin'},
+        {},
+    )
+    thin = cv2.imencode('.png', np.zeros((1, 500, 3), np.uint8))[1].tobytes()
+    batch = {'path': ['a', 'thin'], 'bytes': [street_images[0].read_bytes(), thin]}
+    fine, wrong = worker(batch)['error']
+    assert fine == ''
+    assert 'an image of 1x500 pixels cannot be resized' in wrong
+    assert (tmp_path / 'out/labels/a.png').is_file()
 
 
 def test_what_is_done_is_left_out_by_a_worker(exported, street_images, tmp_path):
