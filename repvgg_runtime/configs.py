@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import difflib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .errors import ConfigError, WriteError
+from .atomic_write import write_atomically
+from .errors import ConfigError
 
 
 def project_root() -> Path:
@@ -101,12 +101,9 @@ def copy_configs(names: Sequence[str], folder: str | os.PathLike[str]) -> list[P
                 f'{copy} exists and differs from the config of this project: choose '
                 'another folder'
             )
-    try:
-        for file, copy in copies.items():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
-    except OSError as error:
-        raise WriteError(f'{copy} cannot be written: {error.strerror}') from error
+    for file, copy in copies.items():
+        if not copy.exists():
+            write_atomically(copy, file.read_bytes())
     return [copies[leaf] for leaf in leaves]
 
 

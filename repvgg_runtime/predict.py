@@ -204,6 +204,8 @@ def _check(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             option = name.replace('_', '-')
             raise ConfigError(f'--{option} must be at least 1, but got {value}')
+    if args.workers and not args.ray:
+        raise ConfigError('--workers needs --ray')
     if not args.out:
         raise ConfigError("--out must name a folder, but got ''")
     if '-' in args.inputs and sys.stdin is None:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from .atomic_write import write_atomically
-from .errors import ConfigError, DataError, ImageError, UserError
+from .errors import ConfigError, DataError, ImageError, UserError, WriteError
 from .extras import require
 from .special_files import refuse_special_file
 
@@ -66,7 +66,10 @@ def write(path: str, data: bytes) -> None:
     """
     if _is_in_store(path):
         store, inside = _store(path)
-        store.pipe_file(inside, data)
+        try:
+            store.pipe_file(inside, data)
+        except Exception as error:  # Stores raise errors of many types.
+            raise WriteError(f'{path} cannot be written: {error!r}') from error
     else:
         write_atomically(_local(path), data)
 

@@ -51,7 +51,7 @@ def main() -> None:
     run('compare_forms.py', CONFIG, checkpoint, '--work-dir', args.work_dir)
 
     program, checkpoint = program_name(), shlex.quote(checkpoint)
-    work_dir, images = args.work_dir, f'{DATA}/leftImg8bit/test'
+    work_dir, images = shlex.quote(args.work_dir), f'{DATA}/leftImg8bit/test'
     print(f"""\
   curves                      {curves} (loss, learning rate and mIoU of the training)
 

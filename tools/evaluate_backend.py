@@ -7,6 +7,7 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from mmseg_repvgg import cli
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.config_checks import TEST_KEYS, check_keys
+from mmseg_repvgg.engine.processes import check_launcher
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.export.backend_segmentor import use_exported_file
 
@@ -25,7 +26,9 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
+    check_launcher(cfg)
     check_keys(cfg, TEST_KEYS, 'a test loop')
+    cfg.tensorboard = False  # It is for trainings.
     use_exported_file(cfg, args.file, args.device)
     build_runner(cfg, verbose=args.verbose, evaluating=True).test()
 

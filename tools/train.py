@@ -120,11 +120,11 @@ def main() -> None:
         print(f"""
 The best model is in {folder}. Next, you could
   segment images:
-    mmseg-repvgg predict IMAGES -o results -m {folder}
+    mmseg-repvgg predict IMAGES -o results -m {shlex.quote(str(folder))}
   use it in Python:
     Segmenter.from_pretrained({str(folder)!r})
   see where it errs:
-    mmseg-repvgg report {config} {best}""")
+    mmseg-repvgg report {shlex.join([str(config), best])}""")
 
 
 if __name__ == '__main__':

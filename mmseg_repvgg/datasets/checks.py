@@ -60,6 +60,8 @@ def _require_files(dataset: Any, name: str) -> None:
     hint = hint.format(root=dataset.data_root or folder)
     if not os.path.isdir(folder):
         raise DataError(f'the folder {folder} of {name} does not exist. {hint}')
+    if dataset.ann_file and not os.path.isfile(dataset.ann_file):
+        raise DataError(f'the list {dataset.ann_file} of {name} does not exist')
     samples = dataset.load_data_list()
     if not samples and dataset.ann_file:
         raise DataError(f'the list {dataset.ann_file} of {name} names no image')

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmseg.registry import TRANSFORMS
 from prettytable import PrettyTable
 
 from ..errors import DataError, UserError
-from .checks import build_lazily
+from ..registry_types import builds
+from .checks import build_lazily, checked_pipeline
 from .png_files import files_in
 from .preparation import in_parallel, shorten
-from .transforms import LoadCheckedAnnotations, LoadCheckedImage
+from .transforms import LoadCheckedAnnotations
 
 
 def check_folders(
@@ -34,7 +37,7 @@ def check_folders(
         classes, samples = dataset.metainfo['classes'], dataset.load_data_list()
         if not table.field_names:
             table.add_column('class', classes, align='l')
-        found = in_parallel(_counter(dataset), samples, f'check {split}')
+        found = in_parallel(_counter(dataset, cfg), samples, f'check {split}')
         wrong = [each for each in found if isinstance(each, str)]
         wrong += _masks_without_image(dataset, samples)
         problems += wrong
@@ -66,10 +69,12 @@ def check_folders(
         )
 
 
-def _counter(dataset: Any) -> Callable[[dict], Any]:
+def _counter(dataset: Any, cfg: Mapping[str, Any]) -> Callable[[dict], Any]:
     """Return a function that counts the pixels of each class, or says what is wrong."""
     classes = len(dataset.metainfo['classes'])
-    load_image: Any = LoadCheckedImage()
+    steps = checked_pipeline(cfg.get('pipeline') or [], {})
+    loading = (step for step in steps if builds(step, TRANSFORMS, LoadImageFromFile))
+    load_image: Any = TRANSFORMS.build(next(loading, dict(type='LoadCheckedImage')))
     load_labels: Any = LoadCheckedAnnotations(classes, dataset.ignore_index)
 
     def count(sample: dict) -> np.ndarray | str:

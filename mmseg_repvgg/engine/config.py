@@ -25,6 +25,8 @@ _READ = {
     *inspect.signature(Runner.__init__).parameters,
     *('compile', 'strategy', 'runner_type', 'tensorboard'),
     *('test_pipeline', 'tta_pipeline', 'tta_model'),
+    *('find_unused_parameters', 'sync_bn', 'model_wrapper_cfg'),
+    *('activation_checkpointing', 'efficient_conv_bn_eval'),
 }
 
 

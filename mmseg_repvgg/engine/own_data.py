@@ -13,6 +13,9 @@ from ..errors import DataError
 from ..registry_types import is_a
 from .config_checks import class_heads
 
+# Tag of EXIF. From 5 on, the camera was on its side, and loading turns the image.
+_ORIENTATION = 0x0112
+
 
 def use_folder(cfg: Config, folder: str, classes: str) -> None:
     """Make a config train and test on a folder, with the pipelines that it has.
@@ -30,13 +33,17 @@ def use_folder(cfg: Config, folder: str, classes: str) -> None:
         if not cfg.get(f'{split}_dataloader'):
             continue
         loader = cfg[f'{split}_dataloader']
-        loader.dataset = dict(
-            type='FolderDataset',
-            data_root=folder,
-            pipeline=leaf_datasets(loader.dataset)[0].get('pipeline', []),
+        given = leaf_datasets(loader.dataset)[0]
+        # Of another data set, only the pipeline fits.
+        kept = given if is_a(given, 'FolderDataset') else {}
+        loader.dataset = {
+            **kept,
+            'type': 'FolderDataset',
+            'data_root': folder,
+            'pipeline': given.get('pipeline', []),
             **_files(Path(folder), 'train' if split == 'train' else 'val'),
             **facts,
-        )
+        }
     for _, head in class_heads(cfg.model):
         head['num_classes'] = len(facts['metainfo']['classes'])
 
@@ -71,9 +78,11 @@ def fit_crop(cfg: Config) -> tuple[int, int]:
     (step,) = (step for step in dataset.pipeline if is_a(step, 'RandomCrop'))
     sizes = []
     for sample in build_lazily(dataset).load_data_list():
-        # The checks report broken images.
-        with contextlib.suppress(OSError), Image.open(sample['img_path']) as image:
-            sizes.append(image.size[::-1])
+        # The checks report broken and too large images.
+        wrong = OSError, Image.DecompressionBombError
+        with contextlib.suppress(*wrong), Image.open(sample['img_path']) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) > 4
+            sizes.append(image.size if turned else image.size[::-1])
     if sizes:
         largest = (-(-max(sides) // 32) * 32 for sides in zip(*sizes))
         step.crop_size = tuple(map(min, step.crop_size, largest))

@@ -37,7 +37,7 @@ def check_launcher(cfg: Config) -> None:
     if variable is None and 'TORCHELASTIC_RUN_ID' in os.environ and count != '1':
         raise ConfigError(
             f'torchrun started {count} processes, each of which would do the whole work: '
-            'add --launcher pytorch'
+            'add --launcher pytorch, or start the command without torchrun'
         )
 
 

@@ -14,12 +14,12 @@ from ..checkpoints.mmengine_patch import make_loading_safe, read_ahead
 from ..datasets.checks import build_if_local, check_dataset, leaf_datasets
 from ..errors import ConfigError
 from ..hooks import DeployHook, LoadHook
-from ..registry_types import builds
+from ..registry_types import builds, is_a
 from .config import add_missing_hook, remove_hook
 from .config_checks import TEST_KEYS, check_keys
 from .leaderboard import use_label_ids
 from .load_model import dataset_meta, image_bands, match_form
-from .processes import check_launcher
+from .processes import check_launcher, count_processes
 
 
 def prepare_testing(
@@ -83,7 +83,11 @@ def prepare_testing(
         if builds(hook, HOOKS, DeployHook):
             given = dict(engine=engine, precision=precision)
             hook.update({k: v for k, v in given.items() if v is not None})
+    if precision is not None and not fused:
+        raise ConfigError(f'--precision {precision} is for the fused form')
     if show_dir is not None:
+        if count_processes(cfg) > 1:
+            raise ConfigError('--show-dir paints in one process: test without --launcher')
         if image_bands(cfg) != 3:
             raise ConfigError(
                 f'--show-dir paints images of 3 bands, but the model takes '
@@ -109,11 +113,27 @@ def prepare_testing(
     elif split is not None:
         raise ConfigError('--split needs --format-only')
     elif out is not None:
-        for evaluator in _evaluators(cfg):
-            evaluator['output_dir'] = out
+        _write_labels_to(cfg, out)
     check_dataset(cfg.test_dataloader.dataset)
     if out is not None:
         _require_different_names(cfg.test_dataloader.dataset)
+
+
+def _write_labels_to(cfg: Config, out: str) -> None:
+    """Let the evaluators write label maps, as ``IoUMetric`` does in 8 bits."""
+    classes = len(dataset_meta(cfg).get('classes') or ())
+    if classes > 256:
+        raise ConfigError(
+            f'--out writes labels of 8 bits, but the test set has {classes} classes: use '
+            'mmseg-repvgg predict'
+        )
+    for evaluator in _evaluators(cfg):
+        if is_a(evaluator, 'CityscapesMetric'):
+            raise ConfigError(
+                'CityscapesMetric empties its folder at the end, so it cannot write to '
+                '--out: set test_evaluator.type=IoUMetric'
+            )
+        evaluator['output_dir'] = out
 
 
 def _evaluators(cfg: Config) -> list[Any]:

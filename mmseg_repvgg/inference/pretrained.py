@@ -104,6 +104,9 @@ def load(
     require('safetensors', 'safetensors')
     folder = Path(source)
     if not folder.is_dir():
+        # An id on the hub has one slash at most.
+        if len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parent.is_dir()):
+            raise CheckpointError(f'the folder {source} does not exist')
         folder = _download(str(source), revision)
     try:
         stored = json.loads((folder / CONFIG).read_text())

@@ -114,8 +114,8 @@ def draw_forms(image: Segmented, width: int) -> list[Pane]:
 
 
 def _size(labels: np.ndarray, width: int) -> tuple[int, int]:
-    """Return width and height in pixels."""
-    scale = min(1.0, width / labels.shape[1])
+    """Return width and height in pixels, as WebP can hold them."""
+    scale = min(1.0, width / labels.shape[1], 16383 / labels.shape[0])
     height, width = (max(1, round(length * scale)) for length in labels.shape)
     return width, height
 

@@ -240,3 +240,6 @@ def test_empty_list_is_named(street_config, tmp_path):
     dataset.ann_file = str(tmp_path / 'val.txt')
     with pytest.raises(DataError, match=r'the list .*val.txt of .* names no image'):
         check_dataset(dataset)
+    (tmp_path / 'val.txt').unlink()
+    with pytest.raises(DataError, match=r'the list .*val.txt of .* does not exist'):
+        check_dataset(dataset)

@@ -63,6 +63,19 @@ def test_classes_are_counted(folder):
     assert error is None
 
 
+def test_images_are_read_as_the_pipeline_reads_them(folder):
+    tifffile = pytest.importorskip('tifffile')
+    for path in list(folder.glob('images/*/*.png')):
+        path.unlink()
+        bands = np.full((16, 20, 5), 3000, np.uint16)
+        tifffile.imwrite(path.with_suffix('.tif'), bands, planarconfig='contig')
+    shown = []
+    cfg = dataset(folder, 'train', pipeline=[dict(type='LoadBands', bands=5)])
+    check_folders([('train', cfg)], shown.append)
+    assert '3 of 3' in shown[0]
+    assert check(folder, 'train')[1].startswith('3 images or masks cannot be used')
+
+
 def test_masks_of_one_class_are_refused(folder):
     for path in folder.glob('masks/train/*.png'):
         cv2.imwrite(str(path), np.repeat(np.uint8([[0, 255]]), 16, 0).repeat(10, 1))

@@ -45,6 +45,27 @@ def test_a_head_of_edges_keeps_its_two_classes(street_config, tmp_path, classes)
     assert street_config.model.decode_head.num_classes == 3
 
 
+def test_options_for_the_data_set_are_kept(load, tmp_path, classes):
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
+    options = {'train_dataloader.dataset.ignore_index': 250}
+    cfg = load('pspnet_repvgg_a0_fast_folder', **options)
+    use_folder(cfg, str(tmp_path), classes)
+    assert cfg.train_dataloader.dataset.ignore_index == 250
+    assert cfg.train_dataloader.dataset.metainfo.classes == ['road', 'sky']
+
+
+def test_crops_fit_photos_that_loading_turns(load, tmp_path, classes):
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (200, 100)).save(tmp_path / 'images/train/a.jpg', exif=exif)
+    cfg = load('pspnet_repvgg_a0_fast_folder')
+    use_folder(cfg, str(tmp_path), classes)
+    assert fit_crop(cfg) == (224, 128)
+
+
 def test_lists_take_the_place_of_folders(street_config, tmp_path, classes):
     (tmp_path / 'images').mkdir()
     for split in ('train', 'val'):

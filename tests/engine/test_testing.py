@@ -122,6 +122,35 @@ def test_pictures_of_other_than_three_bands_are_refused(street_config, tmp_path,
         prepare_testing(street_config, path, show_dir=str(tmp_path / 'shown'))
 
 
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        (dict(out='labels'), 'CityscapesMetric empties its folder .*type=IoUMetric'),
+        (dict(show_dir='shown'), '--show-dir paints in one process'),
+        (dict(fused=False, precision='high'), '--precision high is for the fused form'),
+    ],
+)
+def test_options_that_would_do_harm_or_nothing_are_refused(
+    street_config, save, monkeypatch, options, says
+):
+    path = save(street_config)
+    street_config.test_evaluator.type = 'CityscapesMetric'
+    street_config.launcher = 'pytorch'
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(ConfigError, match=says):
+        prepare_testing(street_config, path, **options)
+
+
+def test_labels_of_more_than_8_bits_are_refused(street_config, save):
+    path = save(street_config)
+    classes = [f'class {index}' for index in range(257)]
+    dataset = street_config.test_dataloader.dataset
+    dataset.update(type='BaseSegDataset', metainfo=dict(classes=classes))
+    with pytest.raises(ConfigError, match='of 8 bits, but the test set has 257 classes'):
+        prepare_testing(street_config, path, out='labels')
+
+
 def test_a_missing_key_is_named(full, save):
     full.pop('test_evaluator')
     with pytest.raises(ConfigError, match='no test_evaluator'):

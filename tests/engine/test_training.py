@@ -193,6 +193,7 @@ def test_the_error_of_a_wrong_option_names_it(
 
 
 def test_options_that_no_run_reads_are_named(street_config_file, load, logged):
+    load(street_config_file, find_unused_parameters=True)
     load(street_config_file, max_iters=2, **{'optim_wraper.optimizer.lr': 3})
     assert sorted(logged) == [
         '--cfg-options max_iters changes nothing that a run reads',

@@ -166,3 +166,4 @@ def test_tools_print_the_table_of_the_checkpoint(cfg, checkpoint, run_tool, tmp_
         tables.append(rows)
     assert tables[0] == tables[1]
     assert config.read_bytes() == before
+    assert not list(tmp_path.rglob('events.out.tfevents*'))

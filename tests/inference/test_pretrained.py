@@ -209,6 +209,11 @@ def test_damaged_weights_are_refused(copy):
         Segmenter.from_pretrained(folder, device='cpu')
 
 
+def test_a_mistyped_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match='the folder .*tpyo does not exist'):
+        Segmenter.from_pretrained(tmp_path / 'tpyo')
+
+
 def test_an_incomplete_folder_is_refused(copy):
     folder = copy(lambda stored: stored.pop('classes'))
     with pytest.raises(CheckpointError, match='not a folder of save_pretrained'):

@@ -80,6 +80,11 @@ def test_pixels_that_differ_between_forms_are_marked(make_segmented):
     assert red_minus_blue[30:, 40:].max() < 60
 
 
+def test_tall_image_shrinks_to_what_the_format_holds(make_segmented):
+    picture = decode(draw_errors(PALETTE)(make_segmented(0, (20_000, 16)), 1024)[0])
+    assert picture.shape == (16_383, 13, 3)
+
+
 def test_image_of_five_bands_is_shown(make_segmented):
     image = make_segmented(0)
     bands = np.random.default_rng(0).random((24, 32, 5)).astype(np.float32)

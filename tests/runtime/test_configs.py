@@ -88,6 +88,11 @@ def test_changed_files_are_not_overwritten(tmp_path):
     assert not (tmp_path / 'pspnet_repvgg_b0_cityscapes.py').exists()
 
 
+def test_copies_onto_the_configs_themselves_change_nothing(repo):
+    (copy,) = copy_configs([B2], repo / 'configs')
+    assert copy == repo / 'configs' / f'{B2}.py'
+
+
 def test_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(WriteError, match='cannot be written: Not a directory'):

@@ -467,6 +467,7 @@ def test_ids_of_the_data_set(exported, pictures):
         (['--threads', '0'], '--threads must be at least 1, but got 0'),
         (['--frames', '0'], '--frames must be at least 1, but got 0'),
         (['--workers', '-1'], '--workers must be at least 1, but got -1'),
+        (['--workers', '2'], '--workers needs --ray'),
         (['-o', ''], "--out must name a folder, but got ''"),
         (['--device', 'cuda'], 'ONNX Runtime has no CUDAExecutionProvider'),
     ],

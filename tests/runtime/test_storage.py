@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from repvgg_runtime import storage
-from repvgg_runtime.errors import ConfigError
+from repvgg_runtime.errors import ConfigError, WriteError
 from repvgg_runtime.images import read_image
 from repvgg_runtime.inputs import find_inputs
 
@@ -29,6 +29,17 @@ def test_files_come_back(folder):
     assert storage.exists(f'{folder}/sub/a.bin')
     assert storage.read(f'{folder}/sub/a.bin') == b'abc'
     assert sorted(storage.files_below(folder)) == ['b.bin', 'sub/a.bin']
+
+
+def test_a_store_that_refuses_a_file_is_an_error(monkeypatch):
+    def refuse(*args):
+        raise PermissionError('no right to write')
+
+    monkeypatch.setattr(
+        'fsspec.implementations.memory.MemoryFileSystem.pipe_file', refuse
+    )
+    with pytest.raises(WriteError, match='memory://a/b.bin cannot be written.*no right'):
+        storage.write('memory://a/b.bin', b'abc')
 
 
 def test_links_to_folders_are_followed(tmp_path):
