@@ -78,6 +78,9 @@ def files_below(folder: str) -> list[str]:
     """Return the paths of all files in a folder and its subfolders, relative to it.
 
     Links to folders are followed.
+
+    Raises:
+        DataError: If a folder may not be read.
     """
     if _is_in_store(folder):
         store, inside = _store(folder)
@@ -85,7 +88,7 @@ def files_below(folder: str) -> list[str]:
         return sorted(path[len(inside) + 1 :] for path in store.find(inside))
     found, folder = [], _local(folder)
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # A link to a folder above would never end.
             folders.clear()
@@ -95,6 +98,11 @@ def files_below(folder: str) -> list[str]:
         for file in sorted(files):
             found.append(os.path.relpath(os.path.join(parent, file), folder))
     return found
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise DataError(f'the folder {error.filename} may not be read') from error
 
 
 def _is_in_store(path: str) -> bool:

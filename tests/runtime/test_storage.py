@@ -1,11 +1,13 @@
 """Files of this machine and of object stores are read and written alike."""
 
+import errno
+import os
 import uuid
 
 import pytest
 
 from repvgg_runtime import storage
-from repvgg_runtime.errors import ConfigError, WriteError
+from repvgg_runtime.errors import ConfigError, DataError, WriteError
 from repvgg_runtime.images import read_image
 from repvgg_runtime.inputs import find_inputs
 
@@ -40,6 +42,21 @@ def test_a_store_that_refuses_a_file_is_an_error(monkeypatch):
     )
     with pytest.raises(WriteError, match='memory://a/b.bin cannot be written.*no right'):
         storage.write('memory://a/b.bin', b'abc')
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / 'locked').mkdir()
+    scandir = os.scandir
+
+    # Tests may run as root, who may read everything.
+    def refuse(path):
+        if str(path).endswith('locked'):
+            raise PermissionError(errno.EACCES, 'Permission denied', path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(DataError, match='the folder .*locked may not be read'):
+        storage.files_below(str(tmp_path))
 
 
 def test_links_to_folders_are_followed(tmp_path):
