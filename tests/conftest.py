@@ -35,6 +35,9 @@ REPO = Path(__file__).parents[1]
 # Tests run beside each other's processes: waiting threads must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+# Servers of the tests are not asked through a proxy.
+os.environ.update(NO_PROXY='127.0.0.1,localhost', no_proxy='127.0.0.1,localhost')
+
 # What a launcher may have set where the tests are started, or a test may set.
 LAUNCHER = [
     *['RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'],

@@ -246,7 +246,3 @@ def test_nothing_in_a_checkpoint_runs(config, half_way, tmp_path):
     trusted = [sys.executable, str(tools / 'test.py'), str(config), str(hostile)]
     subprocess.run([*trusted, '--trust-checkpoint'], capture_output=True, cwd=tmp_path)
     assert fuse.exists()
-
-
-def test_the_config_is_the_demos(config):
-    assert Config.fromfile(config).optim_wrapper.optimizer.type == 'AdamW'

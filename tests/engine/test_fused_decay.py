@@ -193,7 +193,7 @@ def test_other_optimizers_and_blocks_are_refused(changes, optimizer, says):
         build(RepVGG(TINY, **changes), optimizer)
 
 
-def test_training_by_a_config_is_resumed_exactly(street_config):
+def test_training_by_a_config_is_resumed_exactly(street_config, one_thread):
     cfg = street_config
     cfg.model.backbone.update(arch=TINY)
     cfg.model.decode_head.update(in_channels=64, channels=16)

@@ -87,7 +87,11 @@ def test_gradients_are_accumulated(street_config):
     street_config.optim_wrapper.update(
         type='AutocastOptimWrapper', dtype='bfloat16', accumulative_counts=2
     )
-    Runner.from_cfg(street_config).train()
+    runner = Runner.from_cfg(street_config)
+    runner.train()
+    steps = [state['step'] for state in runner.optim_wrapper.optimizer.state.values()]
+    assert runner.iter == 4
+    assert set(map(int, steps)) == {2}
 
 
 def test_a_resumed_run_keeps_its_precision_on_another_machine(measured):

@@ -39,6 +39,10 @@ def metrics_of_checkpoint(cfg, checkpoint):
     return build_runner(cfg).test()
 
 
+# Percent. On another processor, a pixel of two best logits may get the other label.
+A_FEW_PIXELS = 0.1
+
+
 def resize_images(cfg, size):
     """Test at another size than that of the label maps, (W, H), as CamVid is."""
     for loader in (cfg.test_dataloader, cfg.val_dataloader):
@@ -54,19 +58,19 @@ def test_metrics_match_the_checkpoint(cfg, checkpoint, exported):
         exported('x.xml', 'openvino', size=(64, 128), output='logits'),
         exported('x.pt', 'torchscript', size=(64, 128), normalize=True),
     ):
-        assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+        assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=A_FEW_PIXELS)
     # Other weights must score otherwise, or the comparison proves nothing.
     other = load_model(copy.deepcopy(cfg), checkpoint)
     other.decode_head.conv_seg.weight.data.neg_()
     file = export(cfg, other, file, 'torchscript', size=(64, 128)).path
-    assert metrics_of_file(cfg, str(file)) != pytest.approx(expected, abs=0.01)
+    assert metrics_of_file(cfg, str(file)) != pytest.approx(expected, abs=A_FEW_PIXELS)
 
 
 def test_logits_are_resized_and_labels_are_refused(cfg, checkpoint, exported):
     resize_images(cfg, (97, 49))
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.pt', 'torchscript', size=(49, 97), output='logits')
-    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=A_FEW_PIXELS)
     file = exported('x.pt', 'torchscript', size=(49, 97))
     with pytest.raises(ConfigError, match=r'49x97.*64x128.*--output logits'):
         metrics_of_file(cfg, file)
@@ -77,7 +81,7 @@ def test_training_hooks_are_removed(cfg, checkpoint, exported):
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.onnx', 'onnx', size=(64, 128), output='logits')
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
-    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=A_FEW_PIXELS)
 
 
 def test_images_may_leave_the_last_batch_incomplete(cfg, checkpoint, exported):
@@ -86,14 +90,14 @@ def test_images_may_leave_the_last_batch_incomplete(cfg, checkpoint, exported):
     file = exported('x.pt', 'torchscript', size=(64, 128), batch=2)
     for at_once in (1, 3):
         cfg.test_dataloader.batch_size = at_once
-        assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+        assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=A_FEW_PIXELS)
 
 
 def test_sliding_window_needs_logits(cfg, checkpoint, exported):
     cfg.model.test_cfg = dict(mode='slide', crop_size=(49, 49), stride=(30, 30))
     expected = metrics_of_checkpoint(cfg, checkpoint)
     file = exported('x.pt', 'torchscript', size=(49, 49), output='logits')
-    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=0.01)
+    assert metrics_of_file(cfg, file) == pytest.approx(expected, abs=A_FEW_PIXELS)
     with pytest.raises(ConfigError, match='averages logits'):
         metrics_of_file(cfg, exported('x.pt', 'torchscript', size=(49, 49)))
 
@@ -163,7 +167,8 @@ def test_tools_print_the_table_of_the_checkpoint(cfg, checkpoint, run_tool, tmp_
         assert result.returncode == 0, result.stderr
         rows = re.findall(r'^\|\s+(\w[\w ]*?)\s+\|(.*)\|$', result.stdout, re.MULTILINE)
         assert len(rows) == 1 + 19
-        tables.append(rows)
-    assert tables[0] == tables[1]
+        cells = [cell for _, row in rows[1:] for cell in row.split('|')]
+        tables.append([float(cell) for cell in cells])
+    assert tables[0] == pytest.approx(tables[1], abs=5 * A_FEW_PIXELS, nan_ok=True)
     assert config.read_bytes() == before
     assert not list(tmp_path.rglob('events.out.tfevents*'))

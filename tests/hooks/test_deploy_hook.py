@@ -71,7 +71,9 @@ def test_a_loop_whose_iterations_cannot_be_fused_is_refused(street_config):
 EMA = dict(type='EMAHook', momentum=0.5)
 
 
-def test_training_is_bit_for_bit_what_it_is_without_the_hook(street_config, tmp_path):
+def test_training_is_bit_for_bit_what_it_is_without_the_hook(
+    street_config, tmp_path, one_thread
+):
     results = {}
     for name, hooks in {'with': [dict(type='DeployHook'), EMA], 'without': [EMA]}.items():
         folder = tmp_path / name
@@ -84,7 +86,7 @@ def test_training_is_bit_for_bit_what_it_is_without_the_hook(street_config, tmp_
             path.name: torch.load(path, weights_only=False)
             for path in folder.glob('*.pth')
         }
-    assert list(results['with']) == list(results['without'])
+    assert results['with'].keys() == results['without'].keys()
     assert any(name.startswith('best_mIoU') for name in results['with'])
     for name, theirs in results['without'].items():
         ours = results['with'][name]
@@ -100,7 +102,7 @@ def test_training_is_bit_for_bit_what_it_is_without_the_hook(street_config, tmp_
 
 @pytest.mark.parametrize('kind', ['CheckpointHook', 'CrashSafeCheckpointHook'])
 def test_checkpoints_do_not_depend_on_priorities(
-    street_config, tmp_path, assert_same, kind
+    street_config, tmp_path, assert_same, kind, one_thread
 ):
     """The metrics do not either; both use EMA's weights."""
     orders = {
@@ -289,7 +291,7 @@ def test_an_engine_computes_the_evaluation(street_config, fused, randomize_norms
         assert runner.model is original
         assert seen == [0 if engine == 'torch' else max(seen)] * 3
     assert max(seen) == 8  # those of stride 1 with 32 channels or more
-    assert scores['winograd'] == pytest.approx(scores['torch'], abs=0.01)
+    assert scores['winograd'] == pytest.approx(scores['torch'], abs=0.05)
 
 
 def test_bad_engine_is_named():

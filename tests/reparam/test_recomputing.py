@@ -12,7 +12,9 @@ EVEN = dict(depths=(2, 2, 2, 1), a=0.125, b=0.125)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('with_cp', [True, '1x1'])
 @pytest.mark.parametrize('arch', [TINY, dict(TINY, se=True)])
-def test_with_cp_changes_neither_gradients_nor_statistics(arch, with_cp, dtype):
+def test_with_cp_changes_neither_gradients_nor_statistics(
+    arch, with_cp, dtype, one_thread
+):
     plain = RepVGG(arch).train()
     saving = RepVGG(arch, with_cp=with_cp).train()
     saving.load_state_dict(plain.state_dict())

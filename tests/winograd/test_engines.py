@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -260,21 +259,6 @@ def test_winograd_refuses_other_devices_and_auto_changes_nothing_there(net):
         deploy(elsewhere.half(), 'winograd')
 
 
-def test_one_model_serves_several_threads(net):
-    fast = deploy(net, 'winograd')
-    inputs = [torch.randn(1, 3, 40 + i, 50) for i in range(6)]
-    with torch.no_grad():
-        expected = [fast(x)[-1] for x in inputs]
-
-    def run(x):
-        with torch.no_grad():
-            return fast(x)[-1]
-
-    with ThreadPoolExecutor(6) as pool:
-        for got, wanted in zip(pool.map(run, inputs), expected):
-            assert torch.equal(got, wanted)
-
-
 def block(conv=None, **parts):
     made = RepVGGBlock(conv or nn.Conv2d(32, 32, 3, padding=1))
     for name, part in parts.items():
@@ -319,9 +303,3 @@ def test_relu_outside_of_a_block_is_kept():
     x = torch.randn(1, 32, 9, 9)
     for engine in ENGINES:
         assert_close(deploy(net, engine)(x), net(x), rtol=1e-4, atol=1e-5)
-
-
-def test_required_gradient_is_an_error(net, x):
-    fast = deploy(net, 'winograd')
-    with torch.enable_grad(), pytest.raises(RuntimeError, match='has no gradient'):
-        fast(x.requires_grad_())
