@@ -16,6 +16,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmseg_repvgg import deploy
+from mmseg_repvgg.reparam.formulas import BLOCKS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 ALL = sorted(path.stem for path in CONFIGS.glob('*.py'))
@@ -124,8 +125,25 @@ def test_camvid_configs_share_one_recipe():
         cfg.model.decode_head.pop('in_channels')
         cfg.model.auxiliary_head.pop('in_channels')
     first, *others = [cfg.to_dict() for cfg in configs]
-    assert len(others) == 2
+    assert len(others) == 1
     assert all(other == first for other in others)
+
+
+def test_every_block_has_a_config_on_the_recipe_of_camvid():
+    base = load('pspnet_repvgg_a0_fast_camvid').to_dict()
+    backbone = base['model']['backbone']
+    blocks = set()
+    for path in CONFIGS.glob('blocks/*.py'):
+        cfg = Config.fromfile(path).to_dict()
+        blocks.add(cfg['model']['backbone'].pop('block'))
+        residual = cfg['model']['backbone'].pop('residual', False)
+        constructor = cfg['optim_wrapper'].pop('constructor', None)
+        assert residual == ('residual' in path.name)
+        assert (constructor is not None) == ('repoptimizer' in path.name)
+        assert cfg['model']['backbone'] == backbone
+        cfg['model'] = base['model']
+        assert cfg == base
+    assert blocks == {*BLOCKS} - {'repvgg'}
 
 
 @pytest.fixture

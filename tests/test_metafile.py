@@ -22,7 +22,7 @@ HEADS = {
     'UPerHead': 'UPerNet',
     'SegformerHead': 'SegFormer',
 }
-BLOCKS = {'repvgg': 'RepVGG', 'qarepvgg': 'QARepVGG'}
+TITLES = {'repvgg': 'RepVGG', 'qarepvgg': 'QARepVGG', 'mobileone': 'MobileOne'}
 PARTS = [
     yaml.safe_load((REPO / path).read_text())
     for path in yaml.safe_load((REPO / 'model-index.yml').read_text())['Import']
@@ -63,7 +63,10 @@ def backbone_name(cfg):
         return f'ResNet-{backbone.depth}'
     dilation = backbone.get('dilation', 'full')
     suffix = {'full': '', None: '-undilated'}.get(dilation, f'-{dilation}')
-    return f'{BLOCKS[backbone.get("block", "repvgg")]}-{backbone.arch}{suffix}'
+    block = backbone.get('block', 'repvgg') + '-residual' * backbone.get(
+        'residual', False
+    )
+    return f'{TITLES.get(block, block)}-{backbone.arch}{suffix}'
 
 
 def head_name(cfg):

@@ -210,8 +210,8 @@ def test_damaged_weights_are_refused(copy):
 
 
 def test_a_mistyped_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match='the folder .*tpyo does not exist'):
-        Segmenter.from_pretrained(tmp_path / 'tpyo')
+    with pytest.raises(CheckpointError, match='the folder .*wrongly does not exist'):
+        Segmenter.from_pretrained(tmp_path / 'typed wrongly')
 
 
 def test_an_incomplete_folder_is_refused(copy):
