@@ -18,6 +18,7 @@ from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.training import prepare_training, recipe_warnings
 from mmseg_repvgg.errors import ConfigError
 from mmseg_repvgg.inference.trained import save_best
+from repvgg_runtime.configs import config_files
 from repvgg_runtime.extras import require
 
 OWN_DATA = 'pspnet_repvgg_a0_fast_folder'
@@ -87,7 +88,8 @@ def main() -> None:
     )
     if args.data:
         use_folder(cfg, args.data, args.classes)
-        if Path(args.config).stem == OWN_DATA:
+        # A copy of the config may have another pipeline, which fit_crop does not fit.
+        if os.path.samefile(cfg.filename, config_files()[OWN_DATA]):
             height, width = fit_crop(cfg)
             if is_first_process(cfg):
                 print(f'trains on crops of {height}x{width}')

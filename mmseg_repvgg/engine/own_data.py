@@ -34,7 +34,7 @@ def use_folder(cfg: Config, folder: str, classes: str) -> None:
             continue
         loader = cfg[f'{split}_dataloader']
         given = leaf_datasets(loader.dataset)[0]
-        # Of another data set, only the pipeline fits.
+        # The other arguments of another data set do not fit a FolderDataset.
         kept = given if is_a(given, 'FolderDataset') else {}
         loader.dataset = {
             **kept,

@@ -120,7 +120,12 @@ def prepare_testing(
 
 
 def _write_labels_to(cfg: Config, out: str) -> None:
-    """Let the evaluators write label maps, as ``IoUMetric`` does in 8 bits."""
+    """Set the folder to which the test evaluators write label maps of 8 bits.
+
+    Raises:
+        ConfigError: If 8 bits cannot hold the labels, or an evaluator would remove the
+            folder.
+    """
     classes = len(dataset_meta(cfg).get('classes') or ())
     if classes > 256:
         raise ConfigError(

@@ -105,7 +105,7 @@ def load(
     folder = Path(source)
     if not folder.is_dir():
         # An id on the hub has one slash at most.
-        if len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parent.is_dir()):
+        if len(folder.parts) > 2:
             raise CheckpointError(f'the folder {source} does not exist')
         folder = _download(str(source), revision)
     try:

@@ -61,6 +61,13 @@ def test_one_image_is_too_few_for_a_norm_behind_pooling(street_config):
         check_norms(street_config)
 
 
+def test_widths_of_the_default_architecture_are_checked(street_config):
+    street_config.model.backbone.pop('arch')
+    says = r'decode_head.in_channels is \d+, but output 3 of the backbone has 2560'
+    with pytest.raises(ConfigError, match=says):
+        check_backbone(street_config)
+
+
 def test_an_auxiliary_head_is_checked(street_config):
     one_image_at_once(street_config, type='BN')
     model = street_config.model
