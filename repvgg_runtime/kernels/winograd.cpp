@@ -266,7 +266,7 @@ class Convolution {
   Convolution(const Geometry& geometry, const float* x, const float* w, const float* bias, bool relu, float* y)
       : g_(geometry), x_(x), w_(w), bias_(bias), relu_(relu), y_(y),
         rows_(spans<Tiles>(g_.height, g_.dilation)), columns_(spans<Tiles>(g_.width, g_.dilation)),
-        depth_(evenly(g_.group_in(), Products::SLICE, Products::DEPTH)),
+        depth_(evenly(g_.group_in(), Products::SLICE, std::max<int64_t>(Products::DEPTH, LANES))),
         slices_((g_.group_in() + depth_ - 1) / depth_),
         units_((g_.group_out() + Products::UNIT - 1) / Products::UNIT),
         blocks_((units_ + Products::WIDTH - 1) / Products::WIDTH),
@@ -480,7 +480,7 @@ extern "C" int winograd_conv(const float* x, const float* w, const float* bias, 
     if (parts != 0 && pays_with_large_tiles(geometry))
       convolve(Tiles6{}, Float32Products<192, 2>{});
     else
-      convolve(Tiles4{}, Float32Products<128, 1>{});
+      convolve(Tiles4{}, Float32Products<128, 3>{});
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
