@@ -119,7 +119,8 @@ def openvino_extension() -> Library:
         f'openvino-{openvino.__version__.partition("-")[0]}',
         (SOURCE, SOURCE.with_name('openvino_extension.cpp')),
         ('-DWINOGRAD_TBB', '-w', f'-I{root / "include"}'),
-        tuple(libraries),
+        # It stays when the core that loaded it ends: a model may hold its operations.
+        (*libraries, '-Wl,-z,nodelete'),
     )
 
 

@@ -1,7 +1,6 @@
 """Matrix units compute what their emulation computes, to the last bit."""
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import numpy as np
 import pytest
 
 from repvgg_runtime.kernels import build
+from tests.needs import needs_compiler
 
 SOURCE = Path(__file__).with_name('products.cpp')
-pytestmark = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
+pytestmark = needs_compiler
 
 
 def compiled(folder, *flags):

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,7 @@ import pytest
 from repvgg_runtime.errors import ConfigError
 from repvgg_runtime.kernels import build
 from repvgg_runtime.kernels.library_cache import find_libraries, store_library
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
+from tests.needs import needs_compiler
 
 
 def run(code, tmp_path, **env):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from repvgg_runtime.kernels import build as native
+from tests.needs import needs_compiler
 
 DRIVER = Path(__file__).with_name('driver.cpp')
 ARM_COMPILER, EMULATOR = 'aarch64-linux-gnu-g++', 'qemu-aarch64'
@@ -25,10 +26,7 @@ def run(*command):
 
 
 @pytest.mark.isa
-@pytest.mark.skipif(
-    shutil.which(native._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
+@needs_compiler
 def test_here_it_computes_a_convolution(tmp_path):
     build(native._compiler(), native._flags(), tmp_path / 'driver')
     run(tmp_path / 'driver')

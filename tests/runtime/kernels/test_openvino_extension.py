@@ -1,20 +1,20 @@
 """The operation of the extension refuses inputs that it would read wrongly."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from repvgg_runtime.kernels import build
+from tests.needs import needs_compiler
 
 openvino = pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
 node_factory = pytest.importorskip('openvino.utils.node_factory')
 ops = pytest.importorskip('openvino.opset13')
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope='module')
@@ -57,3 +57,38 @@ def test_shape_of_the_output_is_known(factory):
 def test_inputs_that_do_not_fit_are_refused(factory, options, says):
     with pytest.raises(RuntimeError, match=says):
         create(factory, **options)
+
+
+HELD = """
+import gc, sys
+import numpy as np
+from openvino import Core, opset13 as ops
+from openvino.utils.node_factory import NodeFactory
+first, second = sys.argv[1:]
+core = Core()
+core.add_extension(first)
+factory = NodeFactory()
+factory.add_extension(second)
+inputs = [
+    ops.parameter((1, -1, -1, 4), np.float32),
+    ops.constant(np.zeros(288, np.float32)),
+    ops.constant(np.zeros(8, np.float32)),
+]
+attributes = dict(out_channels=8, groups=1, dilation=1, relu=True)
+outputs = [each.output(0) for each in inputs]
+node = factory.create('WinogradConvolution', outputs, attributes)
+del core, factory
+gc.collect()
+print(node.get_attributes()['out_channels'])
+"""
+
+
+def test_an_operation_outlives_what_created_it(tmp_path):
+    """Of two copies, as without a cache, the second was unloaded with its factory."""
+    build.save_openvino_extension(tmp_path / 'first.so')
+    shutil.copy(tmp_path / 'first.so', tmp_path / 'second.so')
+    copies = [tmp_path / 'first.so', tmp_path / 'second.so']
+    done = subprocess.run(
+        [sys.executable, '-c', HELD, *copies], capture_output=True, text=True, timeout=900
+    )
+    assert (done.returncode, done.stdout) == (0, '8\n'), done.stderr

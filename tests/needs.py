@@ -1,0 +1,12 @@
+"""What a test may need of the machine."""
+
+import shutil
+
+import pytest
+
+from repvgg_runtime.kernels import build
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(build._compiler()[0]) is None,
+    reason='there is no C++ compiler (g++, or what CXX names)',
+)
