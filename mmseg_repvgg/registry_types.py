@@ -21,7 +21,7 @@ def is_a(cfg: Mapping[str, Any], *names: str) -> bool:
 
 
 def builds(cfg: Mapping[str, Any], registry: Registry, parent: type) -> bool:
-    """Return whether a config builds a class of a registry or a subclass of it."""
+    """Return whether a config builds ``parent`` or a subclass of it."""
     found = cfg.get('type')
     found = registry.get(found) if isinstance(found, str) else found
     return isinstance(found, type) and issubclass(found, parent)

@@ -100,7 +100,11 @@ def winograd() -> str:
     """Compile the kernel, or find it in the cache."""
     from .kernels.build import library
 
-    return 'works' if library() else 'its kernel does not compile, see the warning'
+    kernel = library()
+    if not kernel:
+        return 'its kernel does not compile, see the warning'
+    units = 'with' if kernel.winograd_has_matrix_units() else 'without'
+    return f'works, {units} matrix units'
 
 
 def onnxruntime() -> str:

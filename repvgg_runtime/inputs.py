@@ -73,7 +73,7 @@ def find_inputs(
                 by_place.setdefault(place, (path, name))
     found = dict(by_place.values())
     if not found:
-        raise DataError(f'{" ".join(arguments)} names no image')
+        raise DataError(f'{" ".join(arguments)} has no image or video')
     stems = Counter(str(name.with_suffix('')) for name in found.values())
     inputs: list[Input] = []
     owners: dict[str, str] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .backends import last_line
 from .errors import ConfigError, ImageError
 from .extras import require
 from .inputs import Input
@@ -96,7 +97,7 @@ def predict_on_ray(
         Error message of each file that cannot be read or written, by its path.
 
     Raises:
-        ConfigError: If there is no cluster at the address.
+        ConfigError: If there is no cluster at the address, or the workers fail.
         ExtraError: If Ray is not installed.
     """
     # Ray would end with an error at a missing file.
@@ -121,7 +122,8 @@ def predict_on_ray(
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f'there is no Ray cluster at {address}: {error}') from error
     data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger('ray.data').setLevel(logging.ERROR)
+    # An error of a worker is raised here.
+    logging.getLogger('ray.data').setLevel(logging.CRITICAL)
     resources = ray.cluster_resources()
     gpus, cpus = (int(resources.get(name, 0)) for name in ('GPU', 'CPU'))
     default = 'cpu' if is_exported(model['model'], model.get('config')) else 'cuda'
@@ -152,10 +154,13 @@ def predict_on_ray(
         num_cpus=0.9 * threads,
         num_gpus=1 if on_gpu else 0,
     )
-    for row in results.iter_rows():
-        if row['error']:
-            broken[paths[row['path']].path] = row['error']
-        on_done(1)
+    try:
+        for row in results.iter_rows():
+            if row['error']:
+                broken[paths[row['path']].path] = row['error']
+            on_done(1)
+    except ray.exceptions.RayError as error:
+        raise ConfigError(f'a Ray worker failed: {last_line(error)}') from error
     return broken
 
 

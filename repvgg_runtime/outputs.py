@@ -175,7 +175,8 @@ def write_film(path: Path, rate: float) -> Iterator[Callable[[Pixels], None]]:
         rate: Frames per second.
 
     Yields:
-        A function that adds a frame, (H, W, 3), BGR uint8; all are of one size.
+        A function that adds a frame, (H, W, 3), BGR uint8; all are of one size. Its last
+        row or column is repeated where their number is odd.
 
     Raises:
         WriteError: If the file lacks frames, for example because the disk is full.
@@ -185,6 +186,9 @@ def write_film(path: Path, rate: float) -> Iterator[Callable[[Pixels], None]]:
 
         def write(frame: Pixels) -> None:
             nonlocal count
+            # MP4 needs even sides.
+            odd = [side % 2 for side in frame.shape[:2]]
+            frame = np.pad(frame, [(0, odd[0]), (0, odd[1]), (0, 0)], 'edge')
             if not count:
                 code, size = cv2.VideoWriter.fourcc(*'mp4v'), frame.shape[1::-1]
                 if not writer.open(str(file), code, rate, size):

@@ -236,8 +236,8 @@ def _run(args: argparse.Namespace) -> int:
         ]
     if videos and is_url(args.out) and set(PICTURES) & set(args.save):
         raise ConfigError(
-            f'--out {args.out} is an address, where {videos[0].path} cannot become a '
-            'film. Give a folder, or --save labels'
+            f'--out {args.out} is an address, but the MP4 file of {videos[0].path} needs '
+            'a folder of this machine. Give a folder, or --save labels'
         )
     done_before = len(inputs) - len(images) - len(videos)
     model = dict(
@@ -294,10 +294,10 @@ def _run(args: argparse.Namespace) -> int:
         except (DataError, ImageError) as error:
             broken[source.path] = str(error)
     if done_before:
-        lines.append(f'done before: {done_before}; --overwrite does them again')
+        lines.append(f'done before: {done_before}; --overwrite segments them again')
     sys.stdout.write('\n'.join([*lines, f'results in {args.out}', '']))
     if broken:
-        sys.stderr.write(f'could not be read: {len(broken)}\n')
+        sys.stderr.write(f'failed: {len(broken)}\n')
         sys.stderr.writelines(f'  {message}\n' for message in broken.values())
     return 1 if broken and not from_torchrun else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from .errors import ConfigError
 from .images import AnyImage, Pixels, as_pixels, decode_image
 from .painting import blend, default_palette
 from .resizing import resize_image, resize_labels, resize_logits, scaled_size
+
+_log = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8 | np.uint16]
 """A label map of shape (H, W); of 16 bits if there are more than 256 classes."""
@@ -205,6 +208,7 @@ class ExportedSegmenter(BaseSegmenter):
         self, file: str | Path, device: str = 'cpu', threads: int | None = None
     ) -> None:
         self.backend = open_backend(file, device, threads)
+        self._warned = False
         self.metadata = facts = self.backend.metadata
         named = facts.classes, facts.palette, facts.label_ids
         super().__init__(*named, facts.shape[1], facts.out_channels)
@@ -252,6 +256,8 @@ class ExportedSegmenter(BaseSegmenter):
             size = scaled_size(size, (facts.scale[0], facts.scale[1]), facts.keep_ratio)
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
+        if height and width and not _have_one_shape((height, width), size):
+            self._warn_of_distortion(height, width)
         image = resize_image(image, (height or size[0], width or size[1]))
         if facts.channels == 'RGB':
             image = image[:, :, ::-1]
@@ -267,6 +273,17 @@ class ExportedSegmenter(BaseSegmenter):
             values = (values - mean) / std
         return values
 
+    def _warn_of_distortion(self, height: int, width: int) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                '%s takes images of %dx%d only, so images of another shape are '
+                'distorted. Export it with --dynamic, which keeps their shape',
+                self.backend.path.name,
+                height,
+                width,
+            )
+
     def _prediction(
         self, output: npt.NDArray[Any], size: tuple[int, int], probabilities: bool
     ) -> Prediction:
@@ -281,6 +298,12 @@ class ExportedSegmenter(BaseSegmenter):
             return Prediction(labels, both)
         labels = logits.argmax(0).astype(self.label_type)
         return Prediction(labels, _softmax(logits) if probabilities else None)
+
+
+def _have_one_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two sizes have the same aspect ratio, to 2 %."""
+    ratio = one[0] * other[1] / (one[1] * other[0])
+    return 0.98 < ratio < 1.02
 
 
 def _softmax(logits: Probabilities) -> Probabilities:

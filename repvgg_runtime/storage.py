@@ -46,15 +46,22 @@ def read_image_file(path: str) -> bytes:
         raise DataError(f'the image {path} does not exist') from error
     except UserError:
         raise
-    except OSError as error:
-        raise ImageError(f'the image {path} cannot be read ({error})') from error
+    except Exception as error:  # Stores raise errors of many types.
+        raise ImageError(f'the image {path} cannot be read ({error!r})') from error
 
 
 def exists(path: str) -> bool:
-    """Return whether a file exists."""
+    """Return whether a file exists.
+
+    Raises:
+        ConfigError: If a store does not say.
+    """
     if _is_in_store(path):
         store, inside = _store(path)
-        return store.exists(inside)
+        try:
+            return store.exists(inside)
+        except Exception as error:
+            raise ConfigError(f'{path} cannot be looked up: {error!r}') from error
     return os.path.exists(_local(path))
 
 
@@ -80,12 +87,15 @@ def files_below(folder: str) -> list[str]:
     Links to folders are followed.
 
     Raises:
-        DataError: If a folder may not be read.
+        DataError: If a folder may not be read, or a store does not list it.
     """
     if _is_in_store(folder):
         store, inside = _store(folder)
         inside = inside.rstrip('/')
-        return sorted(path[len(inside) + 1 :] for path in store.find(inside))
+        try:
+            return sorted(path[len(inside) + 1 :] for path in store.find(inside))
+        except Exception as error:
+            raise DataError(f'{folder} cannot be listed: {error!r}') from error
     found, folder = [], _local(folder)
     seen = set()
     for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):

@@ -13,6 +13,7 @@ from .images import Pixels
 from .inputs import CAMERA, Input
 from .outputs import PICTURES, Outputs, write_film
 from .segmenter import BaseSegmenter
+from .storage import is_url
 
 
 def predict_video(
@@ -94,6 +95,11 @@ def film_name(source: Input, frames: int | None) -> str:
 def _capture(source: Input) -> Any:
     if source.is_camera:
         return cv2.VideoCapture(int(source.path[len(CAMERA) :]))
+    if is_url(source.path):
+        raise DataError(
+            f'{source.path} is an address, where only images are read: copy the video to '
+            'this machine'
+        )
     return cv2.VideoCapture(source.path)
 
 

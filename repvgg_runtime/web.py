@@ -16,6 +16,7 @@ from typing import Any
 from . import storage
 from .errors import ConfigError, ImageError, UserError
 from .extras import require
+from .images import decode_image
 from .inputs import find_inputs
 from .open_model import open_model
 from .web_page import Page
@@ -168,6 +169,7 @@ def _examples(folder: str, max_pixels: int) -> list[Picture]:
     for picture in pictures:
         try:
             check_picture(picture, max_pixels)
+            decode_image(picture.data, picture.name)  # It may be truncated.
             fit.append(picture)
         except ImageError as error:
             errors.append(error)

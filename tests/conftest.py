@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -15,8 +16,11 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -31,6 +35,8 @@ import mmseg_repvgg  # noqa: F401  (registers)
 from demo.street import write_street_scenes
 
 REPO = Path(__file__).parents[1]
+
+T = TypeVar('T')
 
 # Tests run beside each other's processes: waiting threads must not spin.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -302,6 +308,27 @@ def _assert_same():
     return assert_same
 
 
+def assert_best_labels(labels, scores, tolerance=1e-3):
+    """Check that each label has the best score, up to the rounding of two runtimes.
+
+    Labels of two runtimes may differ where scores are equal up to rounding.
+
+    Args:
+        labels: Shape (H, W).
+        scores: Logits or probabilities of the other runtime, (classes, H, W).
+        tolerance: Largest difference of scores, of the largest one.
+    """
+    assert labels.shape == scores.shape[1:]
+    assert len(np.unique(labels)) > 1
+    found = np.take_along_axis(scores, labels[None].astype(np.intp), 0)[0]
+    assert (scores.max(0) - found).max() <= tolerance * np.abs(scores).max()
+
+
+@pytest.fixture(scope='session', name='assert_best_labels')
+def _assert_best_labels():
+    return assert_best_labels
+
+
 def run_tool(*args: object, cwd: Path, env: dict | None = None, timeout: int = TIMEOUT):
     """Start a tool as a process of its own and wait for it."""
     tool, *rest = map(str, args)
@@ -320,6 +347,22 @@ def _run_tool():
     return run_tool
 
 
+@contextlib.contextmanager
+def full_disk(size: int):
+    """Within it no file can become larger than so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope='session', name='full_disk')
+def _full_disk():
+    return full_disk
+
+
 class Process(subprocess.Popen):
     """In a process group of its own; what it says goes to a file, which is never full."""
 
@@ -336,6 +379,15 @@ class Process(subprocess.Popen):
     def said(self) -> str:
         self.log.seek(0)
         return self.log.read()
+
+    def wait_until(self, holds: Callable[[], T], every: float = 0.05) -> T:
+        """Wait until something holds, while the process lives; returns it."""
+        end = time.monotonic() + TIMEOUT
+        while not (found := holds()):
+            assert self.poll() is None, self.said()
+            assert time.monotonic() < end, self.said()
+            time.sleep(every)
+        return found
 
     def finish(self) -> str:
         """Wait for its end; returns what it has said."""

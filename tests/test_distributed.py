@@ -199,6 +199,25 @@ def test_validation_evaluates_the_model_that_is_saved(
 # The same end -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('place', ['train:6', 'val:20'])
+def test_sigterm_to_one_process_saves_and_ends_all(
+    config, straight, tmp_path, start, assert_same, place
+):
+    """In the validation that process has fewer images than the other."""
+    work, note = tmp_path / 'work', tmp_path / 'note'
+    end = dict(DIE_AT=place, DIE_BY='SIGTERM', DIE_RANK='1', DIE_NOTE=str(note))
+    run = dist_train(start, config, 2, work, **end)
+    output = run.finish()
+    assert note.exists(), output[-3000:]
+    assert run.returncode != 0
+    assert 'SIGTERM: saved' in output
+    output = dist_train(start, config, 2, work, '--resume').succeed()
+    assert f'resumed epoch: 0, iter: {place.partition(":")[2]}' in output
+    ours, theirs = final(work), final(straight[0])
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+        assert_same(ours[part], theirs[part], part)
+
+
 def time_of_death(start, process, note):
     """Wait until one of the processes has killed itself; return the time."""
     limit = time.monotonic() + start.timeout

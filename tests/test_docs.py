@@ -15,6 +15,7 @@ import yaml
 import mmseg_repvgg
 from mmseg_repvgg import RepVGG
 from mmseg_repvgg.reparam.formulas import BLOCKS, parse
+from repvgg_runtime.command import SUBCOMMANDS
 
 REPO = Path(__file__).parents[1]
 PAGES = sorted([*REPO.glob('*.md'), *REPO.glob('docs/*.md')])
@@ -46,8 +47,9 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=ids)
 def test_paths_in_text_and_commands_exist(page):
-    folders = 'mmseg_repvgg|benchmarks|demo|tools|configs|tests|requirements|docs'
-    path = rf'(?<![\w/.-])((?:{folders})/[\w./*{{}},-]+)'
+    ours = 'mmseg_repvgg|repvgg_runtime|benchmarks|demo'
+    others = 'tools|configs|tests|requirements|docs'
+    path = rf'(?<![\w/.-])((?:{ours}|{others})/[\w./*{{}},-]+)'
     for found in re.findall(path, page.read_text()):
         if found.startswith('configs/pspnet/'):
             continue  # MMSegmentation's
@@ -59,14 +61,30 @@ def test_paths_in_text_and_commands_exist(page):
 @pytest.mark.parametrize('page', PAGES, ids=ids)
 def test_modules_in_text_and_code_exist(page):
     text = page.read_text()
-    names = set(re.findall(r'\b(?:mmseg_repvgg|benchmarks)(?:\.[a-zA-Z_]\w*)+', text))
+    ours = 'mmseg_repvgg|repvgg_runtime|benchmarks'
+    names = set(re.findall(rf'\b(?:{ours})(?:\.[a-zA-Z_]\w*)+', text))
     for block in re.findall(r'```python\n(.*?)```', text, flags=re.S):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 names |= {f'{node.module}.{alias.name}' for alias in node.names}
     for name in names:
-        if name.startswith(('mmseg_repvgg', 'benchmarks')):
+        if re.match(rf'(?:{ours}|demo)\b', name):
             assert resolves(name), f'{page.name} names {name}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_commands_have_the_options_that_are_named(page):
+    text = page.read_text().replace('\\\n', ' ')
+    for name, rest in re.findall(r'mmseg-repvgg ([a-z][a-z-]*)((?: [^`|;&\n]*)?)', text):
+        if name not in SUBCOMMANDS:
+            continue  # In a sentence.
+        target = SUBCOMMANDS[name][0]
+        is_tool = target.endswith('.py')
+        file = f'tools/{target}' if is_tool else target.replace('.', '/') + '.py'
+        code = (REPO / file).read_text() + (REPO / 'mmseg_repvgg/cli.py').read_text()
+        known = {*re.findall(r"'(--[a-z][\w-]*)'", code), '--help'}
+        used = set(re.findall(r'(?<![\w-])--[a-z][\w-]*', rest))
+        assert used <= known, f'{page.name}: {name} has no {used - known}'
 
 
 def resolves(name):

@@ -1,6 +1,9 @@
 """Packages import one way, as docs/design.md states."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,19 @@ def test_runtime_is_the_lowest_and_needs_no_torch_to_be_imported():
 def test_package_does_not_import_what_surrounds_it():
     roots = {name.split('.')[0] for name in imported_by(*ROOT.rglob('*.py'))}
     assert not roots & {'benchmarks', 'demo', 'tools', 'tests'}
+
+
+def test_importing_registers_and_prints_nothing(tmp_path):
+    code = (
+        'import mmseg_repvgg as m\n'
+        'from mmseg.registry import DATASETS, HOOKS, MODELS\n'
+        "assert MODELS.get('RepVGG') is m.RepVGG\n"
+        "assert HOOKS.get('DeployHook') is m.DeployHook\n"
+        "assert DATASETS.get('CamVidDataset') is m.CamVidDataset\n"
+    )
+    env = {**os.environ, 'PYTHONPATH': str(ROOT.parent)}
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900
+    )
+    assert (done.returncode, done.stdout) == (0, ''), done.stderr

@@ -93,7 +93,9 @@ def test_fused_model_gives_the_same_logits(trained, engine):
 
 
 @pytest.mark.slow
-def test_onnx_file_gives_the_labels_of_the_fused_model(trained, tmp_path):
+def test_onnx_file_gives_the_labels_of_the_fused_model(
+    trained, tmp_path, assert_best_labels
+):
     pytest.importorskip('onnxscript', reason="needs pip install -e '.[export]'")
     cfg, _, model = trained
     done = export(cfg, model, tmp_path / 'head.onnx', 'onnx', dynamic=True)
@@ -101,6 +103,5 @@ def test_onnx_file_gives_the_labels_of_the_fused_model(trained, tmp_path):
     # Other images than those that the export compares.
     images = smooth_noise(1, 67, 97)[:, :, ::-1, ::-1].copy()
     inputs, logits = reference(deploy(model), images)
-    assert len(logits.argmax(1).unique()) > 1
     labels = open_backend(done.path)(inputs.numpy())
-    assert (labels != logits.argmax(1).numpy()).mean() < 1e-3
+    assert_best_labels(labels[0], logits[0].numpy(), 1e-4)

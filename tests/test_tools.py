@@ -4,9 +4,9 @@ import os
 import runpy
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -157,18 +157,30 @@ def test_compare_forms(trained, tmp_path, run_tool):
     assert np.ptp(picture) > 100
 
 
-def dist(script, *args, cwd, **env):
-    return subprocess.run(
-        ['bash', str(REPO / 'tools' / script), *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **env},
-        capture_output=True,
-        text=True,
-        timeout=900,
+def test_forms_of_five_bands_are_painted(five_bands, tmp_path, run_tool):
+    config, checkpoint, _ = five_bands
+    result = run_tool(
+        'compare_forms.py', config, checkpoint, '--work-dir', 'work', cwd=tmp_path
     )
+    assert result.returncode == 0, result.stderr
+    pictures = [cv2.imread(str(path)) for path in (tmp_path / 'work').rglob('*.png')]
+    assert len(pictures) == 3
+    assert all(np.ptp(picture[:, :128]) > 100 for picture in pictures)
 
 
-def test_two_processes(trained, tmp_path):
+@pytest.fixture
+def dist(start):
+    """``dist(script, *args)`` runs a launcher, of which no process outlives the test."""
+
+    def run(script, *args, cwd, **env):
+        process = start('bash', REPO / 'tools' / script, *args, cwd=cwd, **env)
+        said = process.finish()
+        return SimpleNamespace(returncode=process.returncode, stdout=said, stderr=said)
+
+    return run
+
+
+def test_two_processes(trained, tmp_path, dist):
     # SyncBN in the config without a GPU needs no option.
     config, checkpoint, _ = trained
     work = tmp_path / 'dist'
@@ -206,7 +218,7 @@ def test_two_processes(trained, tmp_path):
     metrics(tested)
 
 
-def test_port_in_use(street_config_file, tmp_path):
+def test_port_in_use(street_config_file, tmp_path, dist):
     with socket.socket() as taken:
         taken.bind(('', 0))
         taken.listen()
@@ -220,13 +232,13 @@ def test_port_in_use(street_config_file, tmp_path):
 
 
 @pytest.mark.parametrize('bad', ['0', 'two'])
-def test_bad_number_of_processes(street_config_file, tmp_path, bad):
+def test_bad_number_of_processes(street_config_file, tmp_path, bad, dist):
     result = dist('dist_train.sh', street_config_file, bad, cwd=tmp_path)
     assert result.returncode != 0
     assert f"got '{bad}'" in result.stderr
 
 
-def test_torchrun_is_started_for_several_nodes(tmp_path):
+def test_torchrun_is_started_for_several_nodes(tmp_path, dist):
     fake = tmp_path / 'python'
     fake.write_text('#!/usr/bin/env bash\n[ "$1" = -c ] || echo "$@"\n')
     fake.chmod(0o755)
@@ -251,7 +263,7 @@ def test_torchrun_is_started_for_several_nodes(tmp_path):
         ('slurm_test.sh', ['c.py', 'x.pth'], 'test.py c.py x.pth --launcher slurm'),
     ],
 )
-def test_slurm_starts_one_process_per_gpu(tmp_path, script, rest, ends):
+def test_slurm_starts_one_process_per_gpu(tmp_path, script, rest, ends, dist):
     srun = tmp_path / 'srun'
     srun.write_text('#!/usr/bin/env bash\necho "$@"\n')
     srun.chmod(0o755)
@@ -262,7 +274,7 @@ def test_slurm_starts_one_process_per_gpu(tmp_path, script, rest, ends):
     assert dist(script, 'gpu', cwd=tmp_path, PATH=path).returncode == 2
 
 
-def test_slurm_works_without_a_gpu(street_config_file, tmp_path, free_port):
+def test_slurm_works_without_a_gpu(street_config_file, tmp_path, free_port, dist):
     """Use a stand-in for Slurm that starts the requested tasks."""
     (tmp_path / 'scontrol').write_text('#!/usr/bin/env bash\necho 127.0.0.1\n')
     (tmp_path / 'srun').write_text(
@@ -376,8 +388,6 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
     def test(path, *options):
         return run_tool('test.py', config, path, *options, cwd=tmp_path)
 
-    fails(test('gone.pth'), 'gone.pth does not exist')
-
     torn = tmp_path / 'torn.pth'
     torn.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     fails(test(torn), 'torn.pth cannot be read')
@@ -408,14 +418,6 @@ def test_bad_checkpoints(trained, tmp_path, run_tool):
         run_tool('train.py', config, '--overwrite', '--cfg-options', load, cwd=tmp_path),
         'fused.pth',
         'it is fused, and the model is in the training form',
-    )
-
-    resumed = tmp_path / 'work' / 'iter_2.pth'
-    os.truncate(resumed, 1000)
-    fails(
-        run_tool('train.py', config, '--resume', cwd=tmp_path),
-        'none of the 1 checkpoints',
-        'iter_2.pth is damaged',
     )
 
 

@@ -15,8 +15,8 @@ from mmseg_repvgg.checkpoints.loading import naming_checkpoint
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.runner import build_runner
 from mmseg_repvgg.engine.testing import find_miou, ignored_label, prepare_testing
+from mmseg_repvgg.hooks.sample_hook import paint_sample
 from mmseg_repvgg.winograd import ENGINES
-from repvgg_runtime.painting import side_by_side
 
 
 def main() -> None:
@@ -52,16 +52,12 @@ def main() -> None:
     palette = dataloader.dataset.metainfo.get('palette', [])
     folder = Path(cfg.work_dir) / 'pictures'
 
-    def save(index: int, sample) -> None:
+    def save(index: int, sample, inputs) -> None:
         if index >= args.pictures:
             return
         name = f'{index:03}_{Path(sample.img_path).stem}'
         try:
-            maps = [
-                each.data[0].cpu().numpy()
-                for each in (sample.gt_sem_seg, sample.pred_sem_seg)
-            ]
-            picture = side_by_side(mmcv.imread(sample.img_path), maps, palette)
+            picture = paint_sample(sample, inputs, palette)
             mmcv.imwrite(picture, str(folder / f'{name}.png'))
         except Exception as error:  # A picture must not end a comparison.
             args.pictures = 0
@@ -80,7 +76,7 @@ def main() -> None:
     ratio = result.trained_seconds / result.fused_seconds
     trained, fused = find_miou(result.trained), find_miou(result.fused)
     print(f"""
-                                trained form{fused_form:>17}
+                               training form{fused_form:>17}
   mIoU (%)                    {trained:14.2f}{fused:17.2f}
   time per image (ms, median) {1e3 * result.trained_seconds:14.1f}\
 {1e3 * result.fused_seconds:17.1f}   fused is {ratio:.2f}x as fast

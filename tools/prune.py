@@ -8,6 +8,7 @@ import startup  # noqa: F401, I001  (before torch and mmseg)
 from benchmarks.pruning_table import pruning_table
 from benchmarks.subjects import Source
 from mmseg_repvgg import cli
+from mmseg_repvgg.analysis.counting import count_network
 from mmseg_repvgg.engine.config import load_config
 from mmseg_repvgg.engine.load_model import load_model
 from mmseg_repvgg.engine.runner import build_runner
@@ -50,6 +51,9 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, work_dir=args.work_dir)
     folder = Path(args.out or f'{cfg.work_dir}/pruned')
     options, trust = args.cfg_options or {}, args.trust_checkpoint
+    size = tuple(args.size) if args.size else None
+    # A wrong size is an error now, not after both evaluations.
+    count_network('before', load_config(args.config, options), size)
 
     def evaluate(source: Source) -> float:
         test = load_config(source.given, source.options)
@@ -68,7 +72,7 @@ def main() -> None:
     after = Source('after', str(done.config), {}, str(done.checkpoint))
     sources = {'before': before, 'after': after}
     miou = {name: evaluate(source) for name, source in sources.items()}
-    print(pruning_table(done, sources, miou, tuple(args.size) if args.size else None))
+    print(pruning_table(done, sources, miou, size))
 
 
 if __name__ == '__main__':

@@ -42,6 +42,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
         refuse_special_file(path)
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
+        if '://' in path:
+            raise CheckpointError(
+                f'{path} is a URL: download the checkpoint and give its path'
+            ) from error
         raise CheckpointError(f'the checkpoint {path} does not exist') from error
     except IsADirectoryError as error:
         raise CheckpointError(

@@ -82,7 +82,7 @@ def _counter(dataset: Any, cfg: Mapping[str, Any]) -> Callable[[dict], Any]:
             labels = load_labels(load_image(sample))['gt_seg_map']
         except UserError as error:
             return str(error)
-        return np.bincount(labels.ravel(), minlength=256)[:classes]
+        return np.bincount(labels.ravel(), minlength=classes)[:classes]
 
     return count
 

@@ -79,10 +79,14 @@ class Report:
         return '\n'.join([table.get_string(), *lines])
 
 
-def shorten(problems: list[str], prefix: str, most: int = 10) -> list[str]:
+SHOWN = 10
+"""Problems that a message names one by one."""
+
+
+def shorten(problems: list[str], prefix: str) -> list[str]:
     """Return the first problems and a count, after a prefix, of the rest."""
-    rest = len(problems) - most
-    return problems[:most] + ([f'{prefix} {rest} more such files'] if rest > 0 else [])
+    rest = len(problems) - SHOWN
+    return problems[:SHOWN] + ([f'{prefix} {rest} more such files'] if rest > 0 else [])
 
 
 def prepare(
@@ -154,9 +158,6 @@ def in_parallel(
             results = pool.map(function, items)
             console = Console(stderr=True)
             return list(track(results, title, len(items), console=console))
-        except BaseException as error:
+        except BaseException:
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                # The status of a command that Ctrl-C ended.
-                raise SystemExit(130) from None
             raise

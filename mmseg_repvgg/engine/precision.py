@@ -84,7 +84,7 @@ def choose_dtype() -> tuple[str, str]:
     """Choose the precision of a training for this machine, the same for all processes.
 
     A GPU reports whether it has bfloat16 units. A CPU is measured, since PyTorch reports
-    bfloat16 as supported also on CPUs that emulate it, up to twelve times slower.
+    bfloat16 as supported also on CPUs that emulate it, up to 19 times slower.
 
     Returns:
         ``bfloat16`` or ``float32``, and the reason.
@@ -146,7 +146,7 @@ def measure_bfloat16_slowdown() -> float:
     Trains one RepVGG block, that of A0's stage 3 at crops of 256x256, in both precisions
     by turns, for half a second and at least four times each. It runs in one thread, whose
     processor time other processes hardly change, and the shortest times are compared.
-    This takes about three seconds where bfloat16 is emulated. The state of torch's random
+    This takes about 1.5 seconds where bfloat16 is emulated. The state of torch's random
     generators and its number of threads are kept.
     """
     with torch.random.fork_rng(devices=()):

@@ -44,8 +44,8 @@ class RepOptimizerConstructor(DefaultOptimWrapperConstructor):
         optim_wrapper_cfg: Config of an optimizer wrapper with SGD or AdamW.
         paramwise_cfg: That of mmengine's default constructor, and in addition ``scales``:
             a checkpoint that was trained with ``block='csla'``, whose scales are trained
-            (hyper-search, section 3.3). The default are the scales that such a training
-            begins with: sqrt(2 / l) in block l of a stage, 1 in the first.
+            (hyper-search, section 3.3). By default, those that such a training begins
+            with: sqrt(2 / l) in block l of a stage, 1 in the first.
 
     Raises:
         ConfigError: If the model has no RepVGG with ``block='plain'``, or for another

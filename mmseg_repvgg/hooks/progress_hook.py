@@ -1,4 +1,4 @@
-"""Hook that shows the progress of a training, and what else reaches the screen."""
+"""Hook that shows the progress of a training, and functions that mute log lines."""
 
 import logging
 import sys

@@ -1,5 +1,6 @@
 """Hook that paints a few predictions of every validation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import mmcv
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from torch import Tensor
 
 from repvgg_runtime.bands import shown
+from repvgg_runtime.images import Pixels
 from repvgg_runtime.painting import side_by_side
 
 from ..errors import ConfigError
@@ -44,15 +47,8 @@ class SampleHook(Hook):
             return
         sample = outputs[0]
         try:
-            maps = [sample.get(name) for name in ('gt_sem_seg', 'pred_sem_seg')]
-            bands = data_batch['inputs'][0].cpu().numpy().transpose(1, 2, 0)
-            of_three = bands.shape[2] == 3
-            picture = side_by_side(
-                mmcv.imread(sample.img_path) if of_three else shown(bands),
-                [each.data[0].cpu().numpy() for each in maps if each is not None],
-                runner.val_dataloader.dataset.metainfo['palette'],
-                MAX_WIDTH,
-            )
+            palette = runner.val_dataloader.dataset.metainfo['palette']
+            picture = paint_sample(sample, data_batch['inputs'][0], palette, MAX_WIDTH)
             # MLflow needs the suffix.
             name = f'sample_{Path(sample.img_path).stem}.png'
             runner.visualizer.add_image(name, mmcv.bgr2rgb(picture), runner.iter)
@@ -62,6 +58,35 @@ class SampleHook(Hook):
                 f'SampleHook paints no more pictures: {sample.get("img_path")} '
                 f'gave {error!r}'
             )
+
+
+def paint_sample(
+    sample: Any,
+    inputs: Tensor,
+    palette: Sequence[Sequence[int]],
+    max_width: int | None = None,
+) -> Pixels:
+    """Paint the input, the ground truth, if there is one, and the prediction.
+
+    Args:
+        sample: Data sample of a prediction.
+        inputs: What the pipeline made of its image, (bands, h, w). Of other than three
+            bands, the first are shown.
+        palette: An RGB colour for each class.
+        max_width: Largest width of a pane in pixels.
+
+    Returns:
+        Shape (H, W, 3), BGR uint8.
+    """
+    maps = [sample.get(name) for name in ('gt_sem_seg', 'pred_sem_seg')]
+    of_three = len(inputs) == 3
+    bands = inputs.cpu().numpy().transpose(1, 2, 0)
+    return side_by_side(
+        mmcv.imread(sample.img_path) if of_three else shown(bands),
+        [each.data[0].cpu().numpy() for each in maps if each is not None],
+        palette,
+        max_width,
+    )
 
 
 def _spread(count: int, length: int) -> set[int]:

@@ -72,7 +72,7 @@ class TerminationHook(Hook):
         self._asked = True
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Note how many iterations every process has, after which none may be asked."""
+        """Store how many iterations all processes have; later ones cannot synchronize."""
         shared = torch.tensor(len(runner.val_dataloader))
         all_reduce(shared, op='min')
         self._shared = int(shared)

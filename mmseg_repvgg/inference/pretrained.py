@@ -15,6 +15,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from torch import nn
 
 from repvgg_runtime.atomic_write import write_atomically
+from repvgg_runtime.errors import ExtraError
 from repvgg_runtime.extras import require
 
 from ..checkpoints.files import write_checkpoint
@@ -167,7 +168,13 @@ def push(repo_id: str, private: bool, save_to: Callable[[str], Any]) -> str:
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    hub = require('huggingface_hub', 'hub')
+    try:
+        hub = require('huggingface_hub', 'hub')
+    except ExtraError as error:
+        raise ExtraError(
+            f'the folder {repo_id} does not exist. If it is an id on the Hugging Face '
+            f'hub: {error}'
+        ) from error
     files = [WEIGHTS, CONFIG, CARD]
     try:
         return Path(

@@ -37,7 +37,7 @@ class Arch:
         groups: Groups of every second layer, beginning with the third of the net.
         se: Whether every block has squeeze-and-excitation.
         channels: Channels of each layer of stages 1 to 5, where layers of a stage differ
-            in width, as in a pruned net. The default are the ``widths`` of the stages.
+            in width, as in a pruned net. By default, the ``widths`` of the stages.
     """
 
     depths: tuple[int, int, int, int]

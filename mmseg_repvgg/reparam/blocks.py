@@ -131,12 +131,12 @@ class RepConv(nn.Module):
                 f'cannot fuse {kind.__name__}: it overrides forward but not fuse'
             )
         convs = (m for m in self.modules() if isinstance(m, nn.Conv2d))
-        live = max(convs, key=lambda conv: conv.kernel_size)
+        like = max(convs, key=lambda conv: conv.kernel_size)
         params = add_parallel(
-            as_conv(name, branch, live) for name, branch in self.branches.items()
+            as_conv(name, branch, like) for name, branch in self.branches.items()
         )
         params = fold('bn', params, self.bn)
-        x = live.weight.new_ones(1, live.out_channels, 1, 1)
+        x = like.weight.new_ones(1, like.out_channels, 1, 1)
         for name, module in self.named_modules():
             # The last forward pass has left a plain attribute in place of a parameter.
             if module._forward_pre_hooks and {'weight', 'bias'} & vars(module).keys():
@@ -153,14 +153,14 @@ class RepConv(nn.Module):
             else:
                 continue
             raise ValueError(f'cannot fuse {name or kind.__name__}: {why}')
-        return conv_like(live, params)
+        return conv_like(like, params)
 
 
-def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
+def conv_like(like: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
     """Build a conv with given kernel and bias and the geometry of another one.
 
     Args:
-        live: The conv that gives stride, padding, dilation, groups, dtype and device.
+        like: The conv that gives stride, padding, dilation, groups, dtype and device.
         params: Kernel and bias.
 
     Returns:
@@ -168,18 +168,18 @@ def conv_like(live: nn.Conv2d, params: ConvParams) -> nn.Conv2d:
     """
     # The meta device draws no initial weights, which would change the random state.
     conv = nn.Conv2d(
-        live.in_channels,
-        live.out_channels,
-        live.kernel_size,  # type: ignore[arg-type]
-        stride=live.stride,  # type: ignore[arg-type]
-        padding=live.padding,  # type: ignore[arg-type]
-        dilation=live.dilation,  # type: ignore[arg-type]
-        groups=live.groups,
-        padding_mode=live.padding_mode,
+        like.in_channels,
+        like.out_channels,
+        like.kernel_size,  # type: ignore[arg-type]
+        stride=like.stride,  # type: ignore[arg-type]
+        padding=like.padding,  # type: ignore[arg-type]
+        dilation=like.dilation,  # type: ignore[arg-type]
+        groups=like.groups,
+        padding_mode=like.padding_mode,
         device='meta',
     )
-    conv.weight = nn.Parameter(params.kernel.to(live.weight), requires_grad=False)
-    conv.bias = nn.Parameter(params.bias.to(live.weight), requires_grad=False)
+    conv.weight = nn.Parameter(params.kernel.to(like.weight), requires_grad=False)
+    conv.bias = nn.Parameter(params.bias.to(like.weight), requires_grad=False)
     return conv.eval()
 
 
@@ -206,6 +206,10 @@ def _hooks_alter(module: nn.Module, x: Tensor) -> bool:
     return passing(x) is not x or not torch.equal(x, before)
 
 
+REDUCTION = 16
+"""Reduction ratio of squeeze-and-excitation in D2se."""
+
+
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation on (B, C, H, W) maps, as D2se uses it.
 
@@ -213,12 +217,11 @@ class SqueezeExcite(nn.Module):
 
     Args:
         channels: Channels of the map.
-        reduction: Channels per neuron of the bottleneck.
     """
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        neurons = max(1, channels // reduction)
+        neurons = max(1, channels // REDUCTION)
         self.down = nn.Conv2d(channels, neurons, 1)
         self.up = nn.Conv2d(neurons, channels, 1)
 

@@ -127,13 +127,13 @@ def build_branches(
         yield f'branch_{first}{number}', sequence(layers) if more else only
 
 
-def as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
+def as_conv(name: str, branch: nn.Module, like: nn.Conv2d) -> ConvParams:
     """Convert a branch to the convolution that it equals in evaluation mode.
 
     Args:
         name: The name of the branch.
         branch: A layer or an ``nn.Sequential`` of layers.
-        live: The conv that gives the geometry.
+        like: The conv that gives the geometry.
 
     Returns:
         Kernel and bias, float64.
@@ -146,10 +146,10 @@ def as_conv(name: str, branch: nn.Module, live: nn.Conv2d) -> ConvParams:
         layers = [(f'{name}.{part}', layer) for part, layer in branch.named_children()]
     (where, first), *later = layers
     if type(first) in (nn.Conv2d, DiracConv2d):
-        params = _conv_params(where, first, live)
+        params = _conv_params(where, first, like)
     else:
-        kernel = identity_kernel(live.in_channels, live.groups).to(live.weight.device)
-        params = ConvParams(kernel, kernel.new_zeros(live.out_channels))
+        kernel = identity_kernel(like.in_channels, like.groups).to(like.weight.device)
+        params = ConvParams(kernel, kernel.new_zeros(like.out_channels))
         later = layers
     for where, layer in later:
         params = fold(where, params, layer)
@@ -183,11 +183,11 @@ def fold(name: str, params: ConvParams, layer: Any) -> ConvParams:
     )
 
 
-def _conv_params(name: str, conv: Any, live: nn.Conv2d) -> ConvParams:
-    if not _can_add(conv, live):
+def _conv_params(name: str, conv: Any, like: nn.Conv2d) -> ConvParams:
+    if not _can_add(conv, like):
         raise ValueError(
             f'cannot fuse {name}: its stride, groups, dilation and padding must fit '
-            f'those of {live}, but got {conv}'
+            f'those of {like}, but got {conv}'
         )
     kernel = to_float64(conv.weight)
     if isinstance(conv, DiracConv2d):
@@ -197,16 +197,16 @@ def _conv_params(name: str, conv: Any, live: nn.Conv2d) -> ConvParams:
     return ConvParams(kernel, to_float64(bias))
 
 
-def _can_add(conv: nn.Conv2d, live: nn.Conv2d) -> bool:
+def _can_add(conv: nn.Conv2d, like: nn.Conv2d) -> bool:
     """Return whether a conv's kernel can be added to that of another one."""
     names = ['stride', 'groups']
     if conv.kernel_size != (1, 1):
         names.append('padding_mode')
     axes = [
-        [(c.kernel_size[axis], c.padding[axis], c.dilation[axis]) for c in (conv, live)]
+        [(c.kernel_size[axis], c.padding[axis], c.dilation[axis]) for c in (conv, like)]
         for axis in (0, 1)
     ]
     # A size of 1 without padding reads the centre, whatever the dilation.
-    return all(getattr(conv, name) == getattr(live, name) for name in names) and all(
+    return all(getattr(conv, name) == getattr(like, name) for name in names) and all(
         own[:2] == (1, 0) or own == other for own, other in axes
     )

@@ -69,12 +69,11 @@ def deploy(
         The copy. None of its parameters requires gradients.
 
     Raises:
-        ConfigError: If ``engine`` or ``precision`` is unknown, or they do not fit.
-        ValueError: If a ``RepConv`` contains
-            other modules than plain convs, batch norms with running statistics and
-            scales, if hooks or replaced methods change what it computes (pruning, the
-            older weight norm, adapters), or if ``engine`` is ``'winograd'`` and the model
-            is not on a CPU.
+        ConfigError: If ``engine`` or ``precision`` is unknown, if they do not fit, or if
+            ``engine`` is ``'winograd'`` and the model is not on a CPU.
+        ValueError: If a ``RepConv`` contains other modules than plain convs, batch norms
+            with running statistics and scales, or if hooks or replaced methods change
+            what it computes (pruning, the older weight norm, adapters).
     """
     check_engine(engine, precision)
     model = _unwrap(model)

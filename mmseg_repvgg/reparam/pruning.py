@@ -1,4 +1,4 @@
-"""Removal of channels of a map that changes the layers that read it least.
+"""Channel pruning of a feature map, with the least change of what its readers compute.
 
 The remaining channels compensate for the removed ones: x_removed is estimated as
 A^T x_kept by least squares, from the second moments G = E[x x^T] of the channels, and A

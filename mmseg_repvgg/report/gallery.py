@@ -101,7 +101,7 @@ def draw_errors(palette: Sequence[Sequence[int]], ignore_index: int = 255) -> Dr
 
 
 def draw_forms(image: Segmented, width: int) -> list[Pane]:
-    """Draw where the trained and the fused form give other labels."""
+    """Draw where the training and the fused form give other labels."""
     assert image.forms is not None
     picture = cv2.resize(
         shown(image.image), _size(image.truth, width), interpolation=cv2.INTER_AREA

@@ -52,7 +52,7 @@ def pack(weight: Tensor, groups: int) -> Tensor:
         groups: Number of groups of the channels.
 
     Returns:
-        The same numbers in one dimension. Each piece of up to ``PIECE`` output channels
+        The same weights in one dimension. Each piece of up to ``PIECE`` output channels
         of a group is (in_channels / groups, 3, 3, channels of the piece).
     """
     return torch.cat(
@@ -181,8 +181,8 @@ class WinogradConv2d(nn.Module):
     convolved by PyTorch.
 
     Args:
-        conv: A 3x3 convolution of stride 1, padded by its dilation, whose numbers are
-            copied; or a ``WinogradConv2d``, whose numbers are shared.
+        conv: A 3x3 convolution of stride 1, padded by its dilation, whose weights are
+            copied; or a ``WinogradConv2d``, whose weights are shared.
         precision: How the products are computed on a CPU with matrix units for bfloat16
             (AMX): ``'highest'``, in float32; ``'high'``, with two bfloat16 numbers for
             each float32 number; ``'medium'``, in bfloat16. Transforms and sums are in
@@ -233,7 +233,7 @@ class WinogradConv2d(nn.Module):
         return unpack(self.packed, self.out_channels, self.groups)
 
     def plain(self) -> nn.Conv2d:
-        """Return the convolution as an ``nn.Conv2d`` with a copy of the numbers."""
+        """Return the convolution as an ``nn.Conv2d`` with a copy of the weights."""
         conv = nn.Conv2d(
             self.in_channels,
             self.out_channels,

@@ -52,10 +52,10 @@ def by_rule(conv: Conv, precision: str) -> Conv:
     """Return a :class:`WinogradConv2d` if that pays by rule.
 
     Raises:
-        ValueError: If the conv is one for it, but not on a CPU.
+        ConfigError: If the conv is one for it, but not on a CPU.
     """
     if fits(conv) and conv.weight.device.type != 'cpu':
-        raise ValueError(
+        raise ConfigError(
             "engine='winograd' computes on a CPU, but the model is on "
             f'{conv.weight.device}, where cuDNN chooses Winograd by itself: use '
             "engine='torch' there, or move the model by .cpu() first"

@@ -18,11 +18,11 @@ def test_forms_agree(runner, randomize_norms):
     result = compare_forms(
         runner.model,
         runner.build_dataloader(runner.cfg.test_dataloader),
-        lambda index, sample: seen.append((index, sample.pred_sem_seg.shape)),
+        lambda index, sample, inputs: seen.append((index, sample.pred_sem_seg.shape)),
     )
     assert seen == [(i, (64, 128)) for i in range(3)]
     assert 0 < result.difference.logit_difference < 1e-5
-    assert result.difference.label_disagreement < 1e-3
+    assert result.difference.label_disagreement < 1e-4
     assert result.trained['mIoU'] == pytest.approx(result.fused['mIoU'], abs=0.05)
     assert result.fused_seconds > 0
     # The model given is still the training form.

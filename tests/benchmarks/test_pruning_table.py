@@ -32,3 +32,12 @@ def test_tool_compares_before_and_after(trained, tmp_path, run_tool):
     assert rows['times as fast'][0] == '1.00'
     assert '1x3x64x96' in ' '.join(rows['time (ms, median)'])
     assert (tmp_path / 'pruned' / 'small_pruned.pth').is_file()
+
+
+def test_a_wrong_size_is_an_error_before_anything_is_pruned(trained, tmp_path, run_tool):
+    config, checkpoint = trained
+    options = ['--out', 'pruned', '--work-dir', 'work', '--size', 0, 96]
+    result = run_tool('prune.py', config, checkpoint, *options, cwd=tmp_path)
+    assert result.returncode == 2
+    assert '1x1 pixels' in result.stderr
+    assert not (tmp_path / 'pruned').exists()

@@ -152,6 +152,11 @@ def test_torchscript_is_refused(tmp_path):
         read_checkpoint(tmp_path / 'a.pth')
 
 
+def test_a_url_is_refused():
+    with pytest.raises(CheckpointError, match='is a URL: download'):
+        read_checkpoint('https://example.invalid/a.pth', trust=True)
+
+
 @pytest.mark.parametrize(
     ('name', 'says'),
     [('gone.pth', 'does not exist'), ('', 'is a folder: name a file in it')],

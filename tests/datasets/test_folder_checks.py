@@ -63,6 +63,18 @@ def test_classes_are_counted(folder):
     assert error is None
 
 
+def test_more_than_256_classes_are_counted(folder):
+    (path,) = folder.glob('masks/train/1.png')
+    cv2.imwrite(str(path), np.full((16, 20), 299, np.uint16))
+    cfg = dataset(folder, 'train')
+    classes = [f'class {index}' for index in range(300)]
+    cfg.update(metainfo=dict(classes=classes), ignore_index=65535)
+    shown = []
+    check_folders([('train', cfg)], shown.append)
+    (row,) = (line for line in shown[0].splitlines() if 'class 299 ' in line)
+    assert '1 of 3' in row
+
+
 def test_images_are_read_as_the_pipeline_reads_them(folder):
     tifffile = pytest.importorskip('tifffile')
     for path in list(folder.glob('images/*/*.png')):

@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -169,25 +168,11 @@ def test_a_shown_training_learns_the_same(
 
 
 @pytest.mark.slow
-def test_one_of_two_processes_writes(street_config_file, tmp_path, repo):
+def test_one_of_two_processes_writes(street_config_file, tmp_path, repo, start):
     pytest.importorskip('tensorboard')
-    script = str(repo / 'tools' / 'dist_train.sh')
-    result = subprocess.run(
-        [
-            'bash',
-            script,
-            street_config_file,
-            '2',
-            '--cfg-options',
-            'train_cfg.max_iters=2',
-        ],
-        cwd=tmp_path,
-        env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
+    script = repo / 'tools' / 'dist_train.sh'
+    options = ['--cfg-options', 'train_cfg.max_iters=2']
+    start('bash', script, street_config_file, 2, *options, cwd=tmp_path).succeed()
     found = events(tmp_path / 'work')
     assert set(found['loss']) == {1, 2}
     # Of the three images, the first process has the first and the last.

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -35,9 +34,7 @@ signal.pause()
 def training(start, tmp_path):
     """Start another process that trains in ``tmp_path / 'work'``."""
     process = start(sys.executable, '-c', TRAINING, tmp_path / 'work', cwd=tmp_path)
-    while 'locked' not in process.said():
-        assert process.poll() is None, process.said()
-        time.sleep(0.05)
+    process.wait_until(lambda: 'locked' in process.said())
     return process
 
 

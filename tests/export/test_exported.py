@@ -1,5 +1,4 @@
 import json
-import resource
 import shutil
 import sys
 from pathlib import Path
@@ -81,7 +80,7 @@ def test_file_gives_the_labels_of_raw_images(cfg, model, repo, tmp_path, to):
     assert labels.dtype == np.uint8
     _, logits = reference(deploy(model), images)
     assert len(logits.argmax(1).unique()) > 3
-    assert (labels != logits.argmax(1).numpy()).mean() < 1e-3
+    np.testing.assert_array_equal(labels, logits.argmax(1).numpy())
 
     with pytest.raises(ConfigError, match='1x3x67x45, but got 1x3x45x67'):
         backend(images.transpose(0, 1, 3, 2))
@@ -102,7 +101,6 @@ def test_dynamic_file_takes_any_batch_and_size(cfg, model, tmp_path, to):
     assert agreement.logit_error < 1e-5
     agreement = compare(path, model, [(1, *size) for size in SIZES])
     assert agreement.logit_error < 1e-5
-    assert agreement.label_error < 1e-4
 
 
 @pytest.mark.slow
@@ -112,7 +110,6 @@ def test_fixed_sizes_are_exact(cfg, model, tmp_path, to, size):
     path = tmp_path / f'x{SUFFIXES[to]}'
     done = export(cfg, model, path, to, size=size, output='logits')
     assert done.agreement.logit_error < 1e-5
-    assert done.agreement.label_error < 1e-4
 
 
 def dilations(path):
@@ -371,15 +368,10 @@ def test_missing_package_is_named(cfg, model, tmp_path, monkeypatch, package, to
 
 
 @pytest.mark.parametrize('to', SUFFIXES)
-def test_full_disk_is_an_error(cfg, model, tmp_path, to):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+def test_full_disk_is_an_error(cfg, model, tmp_path, to, full_disk):
     # A graph fits, weights do not.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
-    try:
-        with pytest.raises(WriteError, match='cannot be written'):
-            export(cfg, model, tmp_path / f'x{SUFFIXES[to]}', to, size=(16, 16))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(300_000), pytest.raises(WriteError, match='cannot be written'):
+        export(cfg, model, tmp_path / f'x{SUFFIXES[to]}', to, size=(16, 16))
     assert not list(tmp_path.glob('*x*'))
 
 

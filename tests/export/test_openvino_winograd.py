@@ -1,7 +1,6 @@
 """OpenVINO files whose 3x3 convolutions are Winograd's."""
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +23,13 @@ from mmseg_repvgg.export.verify import TOLERANCES, reference, smooth_noise, veri
 from mmseg_repvgg.winograd import WinogradConv2d
 from repvgg_runtime.backends import open_backend
 from repvgg_runtime.kernels import build
+from tests.needs import needs_compiler
 
 openvino = pytest.importorskip('openvino', reason="needs pip install -e '.[export]'")
 pytest.importorskip('onnxscript', reason="needs pip install -e '.[export]'")
 
 REPO = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +58,7 @@ def written(net, tmp_path_factory):
 def test_file_computes_what_the_model_computes(net, written):
     assert written.agreement.logit_error < 1e-5
     noise = (smooth_noise(*shape) for shape in [(1, 64, 96), (2, 37, 131)])
-    assert verify(open_backend(written.path), deploy(net.model), noise).label_error < 1e-3
+    verify(open_backend(written.path), deploy(net.model), noise)
 
 
 def test_it_has_winograd_convolutions_where_the_deployed_model_has(net, written):
@@ -195,7 +192,7 @@ def test_labels_and_raw_images(net, tmp_path):
     images = smooth_noise(1, 67, 45)
     labels = open_backend(done.path)(images)
     _, logits = reference(deploy(net.model), images)
-    assert (labels != logits.argmax(1).numpy()).mean() < 1e-3
+    np.testing.assert_array_equal(labels, logits.argmax(1).numpy())
 
 
 def test_without_the_extension_openvino_names_the_operation(written):

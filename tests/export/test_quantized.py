@@ -1,5 +1,4 @@
 import copy
-import resource
 import sys
 
 import numpy as np
@@ -324,16 +323,12 @@ def test_images_of_another_size_than_asked_for_are_refused(cfg, model, tmp_path)
     assert not list(tmp_path.glob('*x*'))
 
 
-def test_full_disk_leaves_the_old_file(cfg, model, tmp_path):
+def test_full_disk_leaves_the_old_file(cfg, model, tmp_path, full_disk):
     (tmp_path / 'x.xml').write_text('old')
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    says = rf'^{tmp_path}/.*x.xml .*on a full disk'
     # A graph fits, weights do not.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
-    try:
-        with pytest.raises(WriteError, match=rf'^{tmp_path}/.*x.xml .*on a full disk'):
-            quantize(cfg, model, tmp_path / 'x.xml', size=SIZE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(300_000), pytest.raises(WriteError, match=says):
+        quantize(cfg, model, tmp_path / 'x.xml', size=SIZE)
     assert [file.name for file in tmp_path.glob('*x.xml*')] == ['x.xml']
     assert (tmp_path / 'x.xml').read_text() == 'old'
 

@@ -3,7 +3,9 @@
 import os
 import pty
 import re
+import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -15,19 +17,28 @@ from mmseg_repvgg.hooks.progress_hook import ProgressHook
 
 def on_a_terminal(command, folder):
     """Run a command on a new terminal; return its status and what was drawn."""
-    pid, terminal = pty.fork()
-    if not pid:
-        os.chdir(folder)
-        os.environ.update(TERM='xterm', COLUMNS='120')
-        os.execv(command[0], command)
+    terminal, other = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, 'TERM': 'xterm', 'COLUMNS': '120'},
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        start_new_session=True,
+    )
+    os.close(other)
+    limit = threading.Timer(900, process.kill)
+    limit.start()
     drawn = b''
     try:
         while part := os.read(terminal, 65536):
             drawn += part
     except OSError:  # The other side has closed it.
         pass
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), drawn.decode()
+    limit.cancel()
+    os.close(terminal)
+    return process.wait(), drawn.decode()
 
 
 def train(street_config_file, repo, folder, *options):

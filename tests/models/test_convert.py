@@ -1,7 +1,6 @@
 """Checkpoint files are converted between layouts and forms, or refused."""
 
 import os
-import resource
 
 import pytest
 import torch
@@ -356,15 +355,10 @@ def test_failed_conversion_leaves_nothing(
         assert (tmp_path / 'dst.pth').read_bytes() == b'precious'
 
 
-def test_full_disk_leaves_nothing(source, tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        says = rf'^{tmp_path}/dst.pth cannot be written: File too large\. '
-        with pytest.raises(WriteError, match=says) as caught:
-            convert(source, tmp_path / 'dst.pth')
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_full_disk_leaves_nothing(source, tmp_path, full_disk):
+    says = rf'^{tmp_path}/dst.pth cannot be written: File too large\. '
+    with full_disk(1000), pytest.raises(WriteError, match=says) as caught:
+        convert(source, tmp_path / 'dst.pth')
     assert '--work-dir' not in str(caught.value)
     assert_nothing_left(tmp_path, 'source.pth')
 

@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import random
 import threading
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -444,10 +446,15 @@ def test_deploying_twice_changes_nothing(net):
         assert torch.equal(value, twice.state_dict()[key]), key
 
 
-def test_no_random_numbers_are_drawn(net):
-    before = torch.get_rng_state()
-    deploy(net)
-    assert torch.equal(before, torch.get_rng_state())
+@pytest.mark.parametrize('engine', ENGINES)
+def test_no_random_numbers_are_drawn(net, engine):
+    def states():
+        numpy_state = str(np.random.get_state())
+        return torch.get_rng_state().tolist(), numpy_state, random.getstate()
+
+    before = states()
+    deploy(net, engine)
+    assert states() == before
 
 
 def test_a_single_slot_can_be_deployed(randomize_norms):

@@ -129,12 +129,14 @@ def serve():
             app, port=0, log_level='error', timeout_graceful_shutdown=1, **options
         )
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
+        thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.05)
         try:
+            end = time.monotonic() + 300
+            while not server.started:
+                assert thread.is_alive()
+                assert time.monotonic() < end
+                time.sleep(0.05)
             yield server.servers[0].sockets[0].getsockname()[1]
         finally:
             server.should_exit = True

@@ -62,7 +62,7 @@ def test_what_does_not_exist_or_holds_no_image_is_refused(folder):
     with pytest.raises(DataError, match='none.png does not exist'):
         find_inputs(['none.png'])
     (folder / 'empty').mkdir()
-    with pytest.raises(DataError, match='in/empty names no image'):
+    with pytest.raises(DataError, match='in/empty has no image or video'):
         find_inputs(['in/empty'])
 
 

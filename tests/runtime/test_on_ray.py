@@ -3,11 +3,11 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -75,18 +75,18 @@ def test_killed_workers_lose_no_image_and_repeat_none(
     chance = random.Random(0)
     killed = []
     for least in (50, 500, 1000):
-        alive = []
-        while not alive or len(list(tmp_path.glob('out/labels/*/*.png'))) < least:
-            assert process.poll() is None, process.said()
-            time.sleep(0.05)
-            alive = [pid for pid in workers(start) if pid not in killed]
-        killed.append(chance.choice(alive))
+
+        def alive(least=least):
+            enough = len(list(tmp_path.glob('out/labels/*/*.png'))) >= least
+            return enough and [pid for pid in workers(start) if pid not in killed]
+
+        killed.append(chance.choice(process.wait_until(alive)))
         os.kill(killed[-1], signal.SIGKILL)
     said = process.finish()
     assert process.returncode == 1, said
     assert len(set(killed)) == 3
     assert f'images: {COUNT - 2}, ' in said
-    assert 'could not be read: 2' in said
+    assert 'failed: 2' in said
     found = sorted(path for path in (tmp_path / 'out').rglob('*.png'))
     assert len(found) == COUNT - 2
     expected = ExportedSegmenter(file)
@@ -219,6 +219,21 @@ def test_missing_images_are_named_without_a_cluster(tmp_path):
     model, places = dict(model='x.onnx'), Places(str(tmp_path), ['labels'])
     broken = predict_on_ray('local', images, places, model, {})
     assert broken == {images[0].path: f'the image {images[0].path} does not exist'}
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_begin_is_an_error(
+    exported, street_images, tmp_path, start, ray_folder
+):
+    file = exported('onnx', output='labels')
+    command = [sys.executable, '-m', 'repvgg_runtime.predict', street_images[0]]
+    command += ['-o', 'out', '-m', file, '--opacity', 2, '--ray', 'local']
+    process = start(*command, cwd=tmp_path, PYTHONPATH=str(REPO), RAY_TMPDIR=ray_folder)
+    said = process.finish()
+    assert process.returncode == 2, said
+    # Ray's own process says more.
+    (error,) = re.findall('^error: a Ray worker failed: (.*)', said, flags=re.M)
+    assert 'the opacity must be from 0 to 1, but got 2.0' in error
 
 
 def test_an_address_where_nothing_listens_is_an_error(street_images, tmp_path, free_port):

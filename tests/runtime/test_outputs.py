@@ -74,6 +74,17 @@ def test_a_film_has_all_frames(tmp_path):
     assert capture.get(cv2.CAP_PROP_FPS) == 10
 
 
+def test_frames_of_odd_sides_are_whole(tmp_path):
+    frame = np.zeros((33, 49, 3), np.uint8)
+    frame[:, 44:] = 255
+    with write_film(tmp_path / 'film.mp4', 10) as film:
+        film(frame)
+    _, found = cv2.VideoCapture(str(tmp_path / 'film.mp4')).read()
+    assert found.shape == (34, 50, 3)
+    assert found[:, 46:].mean() > 200
+    assert found[:, :42].mean() < 50
+
+
 def test_a_film_that_fails_leaves_nothing(tmp_path):
     def fail():
         with write_film(tmp_path / 'film.mp4', 10) as film:

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from repvgg_runtime import storage
-from repvgg_runtime.errors import ConfigError, DataError, WriteError
+from repvgg_runtime.errors import ConfigError, DataError, ImageError, WriteError
 from repvgg_runtime.images import read_image
 from repvgg_runtime.inputs import find_inputs
 
@@ -42,6 +42,24 @@ def test_a_store_that_refuses_a_file_is_an_error(monkeypatch):
     )
     with pytest.raises(WriteError, match='memory://a/b.bin cannot be written.*no right'):
         storage.write('memory://a/b.bin', b'abc')
+
+
+def test_a_store_that_refuses_to_be_read_is_an_error(monkeypatch):
+    class NoCredentialsError(Exception):
+        """As botocore's, which is no OSError."""
+
+    def refuse(*args):
+        raise NoCredentialsError
+
+    store = 'fsspec.implementations.memory.MemoryFileSystem'
+    for name in ('cat_file', 'exists', 'find'):
+        monkeypatch.setattr(f'{store}.{name}', refuse)
+    with pytest.raises(ImageError, match='memory://a/b.png cannot be read.*NoCred'):
+        storage.read_image_file('memory://a/b.png')
+    with pytest.raises(ConfigError, match='memory://a/b.png cannot be looked up: NoCred'):
+        storage.exists('memory://a/b.png')
+    with pytest.raises(DataError, match='memory://a cannot be listed: NoCred'):
+        storage.files_below('memory://a')
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -49,10 +48,12 @@ class Server:
             HOME=str(self.home),
             TMPDIR=str(self.temporary),
         )
-        while not (found := re.search(r'at (http://\S+) until', self.process.said())):
-            assert self.process.poll() is None, self.process.said()
-            time.sleep(0.1)
-        self.address = found[1]
+        self.address = self.process.wait_until(self.announced)
+
+    def announced(self) -> str | None:
+        """Return the address that the process has printed, if it has."""
+        found = re.search(r'at (http://\S+) until', self.process.said())
+        return found and found[1]
 
     def files(self) -> set[Path]:
         """Return all files that it may have written, but for compiled code."""
@@ -232,7 +233,7 @@ def test_file_that_is_dropped_is_segmented(tab, segmenter, street_images):
 def answer(port, *headers):
     """Return the status with which a server answers the head of a request."""
     head = ['POST /gradio_api/queue/join HTTP/1.1', 'Host: a', *headers, '', '']
-    with socket.create_connection(('127.0.0.1', port)) as client:
+    with socket.create_connection(('127.0.0.1', port), timeout=600) as client:
         client.sendall('\r\n'.join(head).encode())
         return int(client.recv(12).split()[1])
 
@@ -344,16 +345,19 @@ def test_a_port_that_is_taken_is_named(run, file):
     assert 'of no.such.host.invalid' in run(file, '--host', 'no.such.host.invalid')
 
 
-def test_wrong_arguments_are_errors(run, file, five_bands, tmp_path):
+def test_wrong_arguments_are_errors(run, file, five_bands, street_images, tmp_path):
     config, checkpoint, _ = five_bands
     (tmp_path / 'gone.png').symlink_to(tmp_path / 'nothing')
     assert 'gone.png' in run(file, '--examples', tmp_path, '--port', 0)
     (tmp_path / 'gone.png').unlink()
     assert 'takes images of 5 bands' in run(checkpoint, '-c', config, '--port', 0)
     assert 'must be more than 0' in run(file, '--max-megapixels', 0)
-    assert 'names no image' in run(file, '--port', 0, '--examples', tmp_path)
+    assert 'has no image or video' in run(file, '--port', 0, '--examples', tmp_path)
     (tmp_path / 'torn.png').write_bytes(b'torn')
     assert 'torn.png is not' in run(file, '--port', 0, '--examples', tmp_path)
+    # Its header is whole.
+    (tmp_path / 'torn.png').write_bytes(street_images[0].read_bytes()[:-500])
+    assert 'torn.png is truncated' in run(file, '--port', 0, '--examples', tmp_path)
     assert 'give its config' in run(checkpoint, '--port', 0)
 
 

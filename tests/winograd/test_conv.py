@@ -1,7 +1,6 @@
 """Winograd convolution against PyTorch's in float64."""
 
 import pickle
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
@@ -13,12 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmseg_repvgg.winograd.conv import WinogradConv2d, WinogradConvReLU2d, fits
 from repvgg_runtime.kernels import build
+from tests.needs import needs_compiler
 from tests.winograd.reference import transforms, winograd_conv2d
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
 
 
 def conv3x3(channels=(8, 8), dilation=1, groups=1, bias=True):

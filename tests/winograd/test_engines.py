@@ -1,7 +1,6 @@
 """Engines of deployed models."""
 
 import copy
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from mmseg_repvgg.errors import CheckpointError
 from mmseg_repvgg.reparam import RepVGGBlock, deploy
 from mmseg_repvgg.winograd import ENGINES, WinogradConv2d, engines
 from mmseg_repvgg.winograd.conv import WinogradConvReLU2d
-from repvgg_runtime.kernels import build
+from tests.needs import needs_compiler
 
 # Widths 32, 32, 64, 128, 256; dilated, the first two stages begin with a stride of 2.
 SMALL = dict(depths=(2, 2, 2, 1), a=0.5, b=0.5)
@@ -25,10 +24,6 @@ def convs(model, kind):
     return [name for name, module in model.named_modules() if isinstance(module, kind)]
 
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
 # Without a compiler deploy keeps PyTorch's convolutions.
 pytestmark = needs_compiler
 

@@ -1,7 +1,5 @@
 """Precisions of the Winograd engine, with matrix units, emulated ones and none."""
 
-import shutil
-
 import pytest
 import torch
 from torch import nn
@@ -12,11 +10,9 @@ from mmseg_repvgg.hooks.deploy_hook import DeployHook
 from mmseg_repvgg.winograd import WinogradConv2d
 from mmseg_repvgg.winograd.conv import PRECISIONS, WinogradConvReLU2d
 from repvgg_runtime.kernels import build
+from tests.needs import needs_compiler
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(build._compiler()[0]) is None,
-    reason='there is no C++ compiler (g++, or what CXX names)',
-)
+pytestmark = needs_compiler
 
 
 def compiled(folder, *flags):
