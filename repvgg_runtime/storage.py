@@ -47,7 +47,8 @@ def read_image_file(path: str) -> bytes:
     except UserError:
         raise
     except Exception as error:  # Stores raise errors of many types.
-        raise ImageError(f'the image {path} cannot be read ({error!r})') from error
+        reason = str(error) or repr(error)
+        raise ImageError(f'the image {path} cannot be read ({reason})') from error
 
 
 def exists(path: str) -> bool:
