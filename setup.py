@@ -115,7 +115,7 @@ setup(
         'docs': DOCS,
         # All of these, but no browser for notebooks; the tests and the linters.
         'dev': [
-            'pytest>=8',
+            'pytest>=9',
             'pytest-cov>=6',
             'pytest-xdist>=3.6',
             'ruff>=0.9',

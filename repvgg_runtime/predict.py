@@ -87,9 +87,9 @@ def _read_ahead(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status.
 
-    It is 0, 1 if some images cannot be read, 2 for an error in the arguments or the
-    environment, and 130 for Ctrl-C. Under torchrun it is 0 although images cannot be
-    read, since torchrun ends all processes when one fails.
+    It is 0, 1 if some images or videos failed, 2 for an error in the arguments or the
+    environment, and 130 for Ctrl-C. Under torchrun it is 0 even if some failed,
+    since torchrun ends all processes when one fails.
     """
     try:
         return _run(_parser().parse_args(arguments))

@@ -55,7 +55,7 @@ def exists(path: str) -> bool:
     """Return whether a file exists.
 
     Raises:
-        ConfigError: If a store does not say.
+        ConfigError: If the store raises an error.
     """
     if _is_in_store(path):
         store, inside = _store(path)
@@ -88,7 +88,7 @@ def files_below(folder: str) -> list[str]:
     Links to folders are followed.
 
     Raises:
-        DataError: If a folder may not be read, or a store does not list it.
+        DataError: If a folder may not be read, or the store cannot list it.
     """
     if _is_in_store(folder):
         store, inside = _store(folder)

@@ -76,7 +76,10 @@ def predict_video(
             if not (source.is_camera and count):
                 raise
         if not count:
-            raise DataError(f'{source.path} cannot be opened as a video, or has no frame')
+            hint = '. Copy it to this machine first' if is_url(source.path) else ''
+            raise DataError(
+                f'{source.path} cannot be opened as a video, or has no frame{hint}'
+            )
     return count
 
 
@@ -95,12 +98,7 @@ def film_name(source: Input, frames: int | None) -> str:
 def _capture(source: Input) -> Any:
     if source.is_camera:
         return cv2.VideoCapture(int(source.path[len(CAMERA) :]))
-    if is_url(source.path):
-        raise DataError(
-            f'{source.path} is an address, where only images are read: copy the video to '
-            'this machine'
-        )
-    return cv2.VideoCapture(source.path)
+    return cv2.VideoCapture(source.path.removeprefix('file://'))
 
 
 def _frames(capture: Any, count: int | None) -> Iterator[Pixels]:

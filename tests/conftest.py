@@ -349,7 +349,7 @@ def _run_tool():
 
 @contextlib.contextmanager
 def full_disk(size: int):
-    """Within it no file can become larger than so many bytes."""
+    """Limit every file that this process writes to ``size`` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -381,7 +381,10 @@ class Process(subprocess.Popen):
         return self.log.read()
 
     def wait_until(self, holds: Callable[[], T], every: float = 0.05) -> T:
-        """Wait until something holds, while the process lives; returns it."""
+        """Wait until ``holds`` returns a true value, and return it.
+
+        Fails if the process ends before.
+        """
         end = time.monotonic() + TIMEOUT
         while not (found := holds()):
             assert self.poll() is None, self.said()

@@ -1,4 +1,4 @@
-"""What a test may need of the machine."""
+"""Marks that skip a test if the machine lacks what it needs."""
 
 import shutil
 

@@ -96,8 +96,7 @@ def files(trained, street_images, tmp_path_factory):
     shutil.copy(trained[0], folder / 'your_config.py')
     work_dir = folder / 'work_dirs' / 'your_config'
     work_dir.mkdir(parents=True)
-    for path in (folder, work_dir):
-        shutil.copy(trained[1], path / 'iter_40000.pth')
+    shutil.copy(trained[1], work_dir / 'iter_40000.pth')
     shutil.copy(street_images[0], folder / 'street.jpg')
     pytest.importorskip('onnxscript')
     cfg = Config.fromfile(trained[0])
@@ -120,4 +119,4 @@ def test_code_runs(files, start, page, part, then, says):
     (code,) = (each for each in blocks(page) if part in each)
     command = [sys.executable, '-c', f'{code}\nprint({then})']
     said = start(*command, cwd=files, PYTHONPATH=str(REPO)).succeed()
-    assert said.endswith(f'{says}\n')
+    assert says in said.splitlines()

@@ -52,8 +52,8 @@ def main() -> None:
     folder = Path(args.out or f'{cfg.work_dir}/pruned')
     options, trust = args.cfg_options or {}, args.trust_checkpoint
     size = tuple(args.size) if args.size else None
-    # A wrong size is an error now, not after both evaluations.
-    count_network('before', load_config(args.config, options), size)
+    # Check the size before the pruning and the two evaluations, which take long.
+    count_network(Path(args.config).stem, load_config(args.config, options), size)
 
     def evaluate(source: Source) -> float:
         test = load_config(source.given, source.options)

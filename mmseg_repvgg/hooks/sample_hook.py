@@ -70,8 +70,9 @@ def paint_sample(
 
     Args:
         sample: Data sample of a prediction.
-        inputs: What the pipeline made of its image, (bands, h, w). Of other than three
-            bands, the first are shown.
+        inputs: The image as the pipeline returns it, (bands, h, w). If it has other than
+            three bands, it is shown in place of the file: the first three, or the first
+            in grey.
         palette: An RGB colour for each class.
         max_width: Largest width of a pane in pixels.
 

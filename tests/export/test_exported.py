@@ -60,7 +60,9 @@ def test_weights_of_openvino_do_not_overwrite_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize('to', SUFFIXES)
-def test_file_gives_the_labels_of_raw_images(cfg, model, repo, tmp_path, to):
+def test_file_gives_the_labels_of_raw_images(
+    cfg, model, repo, tmp_path, to, assert_best_labels
+):
     path = tmp_path / f'small{SUFFIXES[to]}'
     done = export(cfg, model, path, to, size=(67, 45), normalize=True)
     assert done.agreement.logit_error < 1e-5
@@ -80,7 +82,7 @@ def test_file_gives_the_labels_of_raw_images(cfg, model, repo, tmp_path, to):
     assert labels.dtype == np.uint8
     _, logits = reference(deploy(model), images)
     assert len(logits.argmax(1).unique()) > 3
-    np.testing.assert_array_equal(labels, logits.argmax(1).numpy())
+    assert_best_labels(labels[0], logits[0].numpy(), 1e-4)
 
     with pytest.raises(ConfigError, match='1x3x67x45, but got 1x3x45x67'):
         backend(images.transpose(0, 1, 3, 2))

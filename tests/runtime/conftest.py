@@ -140,6 +140,6 @@ def serve():
             yield server.servers[0].sockets[0].getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(60)
 
     return serve

@@ -350,7 +350,9 @@ def test_a_video_says_nothing_of_images(exported, video, capsys):
 def test_a_video_at_an_address_is_named(exported, capsys):
     file = str(exported('onnx', output='labels'))
     assert main(['memory://a/film.mp4', '-o', 'out', '-m', file]) == 1
-    assert 'memory://a/film.mp4 is an address' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'memory://a/film.mp4 cannot be opened' in said
+    assert 'Copy it to this machine first' in said
 
 
 def test_a_film_is_not_written_to_an_address(video, capsys):

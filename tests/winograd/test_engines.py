@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmseg_repvgg import RepVGG
-from mmseg_repvgg.errors import CheckpointError
+from mmseg_repvgg.errors import CheckpointError, ConfigError
 from mmseg_repvgg.reparam import RepVGGBlock, deploy
 from mmseg_repvgg.winograd import ENGINES, WinogradConv2d, engines
 from mmseg_repvgg.winograd.conv import WinogradConvReLU2d
@@ -247,10 +247,10 @@ def test_conv_with_a_hook_is_kept(x):
 
 def test_winograd_refuses_other_devices_and_auto_changes_nothing_there(net):
     elsewhere = copy.deepcopy(net).to('meta')
-    with pytest.raises(ValueError, match='on a CPU, but the model is on meta'):
+    with pytest.raises(ConfigError, match='on a CPU, but the model is on meta'):
         deploy(elsewhere, 'winograd')
     assert not convs(deploy(elsewhere, 'auto'), WinogradConv2d)
-    with pytest.raises(ValueError, match='on a CPU'):
+    with pytest.raises(ConfigError, match='on a CPU'):
         deploy(elsewhere.half(), 'winograd')
 
 

@@ -84,7 +84,7 @@ print(node.get_attributes()['out_channels'])
 
 
 def test_an_operation_outlives_what_created_it(tmp_path):
-    """Of two copies, as without a cache, the second was unloaded with its factory."""
+    """Without -z nodelete, the second of two copies is unloaded with its factory."""
     build.save_openvino_extension(tmp_path / 'first.so')
     shutil.copy(tmp_path / 'first.so', tmp_path / 'second.so')
     copies = [tmp_path / 'first.so', tmp_path / 'second.so']
