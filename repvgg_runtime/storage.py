@@ -26,7 +26,7 @@ def read(path: str) -> bytes:
     if _is_in_store(path):
         store, inside = _store(path)
         return store.cat_file(inside)
-    path = _local(path)
+    path = local_path(path)
     refuse_special_file(path)
     with open(path, 'rb') as file:
         return file.read()
@@ -63,7 +63,7 @@ def exists(path: str) -> bool:
             return store.exists(inside)
         except Exception as error:
             raise ConfigError(f'{path} cannot be looked up: {error!r}') from error
-    return os.path.exists(_local(path))
+    return os.path.exists(local_path(path))
 
 
 def write(path: str, data: bytes) -> None:
@@ -79,7 +79,7 @@ def write(path: str, data: bytes) -> None:
         except Exception as error:  # Stores raise errors of many types.
             raise WriteError(f'{path} cannot be written: {error!r}') from error
     else:
-        write_atomically(_local(path), data)
+        write_atomically(local_path(path), data)
 
 
 def files_below(folder: str) -> list[str]:
@@ -97,7 +97,7 @@ def files_below(folder: str) -> list[str]:
             return sorted(path[len(inside) + 1 :] for path in store.find(inside))
         except Exception as error:
             raise DataError(f'{folder} cannot be listed: {error!r}') from error
-    found, folder = [], _local(folder)
+    found, folder = [], local_path(folder)
     seen = set()
     for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(parent)
@@ -120,7 +120,8 @@ def _is_in_store(path: str) -> bool:
     return is_url(path) and not path.startswith('file://')
 
 
-def _local(path: str) -> str:
+def local_path(path: str) -> str:
+    """Return a path without the scheme ``file://``."""
     return path.removeprefix('file://')
 
 

@@ -13,7 +13,7 @@ from .images import Pixels
 from .inputs import CAMERA, Input
 from .outputs import PICTURES, Outputs, write_film
 from .segmenter import BaseSegmenter
-from .storage import is_url
+from .storage import is_url, local_path
 
 
 def predict_video(
@@ -98,7 +98,7 @@ def film_name(source: Input, frames: int | None) -> str:
 def _capture(source: Input) -> Any:
     if source.is_camera:
         return cv2.VideoCapture(int(source.path[len(CAMERA) :]))
-    return cv2.VideoCapture(source.path.removeprefix('file://'))
+    return cv2.VideoCapture(local_path(source.path))
 
 
 def _frames(capture: Any, count: int | None) -> Iterator[Pixels]:
